@@ -16,14 +16,20 @@ var (
 	// ErrUnavailable: the store did not answer in time or cannot be reached. What was asked may or may not be done.
 	// Implementations wrap their driver's errors in it.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrInvalid: a string that is not UTF-8 or holds a NUL, a price that is no number, or an entry whose message does
+	// not fit its kind. Nothing was done.
+	ErrInvalid = errors.New("invalid value")
 )
+
+// Patience is the longest that a call of a Store takes, so that a page can still say in time that it cannot be served.
+const Patience = 2 * time.Second
 
 // User is an account and the profile that its chat messages carry.
 type User struct {
 	Email        string // as NormalEmail gives it; unique
 	PasswordHash []byte // bcrypt
 	Author       Author
-	Created      time.Time // UTC, whole milliseconds
+	Created      time.Time // UTC, kept in whole milliseconds
 }
 
 // Author is what the chat shows of a user. Its JSON is the authors' entity of the normalised chat.
@@ -40,7 +46,7 @@ type Author struct {
 type Session struct {
 	ID      string // opaque, as the cookie has it
 	Email   string
-	Expires time.Time // UTC, whole milliseconds
+	Expires time.Time // UTC, kept in whole milliseconds
 }
 
 // Product is a row of the shop. Its JSON is the REST interface's.
@@ -76,11 +82,12 @@ type Entry struct {
 type Message struct {
 	Author Author
 	Text   string
-	Time   time.Time // UTC, whole milliseconds
+	Time   time.Time // UTC, kept in whole milliseconds
 }
 
 // Store is the contract. All calls are safe for concurrent use and by several processes on one store; each honours its
-// context. Any call may fail with ErrUnavailable.
+// context and ends within Patience in any case. Any call may fail with ErrUnavailable, and any with ErrInvalid when it is
+// given what the Check functions refuse.
 type Store interface {
 	// CreateUser fails with ErrTaken when the email is there; of two at once, one fails.
 	CreateUser(ctx context.Context, u User) error
