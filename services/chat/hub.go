@@ -1,0 +1,248 @@
+package chat
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"balanza/services/store"
+)
+
+const (
+	// recent is how many messages a page gets that has none yet, and how many at least the hub holds.
+	recent = 200
+	// farthest is how many entries a page may be behind and still get all it missed; beyond, it starts again with the recent.
+	farthest = 20_000
+	// perRead is how many entries are asked from the store at a time.
+	perRead = 500
+	// retry is the pause before a store is asked again that did not answer.
+	retry = 500 * time.Millisecond
+)
+
+// Hub hands the log's entries to the listeners of one process, to each in order, without a gap and once.
+type Hub struct {
+	store store.Store
+	log   *store.Log
+	ready chan struct{} // closed once history is in memory
+
+	// The log hands entries over without waiting: they queue here until Run takes them.
+	inboxMu sync.Mutex
+	inbox   []store.Entry
+	arrived chan struct{} // holds a token when the inbox is not empty
+
+	mu        sync.Mutex
+	listeners map[*Listener]struct{}
+	messages  []store.Entry // every message above floor, up to last, in order
+	floor     int64
+	last      int64 // number of the last entry that the listeners were told
+	stopped   bool
+}
+
+// NewHub returns a hub for the log l of the store s. It tells nothing before Run.
+func NewHub(s store.Store, l *store.Log) *Hub {
+	return &Hub{
+		store:     s,
+		log:       l,
+		ready:     make(chan struct{}),
+		arrived:   make(chan struct{}, 1),
+		listeners: make(map[*Listener]struct{}),
+	}
+}
+
+// Run follows the log until ctx ends, then ends every listener with ErrClosed and returns nil. It is called once. A store that
+// does not answer is asked again; joining waits meanwhile.
+func (h *Hub) Run(ctx context.Context) error {
+	defer h.stop()
+	err := patiently(ctx, func() error { return h.load(ctx) })
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	close(h.ready)
+	defer h.log.Subscribe(h.last, h.receive)()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.arrived:
+		}
+		h.inboxMu.Lock()
+		batch := h.inbox
+		h.inbox = nil
+		h.inboxMu.Unlock()
+		if err := h.take(ctx, batch); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+	}
+}
+
+// load reads the log backwards until it has the recent messages, so that a log full of other entries hides no conversation.
+func (h *Hub) load(ctx context.Context) error {
+	last, err := h.store.Last(ctx)
+	if err != nil {
+		return err
+	}
+	floor := last
+	var messages []store.Entry
+	for floor > 0 && len(messages) < recent && last-floor < farthest {
+		from := max(0, floor-perRead)
+		entries, err := h.store.After(ctx, from, int(floor-from))
+		if err != nil {
+			return err
+		}
+		messages = append(onlyMessages(entries), messages...)
+		floor = from
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.messages, h.floor, h.last = messages, floor, last
+	return nil
+}
+
+// receive is the log's subscriber.
+func (h *Hub) receive(entries []store.Entry) {
+	h.inboxMu.Lock()
+	h.inbox = append(h.inbox, entries...)
+	h.inboxMu.Unlock()
+	select {
+	case h.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// take tells the listeners what came. Neighbouring messages share a frame.
+func (h *Hub) take(ctx context.Context, entries []store.Entry) error {
+	for len(entries) > 0 {
+		first := entries[0]
+		n := 1
+		switch first.Kind {
+		case store.MessageSaid:
+			for n < min(len(entries), perFrame) && entries[n].Kind == store.MessageSaid {
+				n++
+			}
+			h.tell(entries[:n], chatFrame(entries[:n], entries[n-1].N, false))
+		case store.ProductChanged:
+			frame, err := h.productFrame(ctx, first.Subject)
+			if err != nil {
+				return err
+			}
+			h.tell(entries[:1], frame)
+		case store.LoggedOut:
+			h.tell(entries[:1], nil)
+			h.logOut(first.Subject)
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// productFrame reads the product as it is now, which is what the entry announced or something newer.
+func (h *Hub) productFrame(ctx context.Context, id string) ([]byte, error) {
+	var frame []byte
+	err := patiently(ctx, func() error {
+		p, err := h.store.Product(ctx, id)
+		switch {
+		case err == nil:
+			frame = encode(productEvent{Type: "product", ID: id, Product: &p})
+		case errors.Is(err, store.ErrNotFound):
+			frame, err = encode(productEvent{Type: "product", ID: id}), nil
+		}
+		return err
+	})
+	return frame, err
+}
+
+// tell makes entries, all of one frame, the last ones and gives the frame, if any, to every listener that lacks it.
+func (h *Hub) tell(entries []store.Entry, frame []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if first := entries[0].N; first <= h.last {
+		h.stepBack(first - 1)
+	}
+	h.last = entries[len(entries)-1].N
+	h.messages = append(h.messages, onlyMessages(entries)...)
+	if len(h.messages) >= 2*recent { // cut seldom, so that a message costs no copy of all
+		h.floor = h.messages[len(h.messages)-recent-1].N
+		h.messages = slices.Clone(h.messages[len(h.messages)-recent:])
+	}
+	if frame == nil {
+		return
+	}
+	for l := range h.listeners {
+		switch {
+		case l.after < entries[0].N:
+			l.give(frame)
+		case l.after < h.last: // the page met these in part on a process that was ahead of this one
+			l.give(chatFrame(above(entries, l.after), h.last, false))
+		}
+	}
+}
+
+// stepBack forgets what came after n, because the store lost it in a crash and others took the numbers. Pages keep messages by
+// number, so that telling them the new ones also mends what they show. h.mu is locked.
+func (h *Hub) stepBack(n int64) {
+	h.messages = h.messages[:len(h.messages)-len(above(h.messages, n))]
+	h.floor = min(h.floor, n)
+	for l := range h.listeners {
+		l.after = min(l.after, n)
+	}
+}
+
+func (h *Hub) logOut(session string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for l := range h.listeners {
+		if l.session == session {
+			l.end(ErrLoggedOut)
+		}
+	}
+}
+
+func (h *Hub) stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = true
+	for l := range h.listeners {
+		l.end(ErrClosed)
+	}
+}
+
+// onlyMessages returns the messages among entries, which it leaves as they are.
+func onlyMessages(entries []store.Entry) []store.Entry {
+	var messages []store.Entry
+	for _, e := range entries {
+		if e.Kind == store.MessageSaid {
+			messages = append(messages, e)
+		}
+	}
+	return messages
+}
+
+// above returns the part of entries with numbers greater than n.
+func above(entries []store.Entry, n int64) []store.Entry {
+	i, _ := slices.BinarySearchFunc(entries, n+1, func(e store.Entry, n int64) int { return int(e.N - n) })
+	return entries[i:]
+}
+
+// patiently asks until the store answers or ctx ends.
+func patiently(ctx context.Context, ask func() error) error {
+	for {
+		err := ask()
+		if !errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+	}
+}
+
+// ignoreEnd returns err unless it comes of ctx having ended.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
