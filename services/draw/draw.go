@@ -1,0 +1,96 @@
+// Package draw draws whole numbers from 1 to Numbers, each as likely as any other, and counts how often each one came.
+package draw
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+)
+
+const (
+	// Numbers is how many numbers there are to draw from: 1 to Numbers.
+	Numbers = 1000
+	// Max is the most draws that Histogram takes in one call.
+	Max = 1_000_000_000
+	// Default is how many draws are made where nobody says how many.
+	Default = 100_000_000
+
+	// inline is how many draws (a tenth of a millisecond) are not worth handing to another thread.
+	inline = 200_000
+)
+
+// Histogram draws n numbers and returns how often each came. It fails when n is not within 1 to Max, and with ctx's
+// error within a few milliseconds of ctx's end. Any number of calls may run at once: they share the processors evenly
+// and leave them at once to whatever else the process has to do.
+func Histogram(ctx context.Context, n int64) (*Counts, error) {
+	if n < 1 || n > Max {
+		return nil, fmt.Errorf("draws must be from 1 to %d, not %d", Max, n)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if n > inline {
+		return everyone.do(ctx, n)
+	}
+	var c Counts
+	var t tally
+	t.draw(n)
+	t.addTo(&c)
+	return &c, nil
+}
+
+const (
+	// perWord is how many numbers are drawn from one random word of 64 bits. Six would fit too, but reject 2.4 % of the words.
+	perWord = 5
+	// rejected is 2^64 mod Numbers^perWord: how many of the 2^64 words have no place in an even split among all the
+	// outcomes.
+	rejected = (1 << 64) % (Numbers * Numbers * Numbers * Numbers * Numbers)
+)
+
+// tally counts numbers less 1, one table for each draw of a word: were there one table, a number drawn twice in short
+// order would have to wait for its own count to be stored. The tables' size lets a mask stand for a bounds check.
+type tally [perWord][1024]uint32
+
+// draw makes n draws, at most 2^32.
+//
+// The words come from wyrand, started anew from the runtime's ChaCha8 at each call. A word is read as a fraction of 1:
+// times 1000 its whole part is a draw, and what is left of it is the fraction for the next one. Of the final remainders
+// the first few are rejected, so that every outcome keeps exactly as many words as any other: N. Brackett-Rozinsky and
+// D. Lemire, "Batched Ranged Random Integer Generation", 2024.
+func (t *tally) draw(n int64) {
+	state := rand.Uint64()
+	for n >= perWord {
+		state += 0xa0761d6478bd642f
+		hi, lo := bits.Mul64(state, state^0xe7037ed1a0b428db)
+		word := hi ^ lo
+
+		// Written out: a loop over the tables is five times as slow.
+		a, word := bits.Mul64(word, Numbers)
+		b, word := bits.Mul64(word, Numbers)
+		c, word := bits.Mul64(word, Numbers)
+		d, word := bits.Mul64(word, Numbers)
+		e, word := bits.Mul64(word, Numbers)
+		if word < rejected {
+			continue
+		}
+		t[0][a&1023]++
+		t[1][b&1023]++
+		t[2][c&1023]++
+		t[3][d&1023]++
+		t[4][e&1023]++
+		n -= perWord
+	}
+	for ; n > 0; n-- {
+		t[0][rand.IntN(Numbers)]++
+	}
+}
+
+// addTo adds what was counted to c.
+func (t *tally) addTo(c *Counts) {
+	for i := range Numbers {
+		for table := range t {
+			c[i+1] += int64(t[table][i])
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package draw
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// chiSquare of c against equal shares; its 999 degrees of freedom give a mean of 999 and a deviation of 44.7.
+func chiSquare(c *Counts) float64 {
+	want := float64(c.Draws()) / Numbers
+	var sum float64
+	for _, times := range c[1:] {
+		sum += (float64(times) - want) * (float64(times) - want) / want
+	}
+	return sum
+}
+
+// Of chi-square with 999 degrees of freedom: the values that 5, 50 and 95 % and, at the ends, one in a billion stay
+// under (Wilson-Hilferty, good to 0.1 here).
+func quantile(z float64) float64 {
+	const freedom = Numbers - 1
+	return freedom * math.Pow(1-2./(9*freedom)+z*math.Sqrt(2./(9*freedom)), 3)
+}
+
+func TestUniform(t *testing.T) {
+	const seeds = 400
+	low, median, high := quantile(-1.6449), quantile(0), quantile(1.6449)
+	under := map[float64]int{}
+	for range seeds {
+		c, err := Histogram(t.Context(), inline)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := chiSquare(c)
+		if x < quantile(-6) || x > quantile(6) {
+			t.Errorf("chi-square %.1f: not one in a billion is so far off", x)
+		}
+		for _, q := range []float64{low, median, high} {
+			if x < q {
+				under[q]++
+			}
+		}
+	}
+	for q, share := range map[float64]float64{low: 0.05, median: 0.5, high: 0.95} {
+		deviation := math.Sqrt(seeds * share * (1 - share))
+		if off := math.Abs(float64(under[q])-seeds*share) / deviation; off > 6 {
+			t.Errorf("%d of %d seeds are under %.1f, %.0f expected", under[q], seeds, q, seeds*share)
+		}
+	}
+}
+
+func TestUniformManyDraws(t *testing.T) {
+	// A bias of one in a thousand, say, is one that only many draws show.
+	const many = 30_000_000
+	c, err := Histogram(t.Context(), many)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := chiSquare(c); x < quantile(-6) || x > quantile(6) {
+		t.Errorf("chi-square %.1f of %d draws", x, many)
+	}
+}
+
+// Draws of one word and of neighbouring words must not know of each other: the pairs of a word's draws are as uniform
+// as the draws.
+func TestIndependent(t *testing.T) {
+	const words, cells = 400_000, 100
+	var pairs [perWord][cells]float64
+	for range words {
+		var one tally
+		one.draw(perWord)
+		var drawn [perWord]int
+		for table := range one {
+			for i, times := range one[table][:Numbers] {
+				if times == 1 {
+					drawn[table] = i / (Numbers / 10)
+				}
+			}
+		}
+		for i, first := range drawn {
+			pairs[i][10*first+drawn[(i+1)%perWord]]++
+		}
+	}
+	for i := range pairs {
+		var x float64
+		for _, times := range pairs[i] {
+			x += (times - words/cells) * (times - words/cells) / (words / cells)
+		}
+		if x > 213 { // chi-square with 99 degrees of freedom: one in ten billion
+			t.Errorf("draws %d and %d of a word: chi-square %.1f", i, (i+1)%perWord, x)
+		}
+	}
+}
+
+func TestEveryDrawIsCounted(t *testing.T) {
+	for _, n := range []int64{1, 2, 4, 5, 6, 999, inline, inline + 1, chunk, chunk + 1, 7*chunk + 3} {
+		c, err := Histogram(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Draws(); got != n || c[0] != 0 {
+			t.Errorf("%d draws counted, %d of them 0; want %d and none", got, c[0], n)
+		}
+	}
+}
+
+func TestBounds(t *testing.T) {
+	for _, n := range []int64{math.MinInt64, -1, 0, Max + 1, math.MaxInt64} {
+		if c, err := Histogram(t.Context(), n); err == nil || c != nil {
+			t.Errorf("%d draws: no error", n)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	if got := string(new(Counts).AppendJSON([]byte("counts: "))); got != "counts: {}" {
+		t.Errorf("nothing drawn: %s", got)
+	}
+	got, err := json.Marshal(&Counts{1: 3, 9: 1, 10: 4, 1000: 1_000_000_000})
+	if want := `{"1":3,"9":1,"10":4,"1000":1000000000}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+
+	c, err := Histogram(t.Context(), 100_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read map[string]int64
+	if err := json.Unmarshal(c.AppendJSON(nil), &read); err != nil {
+		t.Fatal(err)
+	}
+	for number, times := range c {
+		if read[strconv.Itoa(number)] != times {
+			t.Errorf("%d came %d times, its JSON says %d", number, times, read[strconv.Itoa(number)])
+		}
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, n := range []int64{1, Max} {
+		if _, err := Histogram(ctx, n); err != context.Canceled {
+			t.Errorf("%d draws: %v", n, err)
+		}
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := Histogram(ctx, Max); err != context.DeadlineExceeded {
+		t.Errorf("while drawing: %v", err)
+	}
+	everyone.mu.Lock()
+	left := len(everyone.turns)
+	everyone.mu.Unlock()
+	if left > 0 {
+		t.Error("it is drawn on after its context's end")
+	}
+	everyone.wait(t)
+}
+
+func TestManyAtOnce(t *testing.T) {
+	before := runtime.NumGoroutine()
+	type answer struct {
+		want, got int64
+	}
+	answers := make(chan answer)
+	const calls = 32
+	for i := range int64(calls) {
+		go func() {
+			n := inline + i*chunk/4
+			c, err := Histogram(t.Context(), n)
+			if err != nil {
+				t.Error(err)
+				c = new(Counts)
+			}
+			answers <- answer{n, c.Draws()}
+		}()
+	}
+	for range calls {
+		if a := <-answers; a.got != a.want {
+			t.Errorf("%d draws counted, want %d", a.got, a.want)
+		}
+	}
+	everyone.wait(t)
+	for range 1000 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Errorf("%d goroutines before, %d after", before, runtime.NumGoroutine())
+}
+
+func BenchmarkHistogram(b *testing.B) {
+	for _, n := range []int64{100, inline, Default} {
+		b.Run(strconv.FormatInt(n, 10), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := Histogram(b.Context(), n); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/draw")
+		})
+	}
+}

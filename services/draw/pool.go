@@ -1,0 +1,111 @@
+package draw
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+)
+
+// chunk is how many draws a thread makes, in about half a millisecond, before it looks whose turn it is.
+const chunk = 1_000_000
+
+// pool draws for every job in the process, in turns of a chunk each, on at most one thread for each processor. The
+// threads are there only while there is something to draw.
+//
+// They are threads of the operating system and not just goroutines, because only the system can take a processor away
+// at the very moment when something more urgent wakes up: see lowPriority. A goroutine gives way after 10 ms, and the
+// ready network connections wait until then.
+type pool struct {
+	mu      sync.Mutex
+	turns   []*job // those with draws to hand out, the next in turn first
+	threads int
+	raise   sync.Once
+	most    int // threads
+}
+
+// job is a histogram being drawn. Its pool's mutex guards it.
+type job struct {
+	left   int64 // draws not handed out yet
+	out    int   // chunks handed out and not back yet
+	counts Counts
+	done   chan struct{}
+}
+
+var everyone pool
+
+// do draws n numbers on the pool's threads.
+func (p *pool) do(ctx context.Context, n int64) (*Counts, error) {
+	p.raise.Do(p.makeRoom)
+	j := &job{left: n, done: make(chan struct{})}
+	p.mu.Lock()
+	p.turns = append(p.turns, j)
+	for range min((n+chunk-1)/chunk, int64(p.most-p.threads)) {
+		p.threads++
+		go p.thread()
+	}
+	p.mu.Unlock()
+
+	select {
+	case <-j.done:
+		return &j.counts, nil
+	case <-ctx.Done():
+		p.mu.Lock()
+		p.turns = slices.DeleteFunc(p.turns, func(other *job) bool { return other == j })
+		p.mu.Unlock()
+		return nil, ctx.Err()
+	}
+}
+
+// makeRoom allows one thread for each processor that Go would use, and lets Go run as many goroutines more at a time:
+// the drawing threads hold on to their share of the scheduler even while the system has taken the processor from them.
+func (p *pool) makeRoom() {
+	p.most = runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * p.most)
+}
+
+// thread draws until there is nothing left to draw. It never unlocks its thread, which therefore ends with it and takes
+// its low priority along.
+func (p *pool) thread() {
+	runtime.LockOSThread()
+	lowPriority()
+	for {
+		j, n := p.next()
+		if j == nil {
+			return
+		}
+		var t tally
+		t.draw(n)
+		p.put(j, &t)
+	}
+}
+
+// next hands out a chunk of the job whose turn it is. Without one the asking thread counts as gone.
+func (p *pool) next() (*job, int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.turns) == 0 {
+		p.threads--
+		return nil, 0
+	}
+	j := p.turns[0]
+	p.turns = p.turns[1:]
+	n := min(j.left, chunk)
+	j.left -= n
+	j.out++
+	if j.left > 0 {
+		p.turns = append(p.turns, j)
+	}
+	return j, n
+}
+
+// put takes a chunk back.
+func (p *pool) put(j *job, t *tally) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.addTo(&j.counts)
+	j.out--
+	if j.out == 0 && j.left == 0 {
+		close(j.done)
+	}
+}
