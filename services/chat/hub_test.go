@@ -1,0 +1,369 @@
+package chat
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"balanza/services/store"
+)
+
+var (
+	ana  = store.Author{ID: "ana@example.com", Nombre: "Ana", Apellido: "Díaz", Edad: 31, Alias: "anita", Avatar: "https://example.com/a.png"}
+	beto = store.Author{ID: "beto@example.com", Nombre: "Beto", Apellido: "O'Hara", Edad: 40, Alias: "<b>"}
+)
+
+// event is any frame.
+type event struct {
+	Type       string
+	Last       int64
+	Reset      bool
+	Normalised Normalised
+	ID         string
+	Product    *store.Product
+}
+
+func (e event) ids() []int64 { return e.Normalised.Entities.Chats["mensajes"].Messages }
+
+// next waits for the next frame; ok is false when the listener has ended.
+func next(t *testing.T, l *Listener) (e event, ok bool) {
+	t.Helper()
+	select {
+	case frame, ok := <-l.C:
+		if !ok {
+			return e, false
+		}
+		if err := json.Unmarshal(frame, &e); err != nil {
+			t.Fatalf("frame %.80s: %v", frame, err)
+		}
+		return e, true
+	case <-time.After(20 * time.Second):
+		t.Fatal("no frame came")
+		return e, false
+	}
+}
+
+// await is next, for a listener that must not have ended.
+func await(t *testing.T, l *Listener) event {
+	t.Helper()
+	e, ok := next(t, l)
+	if !ok {
+		t.Fatalf("listener ended: %v", l.Err())
+	}
+	return e
+}
+
+func join(t *testing.T, h *Hub, session string, after int64) *Listener {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	l, err := h.Join(ctx, session, after)
+	if err != nil {
+		t.Fatalf("Join after %d: %v", after, err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+func say(t *testing.T, h *Hub, author store.Author, text, clientID string) store.Entry {
+	t.Helper()
+	e, err := h.Say(t.Context(), author, text, clientID)
+	if err != nil {
+		t.Fatalf("Say %q: %v", text, err)
+	}
+	return e
+}
+
+func appendEntry(t *testing.T, h *Hub, kind store.Kind, subject string) {
+	t.Helper()
+	if _, err := h.log.Append(t.Context(), store.Entry{Kind: kind, Subject: subject}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMessageReachesEveryProcess(t *testing.T) {
+	m := &memory{}
+	here, _ := process(t, m)
+	there, _ := process(t, m)
+	a, b := join(t, here, "s1", 0), join(t, there, "s2", 0)
+	for _, l := range []*Listener{a, b} {
+		if e := await(t, l); e.Type != "chat" || !e.Reset || len(e.ids()) != 0 {
+			t.Errorf("first frame of an empty chat: %+v", e)
+		}
+	}
+	said := say(t, here, ana, "hola", "c1")
+	for _, l := range []*Listener{a, b} {
+		e := await(t, l)
+		got := e.Normalised.Entities.Messages["1"]
+		if got.Text != "hola" || got.Author != ana.ID || !got.Time.Equal(said.Message.Time) || e.Last != said.N || e.Reset {
+			t.Errorf("got %+v", e)
+		}
+		if e.Normalised.Entities.Authors[ana.ID] != ana {
+			t.Errorf("author: %+v", e.Normalised.Entities.Authors)
+		}
+	}
+}
+
+func TestSayAgainIsTheSameMessage(t *testing.T) {
+	h, _ := process(t, &memory{})
+	first := say(t, h, ana, "hola", "c1")
+	if again := say(t, h, ana, "hola", "c1"); again.N != first.N {
+		t.Errorf("the same clientId made message %d after %d", again.N, first.N)
+	}
+	if other := say(t, h, beto, "hola", "c1"); other.N == first.N {
+		t.Error("two authors' equal clientIds are one message")
+	}
+}
+
+func TestSayRefuses(t *testing.T) {
+	m := &memory{}
+	h, _ := process(t, m)
+	for _, c := range []struct{ name, text, clientID, field string }{
+		{"empty text", "", "c", "text"},
+		{"blank text", " \n\t", "c", "text"},
+		{"long text", strings.Repeat("ñ", MaxText+1), "c", "text"},
+		{"bad UTF-8", "a\xff", "c", "text"},
+		{"NUL", "a\x00b", "c", "text"},
+		{"no clientId", "a", "", "clientId"},
+		{"long clientId", "a", strings.Repeat("c", MaxClientID+1), "clientId"},
+		{"line feed in clientId", "a", "c\n", "clientId"},
+		{"bad UTF-8 in clientId", "a", "c\xff", "clientId"},
+	} {
+		var invalid *InvalidError
+		_, err := h.Say(t.Context(), ana, c.text, c.clientID)
+		if !errors.As(err, &invalid) || invalid.Field != c.field {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	say(t, h, ana, strings.Repeat("ñ", MaxText), strings.Repeat("c", MaxClientID))
+	if len(m.entries) != 1 {
+		t.Errorf("the log holds %d entries, want only the good one", len(m.entries))
+	}
+}
+
+// Pages come and go on two processes while people talk: each page, over all its stays, is told every message once, in order.
+func TestExactlyOnceOverManyStays(t *testing.T) {
+	const messages, pages = 600, 8
+	m := &memory{}
+	hubs := make([]*Hub, 2)
+	for i := range hubs {
+		hubs[i], _ = process(t, m)
+	}
+	var wg sync.WaitGroup
+	for i := range pages {
+		wg.Go(func() {
+			var seen []int64
+			last := int64(0)
+			for len(seen) < messages {
+				l, err := hubs[rand.IntN(2)].Join(t.Context(), fmt.Sprint(i), last)
+				if err != nil {
+					t.Errorf("page %d: %v", i, err)
+					return
+				}
+				for range 1 + rand.IntN(10) {
+					if len(seen) >= messages {
+						break
+					}
+					e, ok := next(t, l)
+					if !ok {
+						break
+					}
+					seen = append(seen, e.ids()...)
+					last = e.Last
+				}
+				l.Close()
+			}
+			if len(seen) != messages || !slices.IsSorted(seen) || len(slices.Compact(seen)) != messages {
+				t.Errorf("page %d saw %d messages, in order: %v", i, len(seen), slices.IsSorted(seen))
+			}
+		})
+	}
+	for i := range 6 {
+		wg.Go(func() {
+			for j := range messages / 6 {
+				say(t, hubs[i%2], ana, "hola", fmt.Sprintf("%d-%d", i, j))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestSlowListenerIsDropped(t *testing.T) {
+	h, _ := process(t, &memory{})
+	slow, quick := join(t, h, "slow", 0), join(t, h, "quick", 0)
+	await(t, quick)
+	for i := range queue + 2 {
+		say(t, h, ana, "hola", fmt.Sprint(i))
+		await(t, quick)
+	}
+	for {
+		if _, ok := next(t, slow); !ok {
+			break
+		}
+	}
+	if !errors.Is(slow.Err(), ErrSlow) {
+		t.Errorf("slow listener: %v", slow.Err())
+	}
+	if err := quick.Err(); err != nil {
+		t.Errorf("quick listener: %v", err)
+	}
+}
+
+func TestLogOutEndsTheSessionsListeners(t *testing.T) {
+	m := &memory{}
+	here, _ := process(t, m)
+	there, _ := process(t, m)
+	out, stays := join(t, there, "gone", 0), join(t, there, "other", 0)
+	await(t, out)
+	await(t, stays)
+	appendEntry(t, here, store.LoggedOut, "gone")
+	if e, ok := next(t, out); ok || !errors.Is(out.Err(), ErrLoggedOut) {
+		t.Errorf("got %+v, %v", e, out.Err())
+	}
+	say(t, here, ana, "hola", "c1")
+	await(t, stays)
+}
+
+func TestProductChange(t *testing.T) {
+	p := store.Product{ID: "p1", Nombre: "Regla", Precio: 12.5, Foto: "https://example.com/r.png"}
+	m := &memory{products: map[string]store.Product{p.ID: p}}
+	h, _ := process(t, m)
+	l := join(t, h, "s", 0)
+	await(t, l)
+	appendEntry(t, h, store.ProductChanged, p.ID)
+	if e := await(t, l); e.Type != "product" || e.ID != p.ID || e.Product == nil || *e.Product != p {
+		t.Errorf("written: %+v", e)
+	}
+	m.set(func() { delete(m.products, p.ID) })
+	appendEntry(t, h, store.ProductChanged, p.ID)
+	if e := await(t, l); e.Type != "product" || e.ID != p.ID || e.Product != nil {
+		t.Errorf("deleted: %+v", e)
+	}
+}
+
+func TestJoinTellsWhatIsMissing(t *testing.T) {
+	const said, others = 3000, 2500 // more than the log keeps in memory, of each
+	for _, c := range []struct {
+		name         string
+		after, first int64
+		messages     int
+		reset        bool
+	}{
+		{"nothing yet", 0, said - recent + 1, recent, true},
+		{"a moment", said - 5, said - 4, 5, false},
+		{"beyond the hub's memory", said - recent - 700, said - recent - 699, recent + 700, false},
+		{"nearly all", 1, 2, said - 1, false},
+		{"nothing missed", said + others, 0, 0, false},
+		{"ahead of this process", said + others + 3, 0, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &memory{}
+			m.fill(said, store.MessageSaid)
+			m.fill(others, store.LoggedOut)
+			h, _ := process(t, m)
+			l := join(t, h, "s", c.after)
+			var ids []int64
+			for first := true; ; first = false {
+				e := await(t, l)
+				if e.Reset != (c.reset && first) {
+					t.Errorf("frame up to %d: reset %v", e.Last, e.Reset)
+				}
+				ids = append(ids, e.ids()...)
+				if e.Last >= said+others {
+					break
+				}
+			}
+			if len(ids) != c.messages {
+				t.Fatalf("%d messages, want %d", len(ids), c.messages)
+			}
+			for i, id := range ids {
+				if id != c.first+int64(i) {
+					t.Fatalf("message %d has id %d, want %d", i, id, c.first+int64(i))
+				}
+			}
+		})
+	}
+}
+
+func TestTooFarBehindStartsAgain(t *testing.T) {
+	m := &memory{}
+	m.fill(farthest+10, store.MessageSaid)
+	h, _ := process(t, m)
+	if e := await(t, join(t, h, "s", 5)); !e.Reset || len(e.ids()) != recent {
+		t.Errorf("reset %v with %d messages", e.Reset, len(e.ids()))
+	}
+}
+
+// A page that met entries on a process that is ahead is not told them again by one that is behind.
+func TestListenerAheadOfItsProcess(t *testing.T) {
+	h, _ := process(t, &memory{})
+	l := join(t, h, "s", 2)
+	await(t, l)
+	entries := make([]store.Entry, 3)
+	for i := range entries {
+		entries[i] = store.Entry{N: int64(i) + 1, Kind: store.MessageSaid, Message: &store.Message{Author: ana, Text: "hola"}}
+	}
+	h.tell(entries, chatFrame(entries, 3, false))
+	if e := await(t, l); !slices.Equal(e.ids(), []int64{3}) || e.Last != 3 {
+		t.Errorf("told %v up to %d", e.ids(), e.Last)
+	}
+}
+
+// A store that lost its last entries in a crash gives their numbers to others, which the listeners must learn.
+func TestLogStepsBack(t *testing.T) {
+	h, _ := process(t, &memory{})
+	l := join(t, h, "s", 0)
+	await(t, l)
+	entry := func(n int64, text string) []store.Entry {
+		return []store.Entry{{N: n, Kind: store.MessageSaid, Message: &store.Message{Author: ana, Text: text}}}
+	}
+	for _, told := range [][]store.Entry{entry(1, "one"), entry(2, "lost"), entry(2, "instead")} {
+		h.tell(told, chatFrame(told, told[0].N, false))
+		if e := await(t, l); e.Normalised.Entities.Messages[fmt.Sprint(told[0].N)].Text != told[0].Message.Text {
+			t.Errorf("told %+v, want %q", e, told[0].Message.Text)
+		}
+	}
+	late := await(t, join(t, h, "late", 0))
+	if !slices.Equal(late.ids(), []int64{1, 2}) || late.Normalised.Entities.Messages["2"].Text != "instead" {
+		t.Errorf("a later page is told %+v", late.Normalised.Entities.Messages)
+	}
+}
+
+func TestStopEndsListeners(t *testing.T) {
+	h, stop := process(t, &memory{})
+	l := join(t, h, "s", 0)
+	await(t, l)
+	stop()
+	if _, ok := next(t, l); ok || !errors.Is(l.Err(), ErrClosed) {
+		t.Errorf("after the stop: open %v, %v", ok, l.Err())
+	}
+	if _, err := h.Join(t.Context(), "s", 0); !errors.Is(err, ErrClosed) {
+		t.Errorf("joining after the stop: %v", err)
+	}
+}
+
+func TestStoreDownAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{down: true}
+		m.fill(3, store.MessageSaid)
+		h, stop := process(t, m)
+		defer stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if _, err := h.Join(ctx, "s", 0); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("joining while the store is down: %v", err)
+		}
+		m.set(func() { m.down = false })
+		if e := await(t, join(t, h, "s", 0)); len(e.ids()) != 3 {
+			t.Errorf("%d messages after the store came back", len(e.ids()))
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package chat
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+
+	"balanza/services/store"
+)
+
+// memory is a store that has a log and products only.
+type memory struct {
+	store.Store
+	mu       sync.Mutex
+	entries  []store.Entry
+	products map[string]store.Product
+	down     bool // every call fails
+}
+
+func (m *memory) locked() (unlock func(), err error) {
+	m.mu.Lock()
+	if m.down {
+		m.mu.Unlock()
+		return nil, store.ErrUnavailable
+	}
+	return m.mu.Unlock, nil
+}
+
+func (m *memory) Append(_ context.Context, last int64, entries []store.Entry) (int, error) {
+	unlock, err := m.locked()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if last != int64(len(m.entries)) {
+		return 0, nil
+	}
+	for i, e := range entries {
+		if m.said(e.Author, e.ClientID) >= 0 {
+			return i, nil
+		}
+		e.N = int64(len(m.entries)) + 1
+		m.entries = append(m.entries, e)
+	}
+	return len(entries), nil
+}
+
+func (m *memory) After(_ context.Context, n int64, limit int) ([]store.Entry, error) {
+	unlock, err := m.locked()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	rest := m.entries[min(n, int64(len(m.entries))):]
+	return slices.Clone(rest[:min(limit, len(rest))]), nil
+}
+
+func (m *memory) Last(context.Context) (int64, error) {
+	unlock, err := m.locked()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	return int64(len(m.entries)), nil
+}
+
+func (m *memory) Said(_ context.Context, author, clientID string) (store.Entry, error) {
+	unlock, err := m.locked()
+	if err != nil {
+		return store.Entry{}, err
+	}
+	defer unlock()
+	if i := m.said(author, clientID); i >= 0 {
+		return m.entries[i], nil
+	}
+	return store.Entry{}, store.ErrNotFound
+}
+
+func (m *memory) said(author, clientID string) int {
+	return slices.IndexFunc(m.entries, func(e store.Entry) bool { return e.Author == author && e.ClientID == clientID })
+}
+
+func (m *memory) Product(_ context.Context, id string) (store.Product, error) {
+	unlock, err := m.locked()
+	if err != nil {
+		return store.Product{}, err
+	}
+	defer unlock()
+	p, ok := m.products[id]
+	if !ok {
+		return store.Product{}, store.ErrNotFound
+	}
+	return p, nil
+}
+
+func (m *memory) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
+}
+
+// fill puts n entries into the log behind everybody's back, as a history.
+func (m *memory) fill(n int, kind store.Kind) {
+	for range n {
+		e := store.Entry{N: int64(len(m.entries)) + 1, Kind: kind}
+		if kind == store.MessageSaid {
+			e.Message = &store.Message{Author: ana, Text: "hola"}
+		}
+		m.entries = append(m.entries, e)
+	}
+}
+
+// process starts what one process has, a log and a hub; both end with the test, or earlier by stop.
+func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	l := store.NewLog(s)
+	h = NewHub(s, l)
+	var running sync.WaitGroup
+	running.Go(func() { _ = l.Run(ctx) }) // it has no error to return
+	running.Go(func() {
+		if err := h.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	stop = sync.OnceFunc(func() { cancel(); running.Wait() })
+	t.Cleanup(stop)
+	return h, stop
+}
