@@ -191,8 +191,8 @@ func (l *Log) refused(ctx context.Context, e Entry) error {
 	}
 	stored, err := l.store.Said(ctx, e.Author, e.ClientID)
 	switch {
-	case errors.Is(err, ErrNotFound):
-		return nil
+	case errors.Is(err, ErrNotFound): // then the position itself may be wrong
+		return l.settle(ctx)
 	case err != nil:
 		return err
 	}

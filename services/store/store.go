@@ -11,7 +11,7 @@ import (
 var (
 	// ErrNotFound: no such user, session or product; an expired session is not found.
 	ErrNotFound = errors.New("not found")
-	// ErrTaken: a user of that email exists already.
+	// ErrTaken: a user of that email, or a session of that id, exists already.
 	ErrTaken = errors.New("already taken")
 	// ErrUnavailable: the store did not answer in time or cannot be reached. What was asked may or may not be done.
 	// Implementations wrap their driver's errors in it.
@@ -94,6 +94,7 @@ type Store interface {
 	// User fails with ErrNotFound.
 	User(ctx context.Context, email string) (User, error)
 
+	// CreateSession fails with ErrTaken when the id is there.
 	CreateSession(ctx context.Context, s Session) error
 	// Session fails with ErrNotFound when there is none or when it expired at or before now.
 	Session(ctx context.Context, id string, now time.Time) (Session, error)
@@ -119,7 +120,8 @@ type Store interface {
 
 	// Append writes entries as last+1, last+2 … where last is what the caller believes to be the log's last number. It
 	// returns how many went in, in order: fewer than len(entries), with a nil error, when a number is taken (someone was
-	// faster) or an (Author, ClientID) is there already. After ErrUnavailable any first part of them may be in.
+	// faster), an (Author, ClientID) is there already, or there is no entry last to follow on. The N of entries is not
+	// looked at. After ErrUnavailable any first part of them may be in, now or a little later.
 	Append(ctx context.Context, last int64, entries []Entry) (int, error)
 	// After returns at most limit entries with numbers above n, in order and without a gap.
 	After(ctx context.Context, n int64, limit int) ([]Entry, error)
@@ -128,7 +130,7 @@ type Store interface {
 	// Said returns the entry of that author and client id, or ErrNotFound.
 	Said(ctx context.Context, author, clientID string) (Entry, error)
 
-	// Sweep deletes sessions and counters that expired before now and returns how many.
+	// Sweep deletes sessions and counters that expired at or before now and returns how many.
 	Sweep(ctx context.Context, now time.Time) (int, error)
 	// Ping fails with ErrUnavailable when the store does not answer.
 	Ping(ctx context.Context) error

@@ -1,0 +1,108 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	"balanza/services/store"
+)
+
+const columns = `SELECT n, kind, subject, message, author, client_id FROM entries `
+
+func (d *database) Append(ctx context.Context, last int64, entries []store.Entry) (int, error) {
+	for _, e := range entries {
+		if err := e.Check(); err != nil {
+			return 0, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.Patience)
+	defer cancel()
+	tx, err := d.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	defer tx.Rollback() // does nothing after a commit
+	var highest int64
+	if err := tx.QueryRowContext(ctx, `SELECT coalesce(max(n), 0) FROM entries`).Scan(&highest); err != nil {
+		return 0, wrap(err)
+	}
+	if highest != last {
+		return 0, nil
+	}
+	insert, err := tx.PrepareContext(ctx, `INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	defer insert.Close()
+	stored := 0
+	for _, e := range entries {
+		message, err := encode(e.Message)
+		if err != nil {
+			return 0, err
+		}
+		n := last + int64(stored) + 1
+		res, err := insert.ExecContext(ctx, n, string(e.Kind), e.Subject, message, e.Author, e.ClientID)
+		if err != nil {
+			return 0, wrap(err)
+		}
+		if rows, _ := res.RowsAffected(); rows == 0 {
+			break
+		}
+		stored++
+	}
+	return stored, wrap(tx.Commit())
+}
+
+func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
+	entries := []store.Entry{}
+	err := d.rows(ctx, columns+`WHERE n > ? ORDER BY n LIMIT ?`, []any{n, max(0, limit)}, func(scan scanner) error {
+		e, err := decode(scan)
+		entries = append(entries, e)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+func (d *database) Last(ctx context.Context) (int64, error) {
+	var n int64
+	return n, d.row(ctx, `SELECT coalesce(max(n), 0) FROM entries`, nil, &n)
+}
+
+func (d *database) Said(ctx context.Context, author, clientID string) (store.Entry, error) {
+	if err := store.CheckText(author, clientID); err != nil {
+		return store.Entry{}, err
+	}
+	return decode(func(dest ...any) error {
+		return d.row(ctx, columns+`WHERE author = ? AND client_id = ?`, []any{author, clientID}, dest...)
+	})
+}
+
+func encode(m *store.Message) (sql.NullString, error) {
+	if m == nil {
+		return sql.NullString{}, nil
+	}
+	stored := *m
+	stored.Time = m.Time.UTC().Truncate(time.Millisecond)
+	text, err := json.Marshal(stored)
+	return sql.NullString{String: string(text), Valid: true}, err
+}
+
+func decode(scan scanner) (store.Entry, error) {
+	var e store.Entry
+	var message sql.NullString
+	if err := scan(&e.N, &e.Kind, &e.Subject, &message, &e.Author, &e.ClientID); err != nil {
+		return store.Entry{}, err
+	}
+	if !message.Valid {
+		return e, nil
+	}
+	if err := json.Unmarshal([]byte(message.String), &e.Message); err != nil {
+		return store.Entry{}, err
+	}
+	return e, nil
+}
