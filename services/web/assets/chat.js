@@ -1,0 +1,137 @@
+// The chat: what was said, how much its normalised form saves, and the form to say something.
+
+import { compression, merge, message, nothing } from './denormalise.js';
+
+const $ = (id) => document.getElementById(id);
+
+export class Chat {
+  /** The number of the last log entry that the page has. */
+  last = 0;
+
+  #normalised = nothing();
+  #shown = new Map(); // message's id → its element
+  #drawn = true;
+
+  /** Follows the socket. */
+  follow(socket) {
+    socket.addEventListener('chat', ({ detail }) => this.#take(detail));
+    socket.addEventListener('pending', () => this.#showPending(socket.pending));
+    socket.addEventListener('refused', ({ detail }) => showError(detail));
+    const form = $('chat-form');
+    form.addEventListener('submit', (event) => {
+      event.preventDefault();
+      const text = form.text.value.trim();
+      if (!text) return;
+      showError('');
+      socket.say(text);
+      form.reset();
+      fit(form.text);
+    });
+    form.text.addEventListener('input', () => fit(form.text));
+    form.text.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      form.requestSubmit();
+    });
+  }
+
+  #take({ last, reset, normalised }) {
+    if (reset) {
+      this.#normalised = nothing();
+      this.#shown.clear();
+      $('messages').replaceChildren();
+    }
+    merge(this.#normalised, normalised);
+    this.last = last;
+    keepingTheEnd(() => {
+      for (const id of normalised.entities.chats[normalised.result].mensajes) {
+        this.#show(message(this.#normalised, id));
+      }
+    });
+    $('chat-empty').hidden = this.#shown.size > 0;
+    this.#showCompression();
+  }
+
+  #show(said) {
+    const item = messageItem(said);
+    const before = this.#shown.get(said.id);
+    if (before) before.replaceWith(item);
+    else $('messages').append(item);
+    this.#shown.set(said.id, item);
+  }
+
+  /** Once a frame at most, however many messages come. */
+  #showCompression() {
+    if (!this.#drawn) return;
+    this.#drawn = false;
+    requestAnimationFrame(() => {
+      this.#drawn = true;
+      const label = $('compression');
+      const percent = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 2 });
+      label.textContent = this.#shown.size
+        ? `(${label.dataset.label}: ${percent.format(compression(this.#normalised))} %)` : '';
+    });
+  }
+
+  #showPending(messages) {
+    keepingTheEnd(() => {
+      const list = $('pending');
+      list.replaceChildren(...messages.map(([, text]) =>
+        element('li', 'message', element('p', 'line', element('i', 'text', text), ' ',
+          element('small', '', list.dataset.sending)))));
+    });
+  }
+}
+
+function messageItem({ author, text, fecha }) {
+  const when = element('time', 'when', `[${moment(fecha)}]`);
+  when.dateTime = fecha;
+  return element('li', 'message', avatar(author), element('p', 'line',
+    element('b', 'author', author.id), ' ', when, ' ', element('i', 'text', text)));
+}
+
+/** The author's picture; the first letter of the alias stands for one that is missing or cannot be had. */
+function avatar({ alias, id, avatar: url }) {
+  const letter = element('span', 'avatar', (alias || id).slice(0, 1).toUpperCase());
+  letter.ariaHidden = 'true';
+  if (!url) return letter;
+  const picture = element('img', 'avatar');
+  Object.assign(picture, { src: url, alt: '', width: 32, height: 32, loading: 'lazy', referrerPolicy: 'no-referrer' });
+  picture.onerror = () => picture.replaceWith(letter);
+  return picture;
+}
+
+/** DD/MM/YYYY HH:MM:SS, in the reader's time zone. */
+export function moment(text) {
+  const t = new Date(text);
+  const two = (n) => String(n).padStart(2, '0');
+  return `${two(t.getDate())}/${two(t.getMonth() + 1)}/${t.getFullYear()} `
+    + `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}`;
+}
+
+/** Does something to the log; who reads its end goes on reading its end. */
+function keepingTheEnd(change) {
+  const log = $('log');
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  change();
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+/** The field grows with what is written. */
+function fit(field) {
+  field.style.height = 'auto';
+  field.style.height = `${field.scrollHeight}px`;
+}
+
+function showError(text) {
+  const error = $('chat-error');
+  error.textContent = text;
+  error.hidden = !text;
+}
+
+function element(name, className, ...children) {
+  const e = document.createElement(name);
+  if (className) e.className = className;
+  e.append(...children);
+  return e;
+}

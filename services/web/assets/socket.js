@@ -1,0 +1,141 @@
+// The page's end of the websocket: connects, comes back when the connection ends, and repeats what was not acknowledged.
+
+const FIRST_PAUSE = 250; // ms before the first new try; doubled each time …
+const LONGEST_PAUSE = 8000; // … up to this
+const PATIENCE = 10_000; // ms that an acknowledgement may take before the connection counts as dead
+const REPEAT = 1500; // ms before a message is repeated that the server could not take just now
+const TRANSIENT = new Set([-6, -7]); // codes: too many messages, store unavailable
+
+export class Socket extends EventTarget {
+  #url;
+  #after; // the last entry the page has
+  #socket = null;
+  #pause = FIRST_PAUSE;
+  #timer = 0;
+  #pending = new Map(); // clientId → {text, timer}, in the order they were written
+  #open = false;
+  #joined = false; // the server has answered the hello
+
+  /**
+   * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' or 'waiting'),
+   * 'joined' when a connection begins to tell what happens, 'pending', 'refused' (detail: the server's words), and what the
+   * server tells: 'chat' and 'product'.
+   */
+  constructor(path, after) {
+    super();
+    this.#url = new URL(path, location.href.replace(/^http/, 'ws'));
+    this.#after = after;
+    addEventListener('online', () => this.#soon(0));
+    addEventListener('pagehide', () => this.#socket?.close());
+    addEventListener('pageshow', (event) => event.persisted && this.#soon(0));
+    this.#connect();
+  }
+
+  /** Messages that are not acknowledged: [[clientId, text], …]. */
+  get pending() {
+    return [...this.#pending].map(([clientId, { text }]) => [clientId, text]);
+  }
+
+  /** Sends a message, now or as soon as there is a connection. */
+  say(text) {
+    const clientId = newId();
+    this.#pending.set(clientId, { text, timer: 0 });
+    this.#tell('pending');
+    if (this.#open) this.#send(clientId);
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    socket.onopen = () => {
+      this.#open = true;
+      this.#tell('state', 'open');
+      socket.send(JSON.stringify({ type: 'hello', after: this.#after() }));
+      for (const clientId of this.#pending.keys()) this.#send(clientId);
+    };
+    socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
+    socket.onclose = () => this.#closed();
+  }
+
+  async #closed() {
+    const hadJoined = this.#joined;
+    this.#open = this.#joined = false;
+    for (const message of this.#pending.values()) clearTimeout(message.timer);
+    this.#tell('state', 'waiting');
+    // All pages of a server that stops lose it at once: they come back spread over the pause.
+    this.#soon(this.#pause * (0.5 + Math.random() / 2));
+    this.#pause = Math.min(2 * this.#pause, LONGEST_PAUSE);
+    if (!hadJoined) await leaveWhenLoggedOut();
+  }
+
+  #soon(pause) {
+    if (this.#socket.readyState < WebSocket.CLOSING) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#connect(), pause);
+  }
+
+  #send(clientId) {
+    const message = this.#pending.get(clientId);
+    if (!message || !this.#open) return;
+    this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
+    clearTimeout(message.timer);
+    message.timer = setTimeout(() => this.#socket.close(), PATIENCE);
+  }
+
+  #receive(event) {
+    switch (event.type) {
+      case 'ack':
+        this.#settle(event.clientId);
+        break;
+      case 'error':
+        this.#refused(event);
+        break;
+      default:
+        if (!this.#joined) this.#begin();
+        this.#tell(event.type, event);
+    }
+  }
+
+  #begin() {
+    this.#joined = true;
+    this.#pause = FIRST_PAUSE;
+    this.#tell('joined');
+  }
+
+  #refused({ clientId, codigo, descripcion }) {
+    const message = this.#pending.get(clientId);
+    if (message && TRANSIENT.has(codigo)) {
+      clearTimeout(message.timer);
+      message.timer = setTimeout(() => this.#send(clientId), REPEAT);
+      return;
+    }
+    this.#settle(clientId);
+    this.#tell('refused', descripcion);
+  }
+
+  #settle(clientId) {
+    clearTimeout(this.#pending.get(clientId)?.timer);
+    this.#pending.delete(clientId);
+    this.#tell('pending');
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** Random text; crypto.randomUUID is not to be had on plain http. */
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** The server does not say why it refuses a websocket; if it is for want of a session, the start page leads to the login. */
+async function leaveWhenLoggedOut() {
+  try {
+    const answer = await fetch('/', { method: 'HEAD', redirect: 'manual', cache: 'no-store' });
+    if (answer.type === 'opaqueredirect') location.assign('/login');
+  } catch {
+    // no connection at all: the next try will tell
+  }
+}
