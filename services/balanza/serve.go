@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"balanza/services/store"
+	"balanza/services/store/mongostore"
+	"balanza/services/store/sqlitestore"
+	"balanza/services/web"
+	"balanza/services/workers"
+)
+
+// serve is `balanza` without a command: one server, in the foreground.
+func (p *program) serve(args []string) error {
+	f := flags("balanza")
+	serveFlags(f, &p.settings)
+	rest, err := p.parse(f, args)
+	switch {
+	case err != nil:
+		return err
+	case len(rest) > 0:
+		return usagef("%q: flags take their value after a space or =; commands come first; see balanza --help", rest[0])
+	}
+	s := &site{p.settings, p.logger()}
+
+	place, err := workers.Inherit()
+	if err != nil {
+		return err
+	}
+	if place != nil {
+		return place.Run(s.run, s.log)
+	}
+	workers.Reap(s.log)
+	out := p.openOutput(p.settings.name(), "")
+	defer out.Close()
+	s.log = out.logger
+	spec, err := p.spec(p.settings, args, out)
+	if err != nil {
+		return err
+	}
+	if p.settings.Mode == forkMode {
+		spec.Here = s.run
+	}
+	return p.run(spec)
+}
+
+// spec describes a server of this program's own code to its master.
+func (p *program) spec(s settings, args []string, out *output) (workers.Spec, error) {
+	self, err := selfPath()
+	if err != nil {
+		return workers.Spec{}, err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = ""
+	}
+	return workers.Spec{
+		Config: workers.Config{
+			Name: s.name(), Count: s.workers(), Path: self, Args: args,
+			Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
+			Limits: s.limits(), Output: out, Logger: out.logger,
+		},
+		Mode: string(s.Mode), Host: s.Host, Port: int(s.Port), Home: s.runDir(),
+		Facts: workers.Facts{LogFile: out.file, Command: append([]string{self}, args...), Dir: dir},
+	}, nil
+}
+
+// selfPath is how this program was called: not the file behind it, so that a link that is moved to a new release leads
+// there.
+func selfPath() (string, error) {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return os.Executable()
+	}
+	return filepath.Abs(path)
+}
+
+// site is the program that workers run.
+type site struct {
+	settings settings
+	log      *slog.Logger
+}
+
+// run opens the store and serves until ctx ends.
+func (s *site) run(ctx context.Context, w *workers.Worker) error {
+	st, err := s.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	process := web.Process{
+		Name: s.settings.Name, Mode: string(s.settings.Mode), Started: w.Started,
+		Server: s.settings.label(w.Listener.Addr().(*net.TCPAddr).Port),
+	}
+	if s.settings.Mode == clusterMode {
+		process.Worker = w.Slot
+	}
+	log := store.NewLog(st)
+	pages, err := web.New(web.Config{
+		Store: st, Log: log, Process: process, Logger: s.log,
+		TrustedProxies: s.settings.TrustedProxies,
+		DrainDelay:     s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
+		Totals: w.Totals,
+	})
+	if err != nil {
+		return err
+	}
+	w.Health = pages.Healthy
+	w.Sample = func() workers.Beat { return workers.Beat{Counters: pages.Counters()} }
+
+	var g errgroup.Group
+	following, end := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return log.Run(following) })
+	g.Go(func() error {
+		defer end()
+		w.Ready()
+		return pages.Serve(ctx, w.Listener)
+	})
+	return g.Wait()
+}
+
+// openStore opens the store that the configuration names: MongoDB, or else SQLite.
+func (s *site) openStore(ctx context.Context) (store.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	uri, err := s.settings.mongoURI()
+	if err != nil {
+		return nil, err
+	}
+	if uri != "" {
+		return mongostore.Open(ctx, uri)
+	}
+	return sqlitestore.Open(ctx, filepath.Join(s.settings.Data, "balanza.db"))
+}
+
+// withPassword puts a password into a MongoDB URI that has a user but none.
+func withPassword(uri, password string) (string, error) {
+	u, err := url.Parse(uri)
+	if err != nil || u.User == nil {
+		return "", errors.New("MONGODB_PASSWORD_FILE: MONGODB_URI names no user for this password")
+	}
+	u.User = url.UserPassword(u.User.Username(), password)
+	return u.String(), nil
+}
+
+// logger writes readable text to a terminal and JSON lines elsewhere, unless told which.
+func (p *program) logger() *slog.Logger {
+	return newLogger(p.err, p.logFormat())
+}
+
+func (p *program) logFormat() string {
+	if p.settings.LogFormat != "auto" {
+		return p.settings.LogFormat
+	}
+	if f, ok := p.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return "text"
+	}
+	return "json"
+}
