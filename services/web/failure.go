@@ -1,0 +1,101 @@
+package web
+
+import (
+	"errors"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/gofiber/fiber/v2"
+
+	"balanza/services/store"
+)
+
+// Codes of the JSON errors. The first two are the seeds'.
+const (
+	codeUnauthorised   = -1
+	codeNotImplemented = -2 // no such route
+	codeInvalid        = -3 // the request itself is wrong; "campo" names the field where it is one
+	codeNotFound       = -4
+	codeTaken          = -5
+	codeTooMany        = -6
+	codeUnavailable    = -7
+	codeInternal       = -8
+)
+
+// failure is an error that the client is told. Any other error is logged and told as an internal one.
+type failure struct {
+	status int
+	code   int
+	text   string // key of the texts
+	args   []any
+	field  string
+	wait   int // seconds, for Retry-After; 0 = none
+}
+
+func (f *failure) Error() string { return f.text }
+
+// answer is the JSON form of a failure.
+type answer struct {
+	Error       int    `json:"error"`
+	Descripcion string `json:"descripcion"`
+	Campo       string `json:"campo,omitempty"`
+}
+
+func invalid(field, text string, args ...any) *failure {
+	return &failure{status: fiber.StatusBadRequest, code: codeInvalid, text: text, args: args, field: field}
+}
+
+func notImplemented(c *fiber.Ctx) error {
+	path := string(c.Request().URI().PathOriginal())
+	return &failure{
+		status: fiber.StatusNotFound,
+		code:   codeNotImplemented,
+		text:   "error.route",
+		args:   []any{path, string(c.Request().Header.Method())},
+	}
+}
+
+var (
+	unavailable = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.unavailable", wait: 1}
+	stopping    = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.draining", wait: 1}
+	internal    = &failure{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
+)
+
+// asFailure turns any error into one that can be told. Internal ones are logged.
+func (s *Site) asFailure(c *fiber.Ctx, err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if e, ok := errors.AsType[*fiber.Error](err); ok { // fasthttp's and Fiber's own: a request that cannot be read
+		f := &failure{status: e.Code, code: codeInvalid, text: "error.request"}
+		switch e.Code {
+		case fiber.StatusRequestEntityTooLarge:
+			f.text, f.args = "error.toolarge", []any{maxBody}
+		case fiber.StatusRequestHeaderFieldsTooLarge:
+			f.text, f.args = "error.toolarge", []any{maxHeader}
+		case fiber.StatusRequestTimeout:
+			f.text = "error.timeout"
+		}
+		return f
+	}
+	if errors.Is(err, store.ErrUnavailable) {
+		s.log.Warn("store unavailable", "path", c.Path(), "error", err)
+		return unavailable
+	}
+	s.log.Error("internal error", "method", c.Method(), "path", c.Path(), "error", err)
+	return internal
+}
+
+// refuse answers with an error, as JSON or as a page.
+func (s *Site) refuse(c *fiber.Ctx, err error) error {
+	s.sign(c.Context()) // what fasthttp cannot read does not come through the door
+	f := s.asFailure(c, err)
+	if f.wait > 0 {
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(f.wait))
+	}
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	c.Status(f.status)
+	return c.JSON(answer{Error: f.code, Descripcion: s.texts["es"].say(f.text, f.args...), Campo: f.field})
+}
+
+func stack() string { return string(debug.Stack()) }

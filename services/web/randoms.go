@@ -1,0 +1,31 @@
+package web
+
+import (
+	"strconv"
+
+	"github.com/gofiber/fiber/v2"
+
+	"balanza/services/draw"
+)
+
+// randoms draws cant numbers and answers how often each came.
+func (s *Site) randoms(c *fiber.Ctx) error {
+	n := int64(draw.Default)
+	switch given := c.Context().QueryArgs().PeekMulti("cant"); len(given) {
+	case 0:
+	case 1:
+		var err error
+		n, err = strconv.ParseInt(string(given[0]), 10, 64)
+		if err != nil || n < 1 || n > draw.Max {
+			return invalid("cant", "error.cant", draw.Max)
+		}
+	default:
+		return invalid("cant", "error.repeated")
+	}
+	counts, err := draw.Histogram(s.work, n)
+	if err != nil { // the site stops
+		return stopping
+	}
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	return c.JSON(counts)
+}

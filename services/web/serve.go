@@ -1,0 +1,110 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// lastBreath is how long handlers get to return after their work was cancelled and their connections closed.
+const lastBreath = time.Second
+
+// Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln, which other processes may hold
+// too: only this process stops accepting. It is called once. It fails when the listener does.
+//
+// The drain: readiness fails and every answer carries Connection: close; websockets are closed with 1012; after
+// DrainDelay the listener is closed; connections that are idle may bring a last request until DrainIdle has passed;
+// what is in flight may take DrainTimeout more, then its work is cancelled and its connection closed.
+func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.app.Listener(ln) }()
+	s.started.Store(true)
+	defer s.stop()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("listener of %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	case <-s.work.Done():
+	}
+	s.drain(ln)
+	return nil
+}
+
+// Stop ends a drain, or Serve itself, at once: work in flight is cancelled and its connections are closed.
+func (s *Site) Stop() { s.stop() }
+
+func (s *Site) drain(ln net.Listener) {
+	s.draining.Store(true)
+	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
+	defer cancel()
+	select {
+	case <-time.After(s.config.DrainDelay):
+	case <-s.work.Done():
+	}
+	_ = ln.Close()
+	s.conns.wait(idle)
+
+	// Only now: fasthttp's Shutdown closes idle connections at once, and a request may be on its way on one of them.
+	patience, cancel := context.WithTimeout(s.work, s.config.DrainTimeout)
+	defer cancel()
+	_ = s.app.Server().ShutdownWithContext(patience)
+
+	s.stop()
+	s.conns.close()
+	breath, cancel := context.WithTimeout(context.Background(), lastBreath)
+	defer cancel()
+	s.conns.wait(breath)
+}
+
+// conns knows the open connections that speak HTTP; websockets have left it.
+type conns struct {
+	mu   *sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+func newConns() conns { return conns{new(sync.Mutex), make(map[net.Conn]struct{})} }
+
+// state is fasthttp's hook.
+func (cs conns) state(c net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateNew:
+		cs.mu.Lock()
+		cs.open[c] = struct{}{}
+		cs.mu.Unlock()
+	case fasthttp.StateClosed, fasthttp.StateHijacked:
+		cs.mu.Lock()
+		delete(cs.open, c)
+		cs.mu.Unlock()
+	}
+}
+
+func (cs conns) count() int {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open)
+}
+
+// wait returns when no connection is open or when ctx ends.
+func (cs conns) wait(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for cs.count() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (cs conns) close() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c := range cs.open {
+		_ = c.Close()
+	}
+}
