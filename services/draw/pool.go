@@ -2,9 +2,11 @@ package draw
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 )
 
 // chunk is how many draws a thread makes, in about half a millisecond, before it looks whose turn it is.
@@ -20,8 +22,10 @@ type pool struct {
 	mu      sync.Mutex
 	turns   []*job // those with draws to hand out, the next in turn first
 	threads int
-	raise   sync.Once
-	most    int // threads
+
+	first sync.Once
+	most  int     // threads
+	rest  float64 // how long a thread rests after a chunk, in the chunk's own time
 }
 
 // job is a histogram being drawn. Its pool's mutex guards it.
@@ -36,7 +40,7 @@ var everyone pool
 
 // do draws n numbers on the pool's threads.
 func (p *pool) do(ctx context.Context, n int64) (*Counts, error) {
-	p.raise.Do(p.makeRoom)
+	p.first.Do(p.makeRoom)
 	j := &job{left: n, done: make(chan struct{})}
 	p.mu.Lock()
 	p.turns = append(p.turns, j)
@@ -57,11 +61,23 @@ func (p *pool) do(ctx context.Context, n int64) (*Counts, error) {
 	}
 }
 
-// makeRoom allows one thread for each processor that Go would use, and lets Go run as many goroutines more at a time:
-// the drawing threads hold on to their share of the scheduler even while the system has taken the processor from them.
+// makeRoom lets Go run as many more goroutines at a time as there will be drawing threads: those hold on to their share
+// of Go's scheduler even while the system has taken the processor from them.
 func (p *pool) makeRoom() {
-	p.most = runtime.GOMAXPROCS(0)
-	runtime.GOMAXPROCS(2 * p.most)
+	cores := runtime.GOMAXPROCS(0)
+	p.most, p.rest = pace(runtime.NumCPU(), cores, quota("/sys/fs/cgroup"))
+	runtime.GOMAXPROCS(cores + p.most)
+}
+
+// pace says how many threads may draw, and how long each rests after a chunk, in the chunk's own time. Where no quota
+// can be exceeded that is one for each processor that Go uses, and no rest. Elsewhere they take three quarters of the
+// quota: once it is used up the system stops the whole process until its next period, whatever the priorities.
+func pace(processors, cores int, quota float64) (threads int, rest float64) {
+	if quota == 0 || quota >= float64(processors) {
+		return cores, 0
+	}
+	threads = min(cores, int(math.Ceil(quota)))
+	return threads, max(0, float64(threads)/(0.75*quota)-1)
 }
 
 // thread draws until there is nothing left to draw. It never unlocks its thread, which therefore ends with it and takes
@@ -74,9 +90,11 @@ func (p *pool) thread() {
 		if j == nil {
 			return
 		}
+		start := time.Now()
 		var t tally
 		t.draw(n)
 		p.put(j, &t)
+		time.Sleep(time.Duration(p.rest * float64(time.Since(start))))
 	}
 }
 
