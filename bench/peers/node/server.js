@@ -19,12 +19,14 @@ const { values: options } = parseArgs({
 
 function serve() {
   const app = express();
+  app.set('views', path.join(__dirname, 'views'));
+  app.set('view engine', 'ejs');
   app.use((req, res, next) => {
     res.set('X-Pid', String(process.pid));
     next();
   });
   app.get('/info', (req, res) => {
-    res.json({
+    const info = {
       arguments: process.argv.slice(2),
       path: process.execPath,
       platform: process.platform,
@@ -35,7 +37,9 @@ function serve() {
       cpus: os.availableParallelism(),
       mode: options.mode,
       uptime: process.uptime(),
-    });
+    };
+    if (req.accepts(['html', 'json']) === 'json') res.json(info);
+    else res.render('info', { info });
   });
   app.get('/api/randoms', (req, res, next) => {
     const child = fork(path.join(__dirname, 'randoms.js'));
