@@ -62,7 +62,7 @@ export class Products {
     const row = $('product-row').content.firstElementChild.cloneNode(true);
     row.dataset.id = product.id;
     const picture = row.querySelector('img');
-    picture.onerror = () => picture.classList.add('missing');
+    picture.onerror = () => picture.replaceWith(document.createElement('span'));
     picture.src = product.foto;
     row.querySelector('.name').textContent = product.nombre;
     row.querySelector('.price').textContent = new Intl.NumberFormat(document.documentElement.lang,
@@ -86,7 +86,7 @@ export class Products {
     showError(null);
     const { add, change } = $('product-save').dataset;
     $('product-save').textContent = product ? change : add;
-    $('product-cancel').hidden = !product;
+    $('product-editing').hidden = !product;
     if (!product) return;
     for (const field of ['nombre', 'precio', 'foto']) form[field].value = product[field];
     form.nombre.focus();
