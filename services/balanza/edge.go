@@ -67,23 +67,7 @@ func (p *program) edge(args []string) error {
 		return err
 	}
 	spec.Count, spec.Here = 1, serve
-	return p.run(spec)
-}
-
-// run serves one server in the foreground until it ends.
-func (p *program) run(spec workers.Spec) error {
-	server, err := workers.NewServer(spec)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := p.untilSignal(func() {
-		if err := server.Reload(context.Background()); err != nil {
-			spec.Logger.Error("reload failed", "cause", err)
-		}
-	}, server.Kill)
-	defer cancel()
-	spec.Logger.Info("listening", "server", spec.Name, "mode", spec.Mode, "port", server.Port())
-	return server.Run(ctx)
+	return p.run(spec, nil)
 }
 
 // healthcheck asks the server of the configured port whether it is ready: the image needs no curl for that.

@@ -30,7 +30,9 @@ Flags of a server:
 	printFlags(p.out, f)
 	fmt.Fprintln(p.out, "\nCommands (balanza COMMAND --help):")
 	for _, c := range commands() {
-		fmt.Fprintf(p.out, "  %-12s %s\n", c.word, c.help)
+		if c.help != "" { // else it is for other commands
+			fmt.Fprintf(p.out, "  %-12s %s\n", c.word, c.help)
+		}
 	}
 	fmt.Fprintln(p.out, "\nEvery flag has a variable of the environment behind it, and .env is read where there is one: see .env.example.")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -224,15 +225,35 @@ func (p *program) ps(args []string) error {
 		fmt.Fprintln(p.out, "nothing runs; start with: balanza up -d")
 		return nil
 	}
-	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tMODE\tPORT\tPID\tUPTIME\tRESTARTS\tSTATUS\tCPU\tMEMORY\tWATCHING")
+	return table(p.out, all, nil)
+}
+
+// table prints servers and, below each, its workers; with rates, their requests a second by process too.
+func table(to io.Writer, all []serverStatus, rates map[int]float64) error {
+	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	row := func(name, mode, port, pid, uptime, restarts, status string, cpu float64, memory int64, watching string, rate float64) {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f%%\t%.1f MiB\t%s", name, mode, port, pid, uptime, restarts, status,
+			cpu, float64(memory)/(1<<20), watching)
+		if rates != nil {
+			fmt.Fprintf(t, "\t%.0f", rate)
+		}
+		fmt.Fprintln(t)
+	}
+	fmt.Fprint(t, "NAME\tMODE\tPORT\tPID\tUPTIME\tRESTARTS\tSTATUS\tCPU\tMEMORY\tWATCHING")
+	if rates != nil {
+		fmt.Fprint(t, "\tREQUESTS/S")
+	}
+	fmt.Fprintln(t)
 	for _, s := range all {
-		watching := "no"
+		watching, rate := "no", 0.0
 		if s.Watching {
 			watching = "yes"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%d\t%s\t%.1f%%\t%s\t%s\n", s.Name, s.Mode, s.Port, s.Pid, age(s.Since, s.Status.Status),
-			s.Restarts, s.Status.Status, s.CPU, mebibytes(s.Memory), watching)
+		for _, w := range s.Workers {
+			rate += rates[w.Pid]
+		}
+		row(s.Name, s.Mode, strconv.Itoa(s.Port), strconv.Itoa(s.Pid), age(s.Since, s.Status.Status), strconv.Itoa(s.Restarts),
+			s.Status.Status, s.CPU, s.Memory, watching, rate)
 		for i, w := range s.Workers {
 			if len(s.Workers) == 1 && w.Pid == s.Pid {
 				break // one process: it is the line above
@@ -241,17 +262,15 @@ func (p *program) ps(args []string) error {
 			if i == len(s.Workers)-1 {
 				branch = "└─"
 			}
-			fmt.Fprintf(t, "%s worker %d\t\t\t%d\t%s\t%d\t%s\t%.1f%%\t%s\t\n", branch, w.Worker, w.Pid, age(w.Since, w.Status),
-				w.Restarts, w.Status, w.CPU, mebibytes(w.Memory))
+			row(fmt.Sprintf("%s worker %d", branch, w.Worker), "", "", strconv.Itoa(w.Pid), age(w.Since, w.Status),
+				strconv.Itoa(w.Restarts), w.Status, w.CPU, w.Memory, "", rates[w.Pid])
 		}
 		if s.Cause != "" {
-			fmt.Fprintf(t, "   %s\n", strings.TrimSpace(s.Cause))
+			fmt.Fprintf(t, "   last death: %s\n", s.Cause)
 		}
 	}
 	return t.Flush()
 }
-
-func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 // age is how long something has lived, in its one or two largest units.
 func age(since time.Time, status string) string {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ import (
 func (p *program) serve(args []string) error {
 	f := flags("balanza")
 	serveFlags(f, &p.settings)
+	watch := f.Bool("watch", false, "rebuild and reload when the source changes")
 	rest, err := p.parse(f, args)
 	switch {
 	case err != nil:
@@ -52,7 +54,40 @@ func (p *program) serve(args []string) error {
 	if p.settings.Mode == forkMode {
 		spec.Here = s.run
 	}
-	return p.run(spec)
+	if !*watch {
+		return p.run(spec, nil)
+	}
+	var server *workers.Server
+	w, binary, err := p.watchSelf(spec.Name, s.log, func() error { return server.Reload(context.Background()) })
+	if err != nil {
+		return err
+	}
+	spec.Path, spec.Facts.Watching = binary, true
+	return p.run(spec, func(s *workers.Server) *watcher {
+		server = s
+		return w
+	})
+}
+
+// run serves one server in the foreground until it ends, with the watcher that watch makes for it, if any.
+func (p *program) run(spec workers.Spec, watch func(*workers.Server) *watcher) error {
+	server, err := workers.NewServer(spec)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := p.untilSignal(func() {
+		if err := server.Reload(context.Background()); err != nil {
+			spec.Logger.Error("reload failed", "cause", err)
+		}
+	}, server.Kill)
+	defer cancel()
+	spec.Logger.Info("listening", "server", spec.Name, "mode", spec.Mode, "port", server.Port())
+	if watch != nil {
+		if w := watch(server); w != nil {
+			go w.run(ctx)
+		}
+	}
+	return server.Run(ctx)
 }
 
 // spec describes a server of this program's own code to its master.
@@ -117,7 +152,10 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		return err
 	}
 	w.Health = pages.Healthy
-	w.Sample = func() workers.Beat { return workers.Beat{Counters: pages.Counters()} }
+	w.Sample = func() workers.Beat {
+		counters := pages.Counters()
+		return workers.Beat{Requests: answered(counters), Counters: counters}
+	}
 
 	var g errgroup.Group
 	following, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -128,6 +166,16 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		return pages.Serve(ctx, w.Listener)
 	})
 	return g.Wait()
+}
+
+// answered adds up the requests that the site's counters hold.
+func answered(counters map[string]float64) (n int64) {
+	for series, v := range counters {
+		if strings.HasPrefix(series, "balanza_requests_total{") {
+			n += int64(v)
+		}
+	}
+	return n
 }
 
 // openStore opens the store that the configuration names: MongoDB, or else SQLite.

@@ -43,6 +43,8 @@ type settings struct {
 	MaxRequests      int64         `split_words:"true"`
 	TrustedProxies   []string      `split_words:"true"`
 
+	WatchPoll pollEvery `envconfig:"WATCH_POLL"`
+
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
 }
@@ -252,3 +254,23 @@ func (z *size) Set(v string) error {
 }
 
 func (z *size) Decode(v string) error { return z.Set(v) }
+
+// pollEvery is how often to look for changes; 0: the kernel tells.
+type pollEvery time.Duration
+
+// Decode takes a duration, true or false.
+func (e *pollEvery) Decode(v string) error {
+	if yes, err := strconv.ParseBool(v); err == nil {
+		*e = 0
+		if yes {
+			*e = pollEvery(standardPoll)
+		}
+		return nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		return errors.New("true, or how often to look, like 2s")
+	}
+	*e = pollEvery(d)
+	return nil
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -51,6 +52,7 @@ func (p *program) up(args []string) error {
 	f := flags("up")
 	profile := f.String("profile", "", "cluster: four servers behind the balancer, the CLUSTER server in reserve")
 	background := f.Bool("d", false, "go to the background; balanza down ends it")
+	watch := f.Bool("watch", false, "rebuild and reload everything when the source changes")
 	shift := f.Int("shift", 0, "add this to all ports, where the usual ones are taken")
 	f.Var(&p.settings.Instances, "i", "how many workers the CLUSTER server has, or max: one for each CPU")
 	f.StringVar(&p.settings.Host, "host", p.settings.Host, "interface to listen on; else 127.0.0.1")
@@ -86,15 +88,35 @@ func (p *program) up(args []string) error {
 		p.welcome(parts, edgePort+*shift)
 		return nil
 	}
-	return p.runTopology(parts, edgePort+*shift)
+	return p.runTopology(parts, edgePort+*shift, *watch)
 }
 
-func (p *program) runTopology(parts []part, port int) error {
+func (p *program) runTopology(parts []part, port int, watch bool) error {
 	workers.Reap(p.logger())
+	out := p.openOutput("edge", label("edge"))
+	defer out.Close()
 	var servers []*workers.Server
+	reload := func() error {
+		var failed []error
+		for _, s := range servers {
+			failed = append(failed, s.Reload(context.Background()))
+		}
+		return errors.Join(failed...)
+	}
+	var w *watcher
+	var binary string
+	if watch {
+		var err error
+		if w, binary, err = p.watchSelf(fleet, out.logger, reload); err != nil {
+			return err
+		}
+	}
 	add := func(spec workers.Spec) error {
 		spec.Stay, spec.Facts.Fleet = true, fleet
 		spec.Facts.Command = append([]string{spec.Path}, os.Args[1:]...)
+		if watch {
+			spec.Path, spec.Facts.Watching = binary, true
+		}
 		server, err := workers.NewServer(spec)
 		if err == nil {
 			servers = append(servers, server)
@@ -104,7 +126,7 @@ func (p *program) runTopology(parts []part, port int) error {
 	for _, part := range parts {
 		s := p.settings
 		s.Name, s.Mode, s.Port = part.name, part.mode, port16(part.port)
-		out := p.openOutput(s.Name, fmt.Sprintf("%-9s | ", s.Name))
+		out := p.openOutput(s.Name, label(s.Name))
 		defer out.Close()
 		spec, err := p.spec(s, []string{"--p", strconv.Itoa(part.port), "--m", string(part.mode), "--name", part.name}, out)
 		if err != nil {
@@ -115,8 +137,6 @@ func (p *program) runTopology(parts []part, port int) error {
 			return err
 		}
 	}
-	out := p.openOutput("edge", fmt.Sprintf("%-9s | ", "edge"))
-	defer out.Close()
 	spec, err := p.edgeSpec(parts, port, out)
 	if err != nil {
 		return err
@@ -130,14 +150,11 @@ func (p *program) runTopology(parts []part, port int) error {
 			f(s)
 		}
 	}
-	reload := func() {
-		all(func(s *workers.Server) {
-			if err := s.Reload(context.Background()); err != nil {
-				out.logger.Error("reload failed", "cause", err)
-			}
-		})
-	}
-	ctx, cancel := p.untilSignal(reload, func() { all((*workers.Server).Kill) })
+	ctx, cancel := p.untilSignal(func() {
+		if err := reload(); err != nil {
+			out.logger.Error("reload failed", "cause", err)
+		}
+	}, func() { all((*workers.Server).Kill) })
 	defer cancel()
 	var g errgroup.Group
 	all(func(s *workers.Server) {
@@ -149,6 +166,9 @@ func (p *program) runTopology(parts []part, port int) error {
 			return err
 		})
 	})
+	if w != nil {
+		go w.run(ctx)
+	}
 	go func() {
 		if waitOnline(ctx, servers) {
 			p.welcome(parts, port)
@@ -156,6 +176,8 @@ func (p *program) runTopology(parts []part, port int) error {
 	}()
 	return g.Wait()
 }
+
+func label(name string) string { return fmt.Sprintf("%-9s | ", name) }
 
 func port16(n int) port { return port(n) }
 

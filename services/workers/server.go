@@ -38,16 +38,17 @@ type Facts struct {
 
 // Status is a server as `ps` shows it.
 type Status struct {
-	Name     string         `json:"name"`
-	Mode     string         `json:"mode"`
-	Host     string         `json:"host"`
-	Port     int            `json:"port"`
-	Pid      int            `json:"pid"`    // of the master
-	Status   string         `json:"status"` // online, starting, stopping, stopped, errored or unresponsive
-	Since    time.Time      `json:"since"`  // when it was started
-	Restarts int            `json:"restarts"`
-	Cause    string         `json:"cause,omitempty"`
-	Workers  []WorkerStatus `json:"workers"`
+	Name      string         `json:"name"`
+	Mode      string         `json:"mode"`
+	Host      string         `json:"host"`
+	Port      int            `json:"port"`
+	Pid       int            `json:"pid"`    // of the master
+	Status    string         `json:"status"` // online, starting, stopping, stopped, errored or unresponsive
+	Since     time.Time      `json:"since"`  // when it was started
+	Restarts  int            `json:"restarts"`
+	Instances int            `json:"instances"` // how many workers it is meant to have
+	Cause     string         `json:"cause,omitempty"`
+	Workers   []WorkerStatus `json:"workers"`
 	Facts
 }
 
@@ -279,7 +280,7 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	m, st := s.master, Status{
 		Name: s.spec.Name, Mode: s.spec.Mode, Host: s.spec.Host, Port: s.spec.Port, Pid: os.Getpid(),
-		Status: "stopped", Since: s.started, Facts: s.spec.Facts,
+		Status: "stopped", Since: s.started, Instances: s.spec.Count, Facts: s.spec.Facts,
 	}
 	if s.cause != nil {
 		st.Status, st.Cause = "errored", s.cause.Error()
