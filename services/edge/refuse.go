@@ -1,0 +1,74 @@
+package edge
+
+import (
+	"encoding/json"
+	"fmt"
+	"html"
+	"net/http"
+	"strings"
+)
+
+// texts are the balancer's own answers, in Spanish and in English.
+var texts = map[int][2]string{
+	http.StatusBadRequest: {
+		"no se pudo leer el cuerpo de la petición", "the request's body could not be read"},
+	http.StatusNotFound: {
+		"ruta %s método %s no implementada", "route %s method %s not implemented"},
+	http.StatusRequestTimeout: {
+		"el cuerpo de la petición tardó demasiado", "the request's body took too long"},
+	http.StatusRequestEntityTooLarge: {
+		"el cuerpo de la petición es demasiado grande", "the request's body is too large"},
+	http.StatusBadGateway: {
+		"el servidor cortó la conexión; no se sabe si la petición se cumplió",
+		"the server broke the connection; it is not known whether the request was carried out"},
+	http.StatusServiceUnavailable: {
+		"ningún servidor está disponible; reintente en un momento", "no server is available; try again in a moment"},
+	http.StatusGatewayTimeout: {
+		"el servidor tardó demasiado en responder", "the server took too long to answer"},
+}
+
+// refuse answers in place of a server: a page for browsers, JSON in the site's form for others.
+func (b *Balancer) refuse(w http.ResponseWriter, r *http.Request, status int) {
+	b.own.count(status)
+	language, text := "es", texts[status][0]
+	if english(r.Header.Get("Accept-Language")) {
+		language, text = "en", texts[status][1]
+	}
+	code := -status
+	if status == http.StatusNotFound {
+		code = -2 // the site's own code for it
+		text = fmt.Sprintf(text, r.URL.Path, r.Method)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Vary", "Accept, Accept-Language")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if status == http.StatusRequestEntityTooLarge || status == http.StatusRequestTimeout {
+		w.Header().Set("Connection", "close") // the rest of the body is not read
+	}
+	if strings.Contains(r.Header.Get("Accept"), "text/html") {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, "<!doctype html><html lang=%q><title>Balanza %d</title><p>%s</p></html>\n",
+			language, status, html.EscapeString(text))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(struct { // a client that is gone is no error of ours
+		Error       int    `json:"error"`
+		Description string `json:"descripcion"`
+	}{code, text})
+}
+
+// english says whether the first language of an Accept-Language header that Balanza speaks is English.
+func english(accept string) bool {
+	for tag := range strings.SplitSeq(strings.ToLower(accept), ",") {
+		switch tag = strings.TrimSpace(tag); {
+		case strings.HasPrefix(tag, "en"):
+			return true
+		case strings.HasPrefix(tag, "es"):
+			return false
+		}
+	}
+	return false
+}

@@ -1,0 +1,356 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// still is a Balancer whose servers all count as up and are not checked, so that requests find out.
+func still(t *testing.T, patience time.Duration, addresses ...string) (*Balancer, string) {
+	t.Helper()
+	b, err := New(Config{
+		Primary: addresses, Default: addresses, Patience: patience, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range b.servers() {
+		s.set(true, "")
+	}
+	front := httptest.NewServer(http.HandlerFunc(b.handle))
+	t.Cleanup(front.Close)
+	return b, front.URL
+}
+
+// rawServer hands every connection, once a request has been read from it, to serve, which is told its number from 1.
+func rawServer(t *testing.T, serve func(n int64, c net.Conn)) (string, *atomic.Int64) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	var requests atomic.Int64
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				req, err := http.ReadRequest(bufio.NewReader(c))
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, req.Body)
+				serve(requests.Add(1), c)
+			}()
+		}
+	}()
+	return ln.Addr().String(), &requests
+}
+
+func closedPort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func TestRetryByMethodAndMoment(t *testing.T) {
+	const refuses, breaks, breaksInBody = "refuses", "breaks", "breaks in the answer's body"
+	for _, test := range []struct {
+		first, method, body string
+		status              int
+	}{
+		{refuses, "GET", "", 200}, {refuses, "HEAD", "", 200}, {refuses, "OPTIONS", "", 200}, {refuses, "GET", "b", 200},
+		{refuses, "POST", "b", 200}, {refuses, "POST", "", 200}, {refuses, "PUT", "b", 200}, {refuses, "DELETE", "", 200},
+		{breaks, "GET", "", 200}, {breaks, "HEAD", "", 200}, {breaks, "OPTIONS", "", 200}, {breaks, "GET", "b", 502},
+		{breaks, "POST", "b", 502}, {breaks, "POST", "", 502}, {breaks, "PUT", "b", 502}, {breaks, "PATCH", "b", 502},
+		{breaks, "DELETE", "", 502},
+		{breaksInBody, "GET", "", 200},
+	} {
+		t.Run(test.first+" "+test.method+" "+test.body, func(t *testing.T) {
+			var got string
+			good := newBackend(t, "", func(w http.ResponseWriter, r *http.Request) {
+				text, _ := io.ReadAll(r.Body)
+				got = string(text)
+			})
+			bad, requests := rawServer(t, func(_ int64, c net.Conn) {
+				if test.first == breaksInBody {
+					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+				}
+			})
+			want := int64(1)
+			if test.first == refuses {
+				bad, want = closedPort(t), 0
+			}
+			b, url := still(t, time.Second, bad, good.address)
+			req, _ := http.NewRequestWithContext(t.Context(), test.method, url, strings.NewReader(test.body))
+			if test.body == "" {
+				req.Body = nil
+			}
+			if status, text := do(t, req); status != test.status {
+				t.Errorf("status %d %s, want %d", status, text, test.status)
+			}
+			if n := requests.Load(); n != want {
+				t.Errorf("the first server got %d requests, want %d", n, want)
+			}
+			retried := test.status == 200
+			if n := good.count.Load(); (n == 1) != retried || n > 1 {
+				t.Errorf("the second server got %d requests", n)
+			}
+			if retried && got != test.body {
+				t.Errorf("the second server got the body %q, want %q", got, test.body)
+			}
+			if n := b.Counters()["balanza_edge_retries_total"]; (n == 1) != retried || n > 1 {
+				t.Errorf("%v retries", n)
+			}
+		})
+	}
+}
+
+func TestARetryGoesElsewhereIfItCan(t *testing.T) {
+	up := func() *server {
+		s := newServer("a:1", nil, slog.New(slog.DiscardHandler))
+		s.set(true, "")
+		return s
+	}
+	a, b := up(), up()
+	pair := tier{servers: []*server{a, b}}
+	for i := range 4 { // whoever's turn it is
+		if s := pair.next([]*server{a}); s != b {
+			t.Errorf("turn %d: the one that was tried", i)
+		}
+	}
+	if pair.next([]*server{a, b}) == nil {
+		t.Error("both were tried, and neither is tried again")
+	}
+}
+
+// A cluster is one address: the worker that takes the next connection may be well.
+func TestGetGoesToTheSameServerAgain(t *testing.T) {
+	address, requests := rawServer(t, func(n int64, c net.Conn) {
+		if n > 3 {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+	_, url := still(t, time.Second, address)
+	if status, text := get(t, url); status != http.StatusOK || text != "ok" {
+		t.Errorf("%d %s", status, text)
+	}
+	if n := requests.Load(); n != 4 {
+		t.Errorf("%d tries, want 4", n)
+	}
+}
+
+func TestGetIsGivenUpInTheEnd(t *testing.T) {
+	address, requests := rawServer(t, func(int64, net.Conn) {})
+	_, url := still(t, time.Second, address)
+	if status, _ := get(t, url); status != http.StatusBadGateway {
+		t.Errorf("status %d, want 502", status)
+	}
+	if n := requests.Load(); n != maxBroken {
+		t.Errorf("%d tries, want %d", n, maxBroken)
+	}
+}
+
+// The server closes every connection after its first answer without saying so, as one does whose idle time is over.
+func TestClosedIdleConnectionsFailNoRequest(t *testing.T) {
+	address, requests := rawServer(t, func(_ int64, c net.Conn) {
+		fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	})
+	_, url := still(t, time.Second, address)
+	const each = 200
+	for i := range each {
+		if status, text := get(t, url); status != http.StatusOK {
+			t.Fatalf("GET %d: %d %s", i, status, text)
+		}
+		res, err := http.Post(url, "text/plain", strings.NewReader("b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("POST %d: %d", i, res.StatusCode)
+		}
+	}
+	if n := requests.Load(); n != 2*each {
+		t.Errorf("the server got %d requests of %d", n, 2*each)
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	_, url := still(t, time.Nanosecond, closedPort(t), closedPort(t))
+	for range 2 { // found out by the first, known to the second
+		res, err := http.Post(url, "text/plain", strings.NewReader("b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") != "1" {
+			t.Errorf("%d, Retry-After %q", res.StatusCode, res.Header.Get("Retry-After"))
+		}
+		if !strings.Contains(string(text), `"error":-503`) || strings.Count(string(text), "\n") != 1 {
+			t.Errorf("not one line of JSON: %q", text)
+		}
+	}
+}
+
+func TestRequestsWaitForARestart(t *testing.T) {
+	first := newBackend(t, "", nil)
+	b := run(t, Config{Primary: []string{first.address}, Default: []string{first.address}, Patience: time.Minute})
+	eventually(t, "ready", b.Ready)
+	first.Close()
+	eventually(t, "down", func() bool { return !b.Ready() })
+
+	var requests sync.WaitGroup
+	for _, method := range []string{"GET", "POST", "DELETE"} {
+		requests.Go(func() {
+			req, _ := http.NewRequestWithContext(t.Context(), method, b.url("/"), strings.NewReader("b"))
+			if status, text := do(t, req); status != http.StatusOK {
+				t.Errorf("%s: %d %s", method, status, text)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond) // so that they wait; a later one would pass too
+	second := newBackend(t, first.address, nil)
+	requests.Wait()
+	if n := second.count.Load(); n != 3 {
+		t.Errorf("%d requests arrived, want 3", n)
+	}
+}
+
+func TestBackupOnlyWhileNoPrimaryIsUp(t *testing.T) {
+	one, two := newBackend(t, "", nil), newBackend(t, "", nil)
+	backup, site := newBackend(t, "", nil), newBackend(t, "", nil)
+	b := run(t, Config{
+		Primary: []string{one.address, two.address}, Backup: []string{backup.address}, Default: []string{site.address},
+	})
+	eventually(t, "ready", b.Ready)
+	draw := func(want *backend) {
+		t.Helper()
+		for range 10 {
+			status, text := get(t, b.url("/api/randoms"))
+			if status != http.StatusOK || !strings.HasPrefix(text, want.address+" ") {
+				t.Errorf("%d %q, want it from %s", status, text, want.address)
+			}
+		}
+	}
+	up := func(i int, want bool) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("server %d up: %v", i, want), func() bool { return b.Status()[i].Up == want })
+	}
+	one.Close()
+	draw(two) // at once: the first refusal is enough
+	up(0, false)
+	two.notReady.Store(true)
+	up(1, false)
+	if cause := b.Status()[1].Cause; cause != "/readyz answers 503" {
+		t.Errorf("cause %q", cause)
+	}
+	draw(backup)
+	newBackend(t, one.address, nil)
+	up(0, true)
+	draw(one)
+	if n := backup.count.Load(); n != 10 {
+		t.Errorf("the backup got %d requests, want 10", n)
+	}
+}
+
+// runChild serves the inherited listener: an answer whose halves lie apart, so that a kill falls into it.
+func runChild() {
+	ln, err := net.FileListener(os.NewFile(3, "listener"))
+	if err != nil {
+		os.Exit(1)
+	}
+	half := strings.Repeat("x", 20_000)
+	_ = http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			return
+		}
+		w.Header().Set("Content-Length", "40000")
+		_, _ = io.WriteString(w, half)
+		w.(http.Flusher).Flush()
+		time.Sleep(5 * time.Millisecond)
+		_, _ = io.WriteString(w, half)
+	}))
+}
+
+// Two workers share a listener that the test holds, as a master does; they are killed and replaced in turn.
+func TestKilledWorkersFailNoGet(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	file, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	spawn := func() *exec.Cmd {
+		worker := exec.Command(os.Args[0], childArgument)
+		worker.ExtraFiles = []*os.File{file}
+		if err := worker.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return worker
+	}
+	kill := func(worker *exec.Cmd) {
+		_ = worker.Process.Kill()
+		_ = worker.Wait()
+	}
+	workers := [2]*exec.Cmd{spawn(), spawn()}
+	defer func() {
+		kill(workers[0])
+		kill(workers[1])
+	}()
+	address := ln.Addr().String()
+	b := run(t, Config{Primary: []string{address}, Default: []string{address}})
+	eventually(t, "ready", b.Ready)
+
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	var answered atomic.Int64
+	for range 6 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				if status, text := get(t, b.url("/info")); status != http.StatusOK || len(text) != 40_000 {
+					t.Errorf("%d, %d bytes", status, len(text))
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	for i := range 30 {
+		// Some answers lie between two kills, so that the worker that is killed is at work.
+		before := answered.Load()
+		eventually(t, "answers", func() bool { return answered.Load() > before+10 })
+		kill(workers[i%2])
+		workers[i%2] = spawn()
+	}
+	stop()
+	clients.Wait()
+	if b.Counters()["balanza_edge_retries_total"] == 0 {
+		t.Error("no kill hit a request: the test has shown nothing")
+	}
+}

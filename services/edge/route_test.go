@@ -1,0 +1,152 @@
+package edge
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestTurnsAreExactlyEqual(t *testing.T) {
+	var four []*backend
+	var addresses []string
+	for range 4 {
+		s := newBackend(t, "", nil)
+		four, addresses = append(four, s), append(addresses, s.address)
+	}
+	site := newBackend(t, "", nil)
+	b := run(t, Config{Primary: addresses, Default: []string{site.address}})
+	eventually(t, "ready", b.Ready)
+
+	paths := []string{"/api/randoms?cant=1", "/test/randoms", "/test/random/", "/api/randoms/"}
+	ask := func(i int) {
+		if status, text := get(t, b.url(paths[i%len(paths)])); status != http.StatusOK {
+			t.Error(status, text)
+		}
+	}
+	for i := range 400 {
+		ask(i)
+	}
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for i := range 50 {
+				ask(i)
+			}
+		})
+	}
+	clients.Wait()
+	for _, s := range four {
+		if n := s.count.Load(); n != 200 {
+			t.Errorf("%s got %d of 800 requests, want 200", s.address, n)
+		}
+	}
+	want := `balanza_edge_requests_total{class="2xx",role="primary",upstream="` + addresses[2] + `"}`
+	if n := b.Counters()[want]; n != 200 {
+		t.Errorf("%s is %v, want 200; all: %v", want, n, b.Counters())
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	draws, site := newBackend(t, "", nil), newBackend(t, "", nil)
+	b := run(t, Config{Primary: []string{draws.address}, Default: []string{site.address}})
+	eventually(t, "ready", b.Ready)
+	for _, test := range []struct {
+		path   string
+		server *backend
+		seen   string
+	}{
+		{"/api/randoms?cant=%zz;&x", draws, "/api/randoms?cant=%zz;&x"}, // a wrong query is the server's to refuse
+		{"/api/randoms/?cant=3", draws, "/api/randoms/?cant=3"},
+		{"/test/randoms", draws, "/test/randoms"},
+		{"/test/random?cant=3", draws, "/test/randoms?cant=3"},
+		{"/test/random/", draws, "/test/randoms"},
+		{"/", site, "/"},
+		{"/api/randomsx", site, "/api/randomsx"},
+		{"/api/productos/a%2Fb", site, "/api/productos/a%2Fb"},
+		{"/info/metrics", site, "/info/metrics"},
+	} {
+		status, text := get(t, b.url(test.path))
+		if want := test.server.address + " " + test.seen; status != http.StatusOK || text != want {
+			t.Errorf("%s: %d %q, want %q", test.path, status, text, want)
+		}
+	}
+}
+
+func TestWhatStaysInside(t *testing.T) {
+	site := newBackend(t, "", nil)
+	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
+	eventually(t, "ready", b.Ready)
+	for _, path := range []string{
+		"/metrics", "/metrics/", "/METRICS", "//metrics", "/x/../metrics", "/%6Detrics", "/metrics?x", "/healthz", "/readyz/",
+	} {
+		if status, text := get(t, b.url(path)); status != http.StatusNotFound {
+			t.Errorf("%s: %d %q, want 404", path, status, text)
+		}
+	}
+	if n := site.count.Load(); n != 0 {
+		t.Errorf("%d of them reached the server", n)
+	}
+
+	for _, test := range []struct{ accept, language, contentType, want string }{
+		{"", "", "application/json", `{"error":-2,"descripcion":"ruta /metrics método DELETE no implementada"}`},
+		{"*/*", "fr, en;q=0.8, es;q=0.5", "application/json", `"route /metrics method DELETE not implemented"`},
+		{"text/html,*/*", "es-AR,en", "text/html", `<html lang="es">`},
+		{"text/html,*/*", "en-GB", "text/html", `<html lang="en">`},
+	} {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, b.url("/metrics"), nil)
+		req.Header.Set("Accept", test.accept)
+		req.Header.Set("Accept-Language", test.language)
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text bytes.Buffer
+		_, _ = text.ReadFrom(res.Body)
+		res.Body.Close()
+		if got := res.Header.Get("Content-Type"); !strings.HasPrefix(got, test.contentType) {
+			t.Errorf("Accept %q: type %q", test.accept, got)
+		}
+		if !strings.Contains(text.String(), test.want) {
+			t.Errorf("Accept %q, language %q: %s", test.accept, test.language, text.String())
+		}
+	}
+}
+
+func TestForwardedHeadersAreOurs(t *testing.T) {
+	var got http.Header
+	var host string
+	site := newBackend(t, "", func(w http.ResponseWriter, r *http.Request) { got, host = r.Header, r.Host })
+	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
+	eventually(t, "ready", b.Ready)
+
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url("/info"), nil)
+	req.Host = "balanza.example:8000"
+	for name, value := range map[string]string{
+		"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example",
+		"Forwarded": "for=6.6.6.6", "Connection": "X-Hop", "X-Hop": "1", "Upgrade": "h2c", "Cookie": "a=b",
+	} {
+		req.Header.Set(name, value)
+	}
+	do(t, req)
+	for name, want := range map[string]string{
+		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "balanza.example:8000",
+		"Forwarded": "", "X-Hop": "", "Upgrade": "", "Connection": "", "Cookie": "a=b",
+	} {
+		if value := strings.Join(got[name], "|"); value != want {
+			t.Errorf("%s is %q, want %q", name, value, want)
+		}
+	}
+	if host != "balanza.example:8000" {
+		t.Errorf("Host is %q", host)
+	}
+	if got.Get("X-Request-Id") == "" {
+		t.Error("no X-Request-Id")
+	}
+	req.Header.Set("X-Request-Id", "mine")
+	do(t, req)
+	if id := got.Get("X-Request-Id"); id != "mine" {
+		t.Errorf("X-Request-Id is %q", id)
+	}
+}
