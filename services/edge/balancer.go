@@ -269,7 +269,8 @@ func (c *classes) addTo(series map[string]float64, role, address string) {
 			name = fmt.Sprintf("%dxx", class)
 		}
 		if n := c[class].Load(); n > 0 {
-			series[fmt.Sprintf("balanza_edge_requests_total{class=%q,role=%q,upstream=%q}", name, role, address)] = float64(n)
+			labels := fmt.Sprintf("{class=%q,role=%q,upstream=%q}", name, role, address)
+			series["balanza_edge_requests_total"+labels] = float64(n)
 		}
 	}
 }
