@@ -24,6 +24,9 @@ func (a *addresses) Set(v string) error {
 	return nil
 }
 
+// farewell is how long the balancer's answers tell clients to leave before it closes their connections.
+const farewell = time.Second
+
 // edge runs the balancer, as a worker of `up` or alone.
 func (p *program) edge(args []string) error {
 	var primary, backup, other addresses
@@ -42,7 +45,10 @@ func (p *program) edge(args []string) error {
 		return usagef("edge takes no %q", rest[0])
 	}
 	log := p.logger()
-	balancer, err := edge.New(edge.Config{Primary: primary, Backup: backup, Default: other, Logger: log})
+	balancer, err := edge.New(edge.Config{
+		Primary: primary, Backup: backup, Default: other, Logger: log,
+		DrainDelay: max(p.settings.DrainDelay, farewell), DrainTimeout: p.settings.DrainTimeout,
+	})
 	if err != nil {
 		return usageError{err}
 	}

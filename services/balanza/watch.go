@@ -69,7 +69,7 @@ func (w *watcher) run(ctx context.Context) {
 			w.log.Error("the change does not build; the code that runs stays", "cause", err)
 			continue
 		}
-		w.log.Info("built", "in", time.Since(began).Round(time.Millisecond))
+		w.log.Info("built", "in", time.Since(began).Round(time.Millisecond).String())
 		if err := w.reload(); err != nil {
 			w.log.Error("reload failed; the code that runs stays", "cause", err)
 		}
