@@ -115,7 +115,8 @@ type Store interface {
 	DeleteProduct(ctx context.Context, id string) error
 
 	// Count adds n to the counter of that key and returns its new value; a key starts at 0 and is forgotten some time
-	// after expires (callers put the window into the key). n may be 0 to read it.
+	// after expires (callers put the window into the key). n may be 0, to read it, or negative. Counters are for small
+	// limits: each count may cost a record.
 	Count(ctx context.Context, key string, n int, expires time.Time) (int, error)
 
 	// Append writes entries as last+1, last+2 … where last is what the caller believes to be the log's last number. It
@@ -130,7 +131,7 @@ type Store interface {
 	// Said returns the entry of that author and client id, or ErrNotFound.
 	Said(ctx context.Context, author, clientID string) (Entry, error)
 
-	// Sweep deletes sessions and counters that expired at or before now and returns how many.
+	// Sweep deletes sessions and counters that expired at or before now and returns how many records that were.
 	Sweep(ctx context.Context, now time.Time) (int, error)
 	// Ping fails with ErrUnavailable when the store does not answer.
 	Ping(ctx context.Context) error

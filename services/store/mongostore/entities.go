@@ -2,7 +2,6 @@ package mongostore
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -39,10 +38,6 @@ type productDoc struct {
 	Nombre string  `bson:"nombre"`
 	Precio float64 `bson:"precio"`
 	Foto   string  `bson:"foto"`
-}
-
-type counterDoc struct {
-	N int `bson:"n"`
 }
 
 func (d *database) CreateUser(ctx context.Context, u store.User) error {
@@ -140,34 +135,6 @@ func (d *database) DeleteProduct(ctx context.Context, id string) error {
 		return store.ErrNotFound
 	}
 	return err
-}
-
-func (d *database) Count(ctx context.Context, key string, n int, expires time.Time) (int, error) {
-	var doc counterDoc
-	if n == 0 {
-		err := d.find(ctx, d.counters, key, &doc)
-		if errors.Is(err, store.ErrNotFound) {
-			err = nil
-		}
-		return doc.N, err
-	}
-	if err := store.CheckText(key); err != nil {
-		return 0, err
-	}
-	ctx, cancel := patient(ctx)
-	defer cancel()
-	change := bson.D{
-		{Key: "$inc", Value: bson.D{{Key: "n", Value: n}}},
-		{Key: "$setOnInsert", Value: bson.D{{Key: "expires", Value: expires}}},
-	}
-	upsert := options.FindOneAndUpdate().SetUpsert(true).SetReturnDocument(options.After)
-	for {
-		err := d.counters.FindOneAndUpdate(ctx, byID(key), change, upsert).Decode(&doc)
-		// Of two that make the same counter one may fail; then it is there.
-		if !mongo.IsDuplicateKeyError(err) {
-			return doc.N, wrap(err)
-		}
-	}
 }
 
 func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {

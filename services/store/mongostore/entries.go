@@ -48,18 +48,12 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 		return 0, err
 	}
 	// An insert does not see a gap that it would leave.
-	if there, err := d.has(ctx, last); err != nil || !there {
-		return 0, err
+	if last > 0 {
+		if there, err := has(ctx, d.entries, last); err != nil || !there {
+			return 0, err
+		}
 	}
-	_, err := d.entries.InsertMany(ctx, docs)
-	var refused mongo.BulkWriteException
-	if errors.As(err, &refused) && refused.WriteConcernError == nil && mongo.IsDuplicateKeyError(err) {
-		return refused.WriteErrors[0].Index, nil
-	}
-	if err != nil {
-		return 0, wrap(err)
-	}
-	return len(docs), nil
+	return insert(ctx, d.entries, docs)
 }
 
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
@@ -102,48 +96,10 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 	return entries, nil
 }
 
-// Last doubles its guess until there is no such entry, then halves the rest: a few look-ups by _id, on any server, for
-// any length of the log. That numbers have no gap makes it right.
 func (d *database) Last(ctx context.Context) (int64, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
-	there, not := int64(0), int64(1)
-	for {
-		ok, err := d.has(ctx, not)
-		if err != nil {
-			return 0, err
-		}
-		if !ok {
-			break
-		}
-		there, not = not, 2*not
-	}
-	for there+1 < not {
-		middle := there + (not-there)/2
-		ok, err := d.has(ctx, middle)
-		switch {
-		case err != nil:
-			return 0, err
-		case ok:
-			there = middle
-		default:
-			not = middle
-		}
-	}
-	return there, nil
-}
-
-// has tells whether there is an entry of that number; 0 is before all and always there.
-func (d *database) has(ctx context.Context, n int64) (bool, error) {
-	if n == 0 {
-		return true, nil
-	}
-	onlyID := options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})
-	err := d.entries.FindOne(ctx, byID(n), onlyID).Err()
-	if errors.Is(err, mongo.ErrNoDocuments) {
-		return false, nil
-	}
-	return err == nil, wrap(err)
+	return highest(func(n int64) (bool, error) { return has(ctx, d.entries, n) })
 }
 
 func (d *database) Said(ctx context.Context, author, clientID string) (store.Entry, error) {
