@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 
 export class Products {
-  #rows = new Map(); // id → {product, row}
+  #rows = new Map(); // product's id → its row
   #changed = null; // while the table is being read: the ids that were told of meanwhile, which are newer than what is read
   #editing = null; // id of the product in the form, null for a new one
 
@@ -45,17 +45,17 @@ export class Products {
 
   /** Shows a product, or takes it away when there is none. */
   #put(id, product) {
-    const before = this.#rows.get(id)?.row;
+    const before = this.#rows.get(id);
     if (!product) {
       before?.remove();
       this.#rows.delete(id);
-      if (this.#editing === id) this.#edit(null);
+      if (this.#editing === id) this.#edit(null, false);
       return;
     }
     const row = this.#row(product);
     if (before) before.replaceWith(row);
-    else $('product-table').tBodies[0].append(row);
-    this.#rows.set(id, { product, row });
+    else insert(row);
+    this.#rows.set(id, row);
   }
 
   #row(product) {
@@ -79,31 +79,28 @@ export class Products {
   }
 
   /** Puts a product into the form, or empties it for a new one. */
-  #edit(product) {
+  #edit(product, focus = true) {
     this.#editing = product?.id ?? null;
     const form = $('product-form');
-    form.reset();
     showError(null);
     const { add, change } = $('product-save').dataset;
     $('product-save').textContent = product ? change : add;
     $('product-editing').hidden = !product;
-    if (!product) return;
-    for (const field of ['nombre', 'precio', 'foto']) form[field].value = product[field];
-    form.nombre.focus();
+    for (const field of ['nombre', 'precio', 'foto']) form[field].value = product?.[field] ?? '';
+    if (focus) form.nombre.focus();
   }
 
   async #save(form) {
     if (!form.reportValidity()) return;
     const product = { nombre: form.nombre.value, precio: form.precio.valueAsNumber, foto: form.foto.value };
-    const answer = this.#editing === null
+    const id = this.#editing;
+    $('product-save').disabled = true; // a second click is no second product
+    const { ok, body } = id === null
       ? await call('POST', '/api/productos', product)
-      : await call('PUT', `/api/productos/${encodeURIComponent(this.#editing)}`, product);
-    if (!answer.ok) {
-      showError(answer.body);
-      return;
-    }
-    this.#edit(null);
-    form.nombre.focus();
+      : await call('PUT', `/api/productos/${encodeURIComponent(id)}`, product);
+    $('product-save').disabled = false;
+    if (!ok) showError(body);
+    else if (this.#editing === id) this.#edit(null); // else another one was begun meanwhile
   }
 
   async #delete(id) {
@@ -114,6 +111,14 @@ export class Products {
   #showEmpty() {
     $('product-empty').hidden = this.#rows.size > 0;
   }
+}
+
+/** Puts a new row in its place: the server's order is that of the ids. */
+function insert(row) {
+  const { rows } = $('product-table').tBodies[0];
+  const isLater = (other) => other.dataset.id > row.dataset.id;
+  const next = rows.length > 0 && isLater(rows[rows.length - 1]) ? [...rows].find(isLater) : null;
+  $('product-table').tBodies[0].insertBefore(row, next);
 }
 
 /** Asks the REST interface. Never throws: a server that does not answer is an answer that is not ok. */
