@@ -124,8 +124,6 @@ function insert(row) {
 /** Asks the REST interface. Never throws: a server that does not answer is an answer that is not ok. */
 async function call(method, path, content) {
   const headers = { Accept: 'application/json' };
-  const csrf = document.querySelector('meta[name=csrf]')?.content;
-  if (csrf) headers['X-CSRF-Token'] = csrf;
   if (content) headers['Content-Type'] = 'application/json';
   try {
     const answer = await fetch(path, { method, headers, body: content && JSON.stringify(content) });
