@@ -65,7 +65,7 @@ func (l *Log) turn(ctx context.Context, known bool) (more bool, err error) {
 // settle makes sure that the log still holds what was read from it, and forgets what it does not hold: a server that is
 // killed can lose entries that were read before they were durable.
 func (l *Log) settle(ctx context.Context) error {
-	recent := l.Recent()
+	recent, sure := l.Recent(), int64(0)
 	if len(recent) > 0 {
 		still, err := l.store.After(ctx, recent[0].N-1, len(recent))
 		if err != nil {
@@ -78,8 +78,9 @@ func (l *Log) settle(ctx context.Context) error {
 		if same == len(recent) {
 			return nil
 		}
+		sure = recent[0].N - 1 + int64(same)
 		if same > 0 {
-			l.restart(slices.Clone(recent[:same]))
+			l.restart(slices.Clone(recent[:same]), sure)
 			return nil
 		}
 	}
@@ -91,18 +92,18 @@ func (l *Log) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.restart(entries)
+	l.restart(entries, min(sure, last))
 	return nil
 }
 
-// restart makes recent all that is known of the log.
-func (l *Log) restart(recent []Entry) {
-	again := len(l.recent) > 0
+// restart makes recent all that is known of the log. Subscribers get again what is above sure.
+func (l *Log) restart(recent []Entry, sure int64) {
+	known := len(l.recent) > 0
 	l.mu.Lock()
 	l.recent = recent
-	if again {
+	if known {
 		for _, s := range l.subs {
-			s.after = min(s.after, l.position())
+			s.after = min(s.after, sure)
 		}
 	}
 	l.mu.Unlock()
