@@ -90,12 +90,27 @@ func (s *Site) asFailure(c *fiber.Ctx, err error) *failure {
 func (s *Site) refuse(c *fiber.Ctx, err error) error {
 	s.sign(c.Context()) // what fasthttp cannot read does not come through the door
 	f := s.asFailure(c, err)
+	c.Status(f.status)
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	c.Vary(fiber.HeaderAccept, fiber.HeaderAcceptLanguage)
 	if f.wait > 0 {
 		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(f.wait))
 	}
-	c.Set(fiber.HeaderCacheControl, "no-store")
-	c.Status(f.status)
-	return c.JSON(answer{Error: f.code, Descripcion: s.texts["es"].say(f.text, f.args...), Campo: f.field})
+	switch {
+	case wantsJSON(c, true):
+		texts := s.texts[lang(c)]
+		if f.code == codeNotImplemented {
+			texts = s.texts["es"] // the seeds' form, which programs may know
+		}
+		return c.JSON(answer{Error: f.code, Descripcion: texts.say(f.text, f.args...), Campo: f.field})
+	case f.status == fiber.StatusUnauthorized:
+		return c.Redirect("/login", fiber.StatusSeeOther)
+	}
+	page := "error"
+	if f.status == fiber.StatusNotFound {
+		page = "notfound"
+	}
+	return s.show(c, page, Page{Error: s.texts[lang(c)].say(f.text, f.args...), Field: f.field})
 }
 
 func stack() string { return string(debug.Stack()) }

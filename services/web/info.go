@@ -81,8 +81,12 @@ func (i *info) now() *sample {
 }
 
 func (s *Site) showInfo(c *fiber.Ctx) error {
+	if !wantsJSON(c, false) && c.Query("format") != "json" {
+		return s.show(c, "info", Page{Data: s.info.now().Info})
+	}
 	c.Response().Header.SetContentType(fiber.MIMEApplicationJSON)
 	c.Response().Header.Set(fiber.HeaderCacheControl, "no-store")
+	c.Response().Header.Set(fiber.HeaderVary, fiber.HeaderAccept)
 	c.Response().SetBodyRaw(s.info.now().json)
 	return nil
 }

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -10,8 +11,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// lastBreath is how long handlers get to return after their work was cancelled and their connections closed.
+// lastBreath is how long handlers get to answer after their work was cancelled.
 const lastBreath = time.Second
+
+// sweepEvery is the mean time between two sweeps of one process.
+const sweepEvery = 10 * time.Minute
 
 // Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln, which other processes may hold
 // too: only this process stops accepting. It is called once. It fails when the listener does.
@@ -20,10 +24,15 @@ const lastBreath = time.Second
 // DrainDelay the listener is closed; connections that are idle may bring a last request until DrainIdle has passed;
 // what is in flight may take DrainTimeout more, then its work is cancelled and its connection closed.
 func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
+	defer s.background.Wait()
+	defer s.stop()
+	s.background.Go(func() { _ = s.hub.Run(s.work) }) // fails with nothing
+	s.background.Go(func() { s.watchSessions(s.work) })
+	s.background.Go(func() { s.sweep(s.work) })
+
 	failed := make(chan error, 1)
 	go func() { failed <- s.app.Listener(ln) }()
 	s.started.Store(true)
-	defer s.stop()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("listener of %s: %w", ln.Addr(), err)
@@ -39,6 +48,7 @@ func (s *Site) Stop() { s.stop() }
 
 func (s *Site) drain(ln net.Listener) {
 	s.draining.Store(true)
+	s.sockets.restart()
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
 	defer cancel()
 	select {
@@ -54,10 +64,26 @@ func (s *Site) drain(ln net.Listener) {
 	_ = s.app.Server().ShutdownWithContext(patience)
 
 	s.stop()
-	s.conns.close()
 	breath, cancel := context.WithTimeout(context.Background(), lastBreath)
 	defer cancel()
-	s.conns.wait(breath)
+	s.conns.wait(breath) // what was cancelled says so to its client
+	s.sockets.wait(breath)
+	s.conns.close()
+}
+
+// sweep has the store forget expired sessions and counters, every few minutes until ctx ends. All processes do so, at
+// different times.
+func (s *Site) sweep(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)):
+		}
+		if _, err := s.config.Store.Sweep(ctx, time.Now()); err != nil {
+			s.log.Warn("expired sessions not swept", "error", err)
+		}
+	}
 }
 
 // conns knows the open connections that speak HTTP; websockets have left it.

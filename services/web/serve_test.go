@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"balanza/services/store"
 )
 
 // listen returns a listener on a free port of this machine.
@@ -44,9 +46,32 @@ func testProcess() Process {
 	return Process{Mode: "FORK", Server: "test:1", Started: time.Now()}
 }
 
-// bare returns a site that has no store: what must work without one.
+// downStore is a database that cannot be reached.
+type downStore struct{ store.Store }
+
+func (downStore) Last(context.Context) (int64, error) { return 0, store.ErrUnavailable }
+
+func (downStore) Session(context.Context, string, time.Time) (store.Session, error) {
+	return store.Session{}, store.ErrUnavailable
+}
+
+func (downStore) User(context.Context, string) (store.User, error) {
+	return store.User{}, store.ErrUnavailable
+}
+
+func (downStore) Products(context.Context) ([]store.Product, error) {
+	return nil, store.ErrUnavailable
+}
+
+func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
+	return 0, store.ErrUnavailable
+}
+
+// bare returns a site whose store is down.
 func bare(t *testing.T, config Config) *Site {
 	t.Helper()
+	config.Store = downStore{}
+	config.Log = store.NewLog(config.Store)
 	config.Process = testProcess()
 	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	s, err := New(config)
@@ -117,6 +142,8 @@ func TestDrainLosesNothing(t *testing.T) {
 	config := Config{DrainIdle: 300 * time.Millisecond}
 	current := serve(t, bare(t, config), inherit(t, master))
 
+	url := current.url + "/readyz"
+
 	var answered atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -128,7 +155,7 @@ func TestDrainLosesNothing(t *testing.T) {
 			client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
 			defer client.CloseIdleConnections()
 			for ctx.Err() == nil {
-				r, _ := http.NewRequest(method, current.url+"/readyz", io.NopCloser(strings.NewReader("a=b")))
+				r, _ := http.NewRequest(method, url, io.NopCloser(strings.NewReader("a=b")))
 				if method == http.MethodGet {
 					r.Body = nil
 				}
@@ -176,7 +203,15 @@ func TestDrain(t *testing.T) {
 	}
 	long := make(chan int, 1)
 	go func() {
-		a, _ := get(t, v.url+"/api/randoms?cant=1000000000")
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		r, _ := http.NewRequest(http.MethodGet, v.url+"/api/randoms?cant=1000000000", nil)
+		a, err := client.Do(r)
+		if err != nil {
+			t.Error(err)
+			long <- 0
+			return
+		}
+		a.Body.Close()
 		long <- a.StatusCode
 	}()
 	for site.conns.count() < 3 { // the kept one, the client's and the long request's

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html/template"
 	"log/slog"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
 
+	"balanza/services/chat"
 	"balanza/services/store"
 )
 
@@ -70,11 +73,17 @@ type Site struct {
 	info    *info
 	metrics *metrics
 	conns   conns
+	sockets sockets
+	hub     *chat.Hub
+	hashers hashers
+	pages   *template.Template
+	assets  assets
 	texts   map[string]texts // by language
 
 	started, draining atomic.Bool
 	work              context.Context // ends when what is in flight has to give up
 	stop              context.CancelFunc
+	background        sync.WaitGroup // what Serve started
 }
 
 // New returns a site that serves nothing yet. It fails when the configuration cannot be used; a store that does not
@@ -95,12 +104,24 @@ func New(config Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
+	assets, err := loadAssets()
+	if err != nil {
+		return nil, err
+	}
+	pages, err := loadPages(assets)
+	if err != nil {
+		return nil, err
+	}
 	s := &Site{
 		config:  config,
 		log:     config.Logger,
 		info:    newInfo(config.Process),
 		metrics: newMetrics(),
 		conns:   newConns(),
+		hub:     chat.NewHub(config.Store, config.Log),
+		hashers: newHashers(),
+		pages:   pages,
+		assets:  assets,
 		texts:   texts,
 	}
 	s.work, s.stop = context.WithCancel(context.Background())
@@ -139,6 +160,27 @@ func (s *Site) routes() {
 	s.get("/healthz", func(c *fiber.Ctx) error { return c.SendString("ok\n") })
 	s.get("/readyz", s.ready)
 	s.get("/metrics", s.showMetrics)
+	s.get("/assets/:name", s.asset)
+
+	s.get("/", s.home)
+	s.get("/login", s.page("login"))
+	s.post("/login", s.login)
+	s.get("/signup", s.page("signup"), "/register")
+	s.post("/signup", s.signup, "/register")
+	s.get("/faillogin", s.page("faillogin"))
+	s.get("/failsignup", s.page("failsignup"))
+	s.get("/logout", guard(s.loggedIn(s.logout)))
+	s.post("/logout", s.loggedIn(s.logout))
+
+	s.get("/api/productos", s.products)
+	s.post("/api/productos", s.loggedIn(s.createProduct))
+	s.get("/api/productos/:id", s.product)
+	s.change(fiber.MethodPut, "/api/productos/:id", s.loggedIn(s.updateProduct))
+	s.change(fiber.MethodDelete, "/api/productos/:id", s.loggedIn(s.deleteProduct))
+	s.get("/api/productos-test", s.mockProducts)
+	s.get("/productos-test", s.showMockProducts)
+
+	s.get("/ws", s.socket)
 	s.app.Use(s.counted("other", "other", notImplemented))
 }
 
@@ -147,6 +189,31 @@ func (s *Site) get(path string, h fiber.Handler, aliases ...string) {
 	for _, p := range append(aliases, path) {
 		s.app.Get(p, counted)
 	}
+}
+
+func (s *Site) post(path string, h fiber.Handler, aliases ...string) {
+	for _, p := range append(aliases, path) {
+		s.change(fiber.MethodPost, p, h)
+	}
+}
+
+// change registers what changes something.
+func (s *Site) change(method, path string, h fiber.Handler) {
+	s.app.Add(method, path, s.counted(method, path, guard(h)))
+}
+
+// home is the application, for users only.
+func (s *Site) home(c *fiber.Ctx) error {
+	ctx, cancel := s.asking()
+	defer cancel()
+	session, err := s.session(ctx, c)
+	if err == loginNeeded && !wantsJSON(c, false) {
+		return c.Redirect("/login", fiber.StatusSeeOther)
+	}
+	if err != nil {
+		return err
+	}
+	return s.show(c, "home", Page{Email: session.Email})
 }
 
 // counted wraps a route's handler: what it returns becomes the answer, and the answer is counted.

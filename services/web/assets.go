@@ -1,0 +1,84 @@
+package web
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"mime"
+	"path"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+//go:embed assets/*
+var assetFiles embed.FS
+
+type asset struct {
+	content []byte
+	kind    string // Content-Type
+	hash    string // of the content
+}
+
+// assets are the style, scripts and pictures of the pages, by file name.
+type assets map[string]asset
+
+func loadAssets() (assets, error) {
+	files, err := assetFiles.ReadDir("assets")
+	if err != nil {
+		return nil, err
+	}
+	all := make(assets, len(files))
+	for _, file := range files {
+		content, err := assetFiles.ReadFile(path.Join("assets", file.Name()))
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(content)
+		all[file.Name()] = asset{content, contentType(file.Name()), hex.EncodeToString(sum[:8])}
+	}
+	return all, nil
+}
+
+// contentType does not depend on what the machine's own table of types says.
+func contentType(name string) string {
+	switch ext := path.Ext(name); ext {
+	case ".js":
+		return "text/javascript; charset=utf-8"
+	case ".css":
+		return "text/css; charset=utf-8"
+	case ".svg":
+		return "image/svg+xml"
+	default:
+		return mime.TypeByExtension(ext)
+	}
+}
+
+// url names an asset by its content, so that browsers can keep it for good.
+func (a assets) url(name string) (string, error) {
+	found, ok := a[name]
+	if !ok {
+		return "", fmt.Errorf("no asset %q", name)
+	}
+	return "/assets/" + name + "?v=" + found.hash, nil
+}
+
+func (s *Site) asset(c *fiber.Ctx) error {
+	found, ok := s.assets[c.Params("name")]
+	if !ok {
+		return notImplemented(c)
+	}
+	etag := `"` + found.hash + `"`
+	c.Set(fiber.HeaderETag, etag)
+	// Modules import each other without a version, and during a reload an old page may meet a new process.
+	c.Set(fiber.HeaderCacheControl, "no-cache")
+	if c.Query("v") == found.hash {
+		c.Set(fiber.HeaderCacheControl, "public, max-age=31536000, immutable")
+	}
+	if c.Get(fiber.HeaderIfNoneMatch) == etag {
+		return c.SendStatus(fiber.StatusNotModified)
+	}
+	c.Set(fiber.HeaderContentType, found.kind)
+	c.Response().SetBodyRaw(found.content)
+	return nil
+}

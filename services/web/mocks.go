@@ -1,0 +1,48 @@
+package web
+
+import (
+	"fmt"
+	"html/template"
+	"net/url"
+
+	"github.com/brianvoe/gofakeit/v7"
+	"github.com/gofiber/fiber/v2"
+
+	"balanza/services/store"
+)
+
+// mocks is how many products /api/productos-test makes up.
+const mocks = 5
+
+// mockProduct makes a product up. Its picture is within its address, so that showing it asks no other host.
+func mockProduct() store.Product {
+	picture := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="8" height="8" fill="%s"/>`+
+		`<circle cx="4" cy="4" r="%d" fill="%s"/></svg>`, gofakeit.HexColor(), gofakeit.IntRange(1, 3), gofakeit.HexColor())
+	return store.Product{
+		ID:     gofakeit.UUID(),
+		Nombre: gofakeit.ProductName(),
+		Precio: gofakeit.Price(1, 1000),
+		Foto:   "data:image/svg+xml," + url.PathEscape(picture),
+	}
+}
+
+func (s *Site) mockProducts(c *fiber.Ctx) error {
+	all := make([]store.Product, mocks)
+	for i := range all {
+		all[i] = mockProduct()
+	}
+	return sendFresh(c, all)
+}
+
+func (s *Site) showMockProducts(c *fiber.Ctx) error {
+	type row struct {
+		store.Product
+		Foto template.URL // made here: html/template takes other data: addresses for an attack
+	}
+	var rows [mocks]row
+	for i := range rows {
+		rows[i].Product = mockProduct()
+		rows[i].Foto = template.URL(rows[i].Product.Foto)
+	}
+	return s.show(c, "productos-test", Page{Data: rows[:]})
+}

@@ -1,0 +1,318 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+	fiberws "github.com/gofiber/websocket/v2"
+	"golang.org/x/time/rate"
+
+	"balanza/services/chat"
+	"balanza/services/store"
+)
+
+const (
+	// largestFrame is enough for the longest message, whatever its characters. In bytes.
+	largestFrame = 8 << 10
+	// A page may send framesPerSecond for long and framesAtOnce after a rest.
+	framesPerSecond = 20
+	framesAtOnce    = 100
+
+	pingEvery    = 25 * time.Second
+	pongWait     = 60 * time.Second
+	writeWait    = 10 * time.Second
+	goodbyeWait  = time.Second            // for the other end's close frame
+	helloWait    = 300 * time.Millisecond // then the page has no last entry to tell of
+	answersQueue = 32
+
+	sessionEnded = "session ended"
+)
+
+// fromPage is a frame that a page sends: a hello with the last entry it has, or a message.
+type fromPage struct {
+	Type     string `json:"type"`
+	After    int64  `json:"after"`
+	Text     string `json:"text"`
+	ClientID string `json:"clientId"`
+}
+
+// acknowledged answers a message that is stored.
+type acknowledged struct {
+	Type     string `json:"type"` // ack
+	ClientID string `json:"clientId"`
+	ID       int64  `json:"id"`
+}
+
+// refused answers a frame that is not.
+type refused struct {
+	Type        string `json:"type"` // error
+	ClientID    string `json:"clientId"`
+	Codigo      int    `json:"codigo"`
+	Descripcion string `json:"descripcion"`
+}
+
+// peer is the page at the other end of a websocket. Its reader is the handler's goroutine, its writer another one.
+type peer struct {
+	site    *Site
+	conn    *websocket.Conn
+	session store.Session
+	author  store.Author
+	texts   texts
+	limit   *rate.Limiter
+
+	answers  chan []byte
+	joining  sync.Once
+	joined   chan struct{} // closed when listener is set
+	listener *chat.Listener
+
+	ending sync.Once
+	ended  chan struct{} // closed when the connection is to end, for the reason that follows
+	code   int           // of the close frame; 0: there is nobody to tell
+	reason string
+}
+
+// socket upgrades a request of a logged-in page of this site to a websocket.
+func (s *Site) socket(c *fiber.Ctx) error {
+	if !fiberws.IsWebSocketUpgrade(c) {
+		c.Set(fiber.HeaderUpgrade, "websocket")
+		return &failure{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
+	}
+	if !sameOrigin(c, c.Get(fiber.HeaderOrigin)) { // browsers do not keep other sites from opening websockets
+		return crossSite
+	}
+	if s.draining.Load() {
+		return stopping
+	}
+	ctx, cancel := s.asking()
+	defer cancel()
+	session, err := s.session(ctx, c)
+	if err != nil {
+		return err
+	}
+	user, err := s.config.Store.User(ctx, session.Email)
+	if errors.Is(err, store.ErrNotFound) {
+		return loginNeeded
+	}
+	if err != nil {
+		return err
+	}
+	p := &peer{
+		site:    s,
+		session: session,
+		author:  user.Author,
+		texts:   s.texts[lang(c)],
+		limit:   rate.NewLimiter(framesPerSecond, framesAtOnce),
+		answers: make(chan []byte, answersQueue),
+		joined:  make(chan struct{}),
+		ended:   make(chan struct{}),
+	}
+	return fiberws.New(func(pooled *fiberws.Conn) {
+		p.conn = pooled.Conn // the outer one is used again for another client
+		p.serve()
+	}, fiberws.Config{WriteBufferPool: &writeBuffers})(c)
+}
+
+var writeBuffers sync.Pool
+
+// serve reads what the page sends until the connection ends. When it returns nothing uses the connection any more.
+func (p *peer) serve() {
+	defer func() {
+		if r := recover(); r != nil {
+			p.site.log.Error("panic in a websocket", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	if !p.site.sockets.add(p) {
+		p.end(websocket.CloseServiceRestart, "service restart")
+		p.sayGoodbye()
+		return
+	}
+	defer p.site.sockets.remove(p)
+	var writer sync.WaitGroup
+	writer.Go(p.write)
+	hello := time.AfterFunc(helloWait, func() { p.join(0) })
+	defer func() {
+		p.end(0, "")
+		hello.Stop()
+		p.joining.Do(func() {}) // waits for a join that is under way
+		if p.listener != nil {
+			p.listener.Close()
+		}
+		writer.Wait()
+	}()
+
+	p.conn.SetReadLimit(largestFrame)
+	p.conn.SetPongHandler(func(string) error { return p.expect(pongWait) })
+	_ = p.expect(pongWait)
+	for {
+		_, frame, err := p.conn.ReadMessage()
+		if err != nil || p.hasEnded() {
+			return
+		}
+		p.take(frame)
+	}
+}
+
+// expect lets the connection end when nothing comes for that long, unless it is ending already.
+func (p *peer) expect(wait time.Duration) error {
+	if p.hasEnded() {
+		return nil
+	}
+	return p.conn.SetReadDeadline(time.Now().Add(wait))
+}
+
+func (p *peer) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// end has the writer close the connection. The first reason counts.
+func (p *peer) end(code int, reason string) {
+	p.ending.Do(func() {
+		p.code, p.reason = code, reason
+		close(p.ended)
+	})
+}
+
+// write sends what the chat tells, answers and pings until the connection ends.
+func (p *peer) write() {
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	var told <-chan []byte
+	joined := p.joined
+	for {
+		var err error
+		select {
+		case <-p.ended:
+			p.sayGoodbye()
+			return
+		case <-joined:
+			told, joined = p.listener.C, nil
+		case frame, open := <-told:
+			if !open {
+				p.endAs(p.listener.Err())
+				told = nil
+				continue
+			}
+			err = p.send(frame)
+		case frame := <-p.answers:
+			err = p.send(frame)
+		case <-ping.C:
+			err = p.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeWait))
+		}
+		if err != nil {
+			p.end(0, "")
+			_ = p.conn.Close() // wakes the reader
+		}
+	}
+}
+
+func (p *peer) send(frame []byte) error {
+	_ = p.conn.SetWriteDeadline(time.Now().Add(writeWait))
+	return p.conn.WriteMessage(websocket.TextMessage, frame)
+}
+
+// sayGoodbye sends the close frame and gives the other end a moment to answer, which the reader waits for.
+func (p *peer) sayGoodbye() {
+	if p.code != 0 {
+		_ = p.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(p.code, p.reason), time.Now().Add(goodbyeWait))
+	}
+	_ = p.conn.SetReadDeadline(time.Now().Add(goodbyeWait))
+}
+
+// endAs ends the connection for the reason that the chat ended its listener.
+func (p *peer) endAs(err error) {
+	switch {
+	case errors.Is(err, chat.ErrLoggedOut):
+		p.end(websocket.ClosePolicyViolation, sessionEnded)
+	case errors.Is(err, chat.ErrSlow):
+		p.end(websocket.ClosePolicyViolation, "too slow")
+	default:
+		p.end(websocket.CloseServiceRestart, "service restart")
+	}
+}
+
+// take does what a frame asks.
+func (p *peer) take(frame []byte) {
+	var f fromPage
+	err := json.Unmarshal(frame, &f)
+	switch {
+	case !p.limit.Allow():
+		p.refuse(f.ClientID, codeTooMany, "error.rate")
+	case err != nil:
+		p.refuse("", codeInvalid, "error.json")
+	case f.Type == "hello":
+		p.join(f.After)
+	case f.Type == "message", f.Type == "" && f.ClientID != "":
+		p.say(f)
+	default:
+		p.refuse(f.ClientID, codeInvalid, "error.frame")
+	}
+}
+
+// join has the chat tell this page what came after an entry, and what comes. Only the first one counts.
+func (p *peer) join(after int64) {
+	p.joining.Do(func() {
+		ctx, cancel := p.site.asking()
+		defer cancel()
+		listener, err := p.site.hub.Join(ctx, p.session.ID, after)
+		switch {
+		case errors.Is(err, chat.ErrClosed):
+			p.endAs(err)
+		case err != nil:
+			p.end(websocket.CloseTryAgainLater, "store unavailable")
+		default:
+			p.listener = listener
+			close(p.joined)
+		}
+	})
+}
+
+// say stores a message and acknowledges it.
+func (p *peer) say(f fromPage) {
+	ctx, cancel := p.site.asking()
+	defer cancel()
+	entry, err := p.site.hub.Say(ctx, p.author, f.Text, f.ClientID)
+	if wrong, ok := errors.AsType[*chat.InvalidError](err); ok {
+		p.refuse(f.ClientID, codeInvalid, "error.message", wrong.Field)
+		return
+	}
+	if err != nil {
+		if !errors.Is(err, store.ErrUnavailable) {
+			p.site.log.Error("message not stored", "error", err)
+		}
+		p.refuse(f.ClientID, codeUnavailable, "error.unavailable")
+		return
+	}
+	p.answer(acknowledged{"ack", f.ClientID, entry.N})
+	p.stay(ctx)
+}
+
+// stay moves the end of the session: who speaks is there.
+func (p *peer) stay(ctx context.Context) {
+	if err := p.site.touch(ctx, &p.session); err != nil {
+		p.site.log.Warn("session not touched", "error", err)
+	}
+}
+
+func (p *peer) refuse(clientID string, code int, text string, args ...any) {
+	p.answer(refused{"error", clientID, code, p.texts.say(text, args...)})
+}
+
+func (p *peer) answer(v any) {
+	frame, _ := json.Marshal(v) // strings and numbers: cannot fail
+	select {
+	case p.answers <- frame:
+	default: // it sends and does not read
+		p.end(websocket.ClosePolicyViolation, "too slow")
+	}
+}
