@@ -62,7 +62,7 @@ func (p *program) edge(args []string) error {
 		return err
 	}
 	if place != nil {
-		return place.Run(serve, log)
+		return place.Run(serve, p.signals, log)
 	}
 	out := p.openOutput("edge", "")
 	defer out.Close()

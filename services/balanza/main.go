@@ -160,7 +160,7 @@ func (p *program) initialise(args []string) error {
 		return usagef("init takes one folder")
 	}
 	var s initSettings
-	if err := fromEnvironment("", &s); err != nil {
+	if err := fromEnvironment(prefix, &s); err != nil {
 		return usageError{err}
 	}
 	return initialise(args[0], s)

@@ -363,3 +363,16 @@ func TestTailFollowsRotation(t *testing.T) {
 	expect("four")
 	expect("five")
 }
+
+func TestPasswordGoesOnlyWhereOneIsMissing(t *testing.T) {
+	for uri, want := range map[string]string{
+		"mongodb://balanza@mongo:27017/balanza":    "mongodb://balanza:p%40ss@mongo:27017/balanza",
+		"mongodb://u@a:1,b:2/x?replicaSet=rs":      "mongodb://u:p%40ss@a:1,b:2/x?replicaSet=rs",
+		"mongodb+srv://u:own@cluster.example/x":    "mongodb+srv://u:own@cluster.example/x",
+		"mongodb://localhost:27017/?appName=a@b.c": "mongodb://localhost:27017/?appName=a@b.c",
+	} {
+		if got := withPassword(uri, "p@ss"); got != want {
+			t.Errorf("%s: %s, want %s", uri, got, want)
+		}
+	}
+}

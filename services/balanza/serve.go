@@ -41,7 +41,7 @@ func (p *program) serve(args []string) error {
 		return err
 	}
 	if place != nil {
-		return place.Run(s.run, s.log)
+		return place.Run(s.run, p.signals, s.log)
 	}
 	workers.Reap(s.log)
 	out := p.openOutput(p.settings.name(), "")
@@ -92,6 +92,9 @@ func (p *program) run(spec workers.Spec, watch func(*workers.Server) *watcher) e
 
 // spec describes a server of this program's own code to its master.
 func (p *program) spec(s settings, args []string, out *output) (workers.Spec, error) {
+	if err := workers.CheckName(s.name()); err != nil {
+		return workers.Spec{}, usageError{err}
+	}
 	self, err := selfPath()
 	if err != nil {
 		return workers.Spec{}, err
@@ -102,7 +105,7 @@ func (p *program) spec(s settings, args []string, out *output) (workers.Spec, er
 	}
 	return workers.Spec{
 		Config: workers.Config{
-			Name: s.name(), Count: s.workers(), Path: self, Args: args,
+			Name: s.name(), Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
 			Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
 			Limits: s.limits(), Output: out, Logger: out.logger,
 		},
@@ -192,14 +195,15 @@ func (s *site) openStore(ctx context.Context) (store.Store, error) {
 	return sqlitestore.Open(ctx, filepath.Join(s.settings.Data, "balanza.db"))
 }
 
-// withPassword puts a password into a MongoDB URI that has a user but none.
-func withPassword(uri, password string) (string, error) {
-	u, err := url.Parse(uri)
-	if err != nil || u.User == nil {
-		return "", errors.New("MONGODB_PASSWORD_FILE: MONGODB_URI names no user for this password")
+// withPassword puts a password into a MongoDB URI that has a user and none; any other URI stays as it is. (net/url does
+// not take the list of hosts that such a URI may have.)
+func withPassword(uri, password string) string {
+	scheme, rest, _ := strings.Cut(uri, "://")
+	user, hosts, found := strings.Cut(rest, "@")
+	if !found || strings.ContainsAny(user, ":/?") {
+		return uri
 	}
-	u.User = url.UserPassword(u.User.Username(), password)
-	return u.String(), nil
+	return scheme + "://" + user + ":" + url.QueryEscape(password) + "@" + hosts
 }
 
 // logger writes readable text to a terminal and JSON lines elsewhere, unless told which.

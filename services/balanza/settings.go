@@ -169,7 +169,7 @@ func (s *settings) mongoURI() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("MONGODB_PASSWORD_FILE: %w", err)
 	}
-	return withPassword(s.MongoURI, string(bytes.TrimSpace(password)))
+	return withPassword(s.MongoURI, string(bytes.TrimSpace(password))), nil
 }
 
 type port int
