@@ -3,6 +3,7 @@ package workers
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -56,6 +57,18 @@ func (m *Master) attributes() *syscall.SysProcAttr {
 	}
 	return a
 }
+
+// openImage opens a program's binary, so that it can be started again when its path leads to another; nil if it can't.
+func openImage(path string) *os.File {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// imagePath is a path of an open binary, whatever has become of its own.
+func imagePath(image *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), image.Fd()) }
 
 // Reap does process 1's duty in a container: it buries the orphans that the kernel hands to this process. It does
 // nothing in any other process.

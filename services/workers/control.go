@@ -36,16 +36,20 @@ func (s *Server) openControl() (io.Closer, error) {
 	if err := os.MkdirAll(s.spec.Home, 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
+	// The lock ends with its holder, however that dies. A socket that nobody holds was left by a server that was killed.
+	lock, err := lockFile(strings.TrimSuffix(path, socketSuffix) + ".lock")
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, fmt.Errorf("a server named %s is running already", s.spec.Name)
+	} else if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	// Nobody answers: what is there was left by a server that was killed.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		lock.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
+		lock.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	answer := func(f func(r *http.Request) error) http.HandlerFunc {
@@ -77,8 +81,22 @@ func (s *Server) openControl() (io.Closer, error) {
 	return closer(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
+		defer lock.Close()
 		return server.Shutdown(ctx) // whoever ordered the end is told that it came
 	}), nil
+}
+
+// lockFile opens a file and takes its lock; EWOULDBLOCK says that another process has it.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 type closer func() error
@@ -144,7 +162,8 @@ func (c *Client) call(ctx context.Context, method, what string, form url.Values)
 const askLimit = 2 * time.Second
 
 // List asks all servers whose control sockets are in home, and returns them by name. One that does not answer has the
-// status unresponsive; a socket that nobody holds is removed.
+// status unresponsive; a socket that nobody holds is not listed, and left to the next server of its name: it may be about
+// to be held.
 func List(ctx context.Context, home string) ([]Status, error) {
 	paths, err := filepath.Glob(filepath.Join(home, "*"+socketSuffix))
 	if err != nil {
@@ -159,10 +178,7 @@ func List(ctx context.Context, home string) ([]Status, error) {
 			name := strings.TrimSuffix(filepath.Base(path), socketSuffix)
 			st, err := NewClient(home, name).Status(ctx)
 			switch {
-			case errors.Is(err, syscall.ECONNREFUSED):
-				_ = os.Remove(path)
-				return
-			case errors.Is(err, os.ErrNotExist):
+			case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
 				return
 			case err != nil:
 				st = Status{Name: name, Status: "unresponsive", Cause: err.Error()}

@@ -20,6 +20,7 @@ type Config struct {
 	Name     string
 	Listener *net.TCPListener // Run closes it when the server begins to end: from then on only the workers hold the socket
 	Count    int              // how many workers, 1 to MaxWorkers
+	Single   bool             // one process is what this server is: it can't be scaled
 
 	Path string   // the program's binary; looked up anew at every reload, so that a new one is found
 	Args []string // without the program's name
@@ -57,6 +58,9 @@ func (l *Limits) defaults() {
 		}
 	}
 }
+
+// foreignReady is how long a program that is not ours must have lived to count as ready.
+const foreignReady = time.Second
 
 // MaxWorkers is how many workers a server can have.
 const MaxWorkers = 100

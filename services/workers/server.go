@@ -59,6 +59,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	master   *Master // nil while stopped
+	ending   bool    // the master was told to stop
 	listener *net.TCPListener
 	stop     context.CancelFunc
 	started  time.Time
@@ -112,7 +113,11 @@ func (s *Server) bind() error {
 }
 
 // Port is the port that is bound.
-func (s *Server) Port() int { return s.spec.Port }
+func (s *Server) Port() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec.Port
+}
 
 // Run serves until ctx ends, or until the server is told to stop or delete itself. It returns why it could not go on.
 func (s *Server) Run(ctx context.Context) error {
@@ -144,14 +149,16 @@ func (s *Server) live(ctx context.Context) error {
 	defer s.unbind()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	s.mu.Lock()
 	config := s.spec.Config
 	config.Listener = s.listener
+	s.mu.Unlock()
 	m, err := New(config)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.master, s.stop, s.started, s.cause = m, stop, time.Now(), nil
+	s.master, s.stop, s.ending, s.started, s.cause = m, stop, false, time.Now(), nil
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -248,9 +255,11 @@ func (s *Server) Delete() error { return s.give(order{delete: true}) }
 func (s *Server) give(o order) error {
 	s.mu.Lock()
 	m, stop := s.master, s.stop
+	s.ending = s.ending || !o.start
+	ending := s.ending
 	s.mu.Unlock()
 	if m != nil {
-		if o.start {
+		if !ending {
 			return nil
 		}
 		stop()
@@ -289,7 +298,8 @@ func (s *Server) Status() Status {
 	if m == nil {
 		return st
 	}
-	st.Workers = m.Workers()
+	var stopping bool
+	st.Workers, stopping = m.Workers()
 	st.Status = "starting"
 	for _, w := range st.Workers {
 		st.Restarts += w.Restarts
@@ -299,6 +309,9 @@ func (s *Server) Status() Status {
 		if w.Cause != "" && st.Cause == "" {
 			st.Cause = w.Cause
 		}
+	}
+	if stopping {
+		st.Status = "stopping"
 	}
 	return st
 }

@@ -2,7 +2,6 @@ package workers
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"sync/atomic"
@@ -17,13 +16,21 @@ import (
 // a page of memory that all workers of a master share, one row each, in which they count what they accepted; one that is
 // ahead leaves the next connection to the others, for a moment. The connections themselves stay in the kernel's queue
 // until a worker takes them, so a worker that dies loses none but its own.
-type turns struct{ rows *[maxRows]row }
+type turns struct{ *page }
+
+type page struct {
+	used atomic.Int64 // the first so many rows were ever live
+	_    [56]byte     // a cache line each
+	rows [maxRows]row
+}
 
 type row struct {
 	accepted atomic.Int64
 	live     atomic.Bool
-	_        [48]byte // a cache line each
+	_        [48]byte
 }
+
+const pageSize = int(unsafe.Sizeof(page{}))
 
 const (
 	// slack is how many connections a worker may be ahead of the last one: bursts are taken without a wait.
@@ -42,7 +49,7 @@ func newTurns() (*os.File, *turns, error) {
 		return nil, nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "turns")
-	if err := f.Truncate(int64(unsafe.Sizeof([maxRows]row{}))); err != nil {
+	if err := f.Truncate(int64(pageSize)); err != nil {
 		f.Close()
 		return nil, nil, err
 	}
@@ -55,16 +62,16 @@ func newTurns() (*os.File, *turns, error) {
 }
 
 func openTurns(f *os.File) (*turns, error) {
-	mem, err := unix.Mmap(int(f.Fd()), 0, int(unsafe.Sizeof([maxRows]row{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(int(f.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	return &turns{rows: (*[maxRows]row)(unsafe.Pointer(&mem[0]))}, nil
+	return &turns{(*page)(unsafe.Pointer(&mem[0]))}, nil
 }
 
 func (t *turns) close() {
 	if t != nil {
-		_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(t.rows)), unsafe.Sizeof(*t.rows)))
+		_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(t.page)), pageSize))
 	}
 }
 
@@ -81,13 +88,15 @@ func (t *turns) join(i int) {
 	if ok {
 		t.rows[i].accepted.Store(least)
 	}
+	for used := t.used.Load(); used <= int64(i) && !t.used.CompareAndSwap(used, int64(i)+1); used = t.used.Load() {
+	}
 	t.rows[i].live.Store(true)
 }
 
 // least is the smallest count of the workers other than i, false when there is no other.
 func (t *turns) least(i int) (n int64, ok bool) {
-	for j := range t.rows {
-		if r := &t.rows[j]; j != i && r.live.Load() {
+	for j := range t.used.Load() {
+		if r := &t.rows[j]; j != int64(i) && r.live.Load() {
 			if v := r.accepted.Load(); !ok || v < n {
 				n, ok = v, true
 			}
@@ -104,7 +113,7 @@ func (t *turns) ahead(i int) bool {
 // forfeit counts a turn for everybody who is behind worker i.
 func (t *turns) forfeit(i int) {
 	mine := t.rows[i].accepted.Load()
-	for j := range t.rows {
+	for j := range t.used.Load() {
 		r := &t.rows[j]
 		if v := r.accepted.Load(); r.live.Load() && v < mine {
 			r.accepted.CompareAndSwap(v, mine)
@@ -122,35 +131,19 @@ type evenListener struct {
 	once  atomic.Bool
 }
 
-// listen returns worker i's listener on the inherited socket; it takes over file.
-func listen(file *os.File, t *turns, i int) (net.Listener, error) {
-	plain, err := net.FileListener(file)
+// shareOf returns worker i's share of a listener, which it takes over.
+func (t *turns) shareOf(plain *net.TCPListener, i int) (net.Listener, error) {
+	defer plain.Close()
+	file, err := descriptor(plain, false)
 	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("inherited socket: %w", err)
+		return nil, err
 	}
-	if t == nil {
-		file.Close()
-		return plain, nil
-	}
-	addr := plain.Addr()
-	plain.Close()
-	// NewFile asks for the poller only where the descriptor does not block already.
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	file.Close()
-	if err != nil {
-		return nil, os.NewSyscallError("dup", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	file = os.NewFile(uintptr(fd), "listener")
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	return &evenListener{file: file, raw: raw, addr: addr, turns: t, row: i}, nil
+	return &evenListener{file: file, raw: raw, addr: plain.Addr(), turns: t, row: i}, nil
 }
 
 func (l *evenListener) Addr() net.Addr { return l.addr }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -31,13 +32,15 @@ type Worker struct {
 	Health func() error
 	Sample func() Beat
 
-	link     *link // nil in a process that is its own master
+	link     *link                     // nil in a process that is its own master
+	sum      func() map[string]float64 // set there
 	beat     time.Duration
 	ready    func()
 	replaced atomic.Bool
 
 	askers sync.Mutex
 	totals chan map[string]float64
+	known  map[string]float64 // what Totals returned last
 }
 
 // place is how a master tells a worker where it stands, in the environment.
@@ -79,7 +82,7 @@ func Inherit() (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inherited turns: %w", err)
 	}
-	ln, err := listen(os.NewFile(listenerFD, "listener"), t, p.Row)
+	ln, err := inherited(os.NewFile(listenerFD, "listener"), t, p.Row)
 	if err != nil {
 		return nil, err
 	}
@@ -96,26 +99,33 @@ func (w *Worker) Replaced() bool { return w.replaced.Load() }
 // Ready tells the master that the worker serves.
 func (w *Worker) Ready() { w.ready() }
 
-// Totals returns the sums of the counters of all workers that the server ever had, own among them. Without a master
-// that answers within a second, it is own.
+// Totals returns the sums of the counters of all workers that the server ever had, own among them. Without an answer of
+// the master within a second they are those of the last time, or own.
 func (w *Worker) Totals(own map[string]float64) map[string]float64 {
-	if w.link == nil {
-		return own
-	}
 	w.askers.Lock()
 	defer w.askers.Unlock()
-	select {
-	case <-w.totals: // the late answer to an earlier question
-	default:
-	}
-	if w.link.send(message{Ask: &sums{own}}) == nil {
+	all := own
+	if w.link == nil {
+		all = w.sum()
+	} else {
 		select {
-		case all := <-w.totals:
-			return all
-		case <-time.After(time.Second):
+		case <-w.totals: // the late answer to an earlier question
+		default:
+		}
+		if w.link.send(message{Ask: &sums{own}}) == nil {
+			select {
+			case all = <-w.totals:
+			case <-time.After(time.Second):
+			}
 		}
 	}
-	return own
+	if w.known == nil {
+		w.known = make(map[string]float64, len(all))
+	}
+	for series, n := range all {
+		w.known[series] = max(w.known[series], n)
+	}
+	return maps.Clone(w.known)
 }
 
 // orphanLimit is how long a worker may finish what it has when its master is dead; its socket closes at once.
@@ -123,21 +133,22 @@ const orphanLimit = time.Second
 
 var errOrphan = errors.New("the master is dead")
 
-// Run runs the program as a worker: it beats, drains on its master's order or on SIGTERM and SIGINT, and ends at once
-// on a second signal. It returns the program's error.
-func (w *Worker) Run(program Program, log *slog.Logger) error {
+// Run runs the program as a worker: it beats, drains on its master's order or on the first of the signals, and ends at
+// once on the second. It returns the program's error. The caller has asked for SIGTERM and SIGINT as the first thing that
+// it did, so that none is lost.
+func (w *Worker) Run(program Program, signals <-chan os.Signal, log *slog.Logger) error {
 	ctx, end := context.WithCancelCause(context.Background())
 	defer end(nil)
 
-	signal.Ignore(syscall.SIGHUP) // the master's to answer
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	// The first is the master's to answer. The second comes when the master, who reads the output, is dead; there is no
+	// reason to drop the requests in flight for it.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
-		<-signals
+		w.awaitSignal(signals)
 		w.replaced.Store(true) // the master keeps the socket and is about to start another worker on it
 		_ = w.link.send(message{Draining: true})
 		end(nil)
-		<-signals
+		w.awaitSignal(signals)
 		os.Exit(1)
 	}()
 
@@ -159,10 +170,20 @@ func (w *Worker) Run(program Program, log *slog.Logger) error {
 	go w.obey(end)
 
 	err := program(ctx, w)
+	w.report()
 	if errors.Is(context.Cause(ctx), errOrphan) {
 		log.Error("worker ends", "cause", errOrphan)
 	}
 	return err
+}
+
+// awaitSignal waits for a signal to end; a hang-up that came before Run is none.
+func (w *Worker) awaitSignal(signals <-chan os.Signal) {
+	for s := range signals {
+		if s != syscall.SIGHUP {
+			return
+		}
+	}
 }
 
 // obey reads the master's messages until the master is gone.
@@ -190,13 +211,18 @@ func (w *Worker) obey(end context.CancelCauseFunc) {
 // heartbeat goes on while the worker drains, since that may take long: it ends with the process.
 func (w *Worker) heartbeat() {
 	for {
-		var b Beat
-		if w.Sample != nil {
-			b = w.Sample()
-		}
 		if w.Health == nil || w.Health() == nil {
-			_ = w.link.send(message{Beat: &b})
+			w.report()
 		}
 		time.Sleep(w.beat)
 	}
+}
+
+// report tells the master that this process lives, and what it has done.
+func (w *Worker) report() {
+	var b Beat
+	if w.Sample != nil {
+		b = w.Sample()
+	}
+	_ = w.link.send(message{Beat: &b})
 }
