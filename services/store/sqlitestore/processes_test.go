@@ -1,0 +1,189 @@
+package sqlitestore_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"balanza/services/store"
+	"balanza/services/store/sqlitestore"
+	"balanza/services/store/storetest"
+)
+
+// In a child these name the file to write to, and who writes.
+const (
+	childFile   = "BALANZA_TEST_CHILD_FILE"
+	childAuthor = "BALANZA_TEST_CHILD_AUTHOR"
+	childWrites = 60
+)
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childFile); path != "" {
+		if err := child(path, os.Getenv(childAuthor)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// child writes to the log and prints the client id and the number of what was acknowledged.
+func child(path, author string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := sqlitestore.Open(ctx, path)
+	if err != nil {
+		return err
+	}
+	_, err = storetest.Write(ctx, s, author, childWrites, func(clientID string, n int64) {
+		fmt.Println(author, clientID, n)
+	})
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+// run starts a child and returns what it acknowledged. It kills the child once that is killAfter entries, if that is not 0.
+func run(t *testing.T, path, author string, killAfter int) map[string]int64 {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childFile+"="+path, childAuthor+"="+author)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	if err := cmd.Start(); err != nil {
+		t.Error(err)
+		return nil
+	}
+	acked := map[string]int64{}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var who, id string
+		var n int64
+		if _, err := fmt.Sscan(lines.Text(), &who, &id, &n); err != nil {
+			t.Errorf("child %s said %q", author, lines.Text())
+			continue
+		}
+		acked[who+" "+id] = n
+		if len(acked) == killAfter {
+			cmd.Process.Kill()
+		}
+	}
+	if err := cmd.Wait(); err != nil && killAfter == 0 {
+		t.Errorf("child %s: %v", author, err)
+	}
+	return acked
+}
+
+func TestProcesses(t *testing.T) {
+	const children = 8
+	path := filepath.Join(t.TempDir(), "new", "balanza.db")
+	results := make(chan map[string]int64)
+	for i := range children {
+		killAfter := 0
+		if i%4 == 3 {
+			killAfter = 20
+		}
+		go func() { results <- run(t, path, fmt.Sprint("author", i), killAfter) }()
+	}
+	var acked []map[string]int64
+	for range children {
+		acked = append(acked, <-results)
+	}
+	s := open(t, path)
+	storetest.Verify(t, s, acked...)
+
+	// One that was killed says everything again, as its pages would.
+	again := run(t, path, "author3", 0)
+	if len(again) != childWrites {
+		t.Errorf("%d acknowledged the second time, of %d", len(again), childWrites)
+	}
+	storetest.Verify(t, s, append(acked, again)...)
+}
+
+func TestFileIsPrivate(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "data")
+	s := open(t, filepath.Join(folder, "balanza.db"))
+	if _, err := s.Append(t.Context(), 0, []store.Entry{{Kind: store.LoggedOut, ClientID: "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modes := map[string]os.FileMode{".": 0o700 | os.ModeDir, "balanza.db": 0o600, "balanza.db-wal": 0o600, "balanza.db-shm": 0o600}
+	for name, want := range modes {
+		info, err := os.Stat(filepath.Join(folder, name))
+		if err != nil {
+			t.Error(err)
+		} else if info.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", name, info.Mode(), want)
+		}
+	}
+	if len(files) != len(modes)-1 {
+		t.Errorf("files %v", files)
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	folder := t.TempDir()
+	notSQLite := filepath.Join(folder, "text")
+	if err := os.WriteFile(notSQLite, []byte(strings.Repeat("not a database ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{folder, notSQLite, filepath.Join(notSQLite, "balanza.db")} {
+		if s, err := sqlitestore.Open(t.Context(), path); err == nil {
+			t.Errorf("%s was opened", path)
+			s.Close()
+		} else if !strings.Contains(err.Error(), path) && !strings.Contains(err.Error(), notSQLite) {
+			t.Errorf("the error does not name the file: %v", err)
+		}
+	}
+}
+
+func TestOddPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a b?c#d%20e&f=ñ", "x?mode=memory.db")
+	if err := open(t, path).Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		t.Errorf("file %v, %v", info, err)
+	}
+}
+
+func TestAnotherHoldsTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "balanza.db")
+	s := open(t, path)
+	other, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for what, err := range map[string]error{
+		"product": s.PutProduct(ctx, store.Product{ID: "1"}),
+		"session": s.CreateSession(t.Context(), store.Session{ID: "1"}),
+	} {
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s: error %v, want %v", what, err, store.ErrUnavailable)
+		}
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("reading while another writes: %v", err)
+	}
+}
