@@ -149,7 +149,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		Store: st, Log: log, Process: process, Logger: s.log,
 		TrustedProxies: s.settings.TrustedProxies,
 		DrainDelay:     s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
-		Totals: w.Totals,
+		Replaced: w.Replaced, Totals: w.Totals,
 	})
 	if err != nil {
 		return err

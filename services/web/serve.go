@@ -21,7 +21,7 @@ const sweepEvery = 10 * time.Minute
 // too: only this process stops accepting. It is called once. It fails when the listener does.
 //
 // The drain: readiness fails and every answer carries Connection: close; websockets are closed with 1012; after
-// DrainDelay the listener is closed; connections that are idle may bring a last request until DrainIdle has passed;
+// DrainDelay, unless the site is replaced, the listener is closed; connections that are idle may bring a last request until DrainIdle has passed;
 // what is in flight may take DrainTimeout more, then its work is cancelled and its connection closed.
 func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	defer s.background.Wait()
@@ -51,9 +51,11 @@ func (s *Site) drain(ln net.Listener) {
 	s.sockets.restart()
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
 	defer cancel()
-	select {
-	case <-time.After(s.config.DrainDelay):
-	case <-s.work.Done():
+	if s.config.Replaced == nil || !s.config.Replaced() {
+		s.pause(s.config.DrainDelay)
+		if last, ok := ln.(interface{ Quiet() error }); ok && last.Quiet() == nil {
+			s.pause(lastCallers)
+		}
 	}
 	_ = ln.Close()
 	s.conns.wait(idle)
@@ -69,6 +71,17 @@ func (s *Site) drain(ln net.Listener) {
 	s.conns.wait(breath) // what was cancelled says so to its client
 	s.sockets.wait(breath)
 	s.conns.close()
+}
+
+// lastCallers is how long those who were connecting when the listener was told to take no more have to get through.
+const lastCallers = 200 * time.Millisecond
+
+// pause waits, but not when everything has to end at once.
+func (s *Site) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-s.work.Done():
+	}
 }
 
 // sweep has the store forget expired sessions and counters, every few minutes until ctx ends. All processes do so, at

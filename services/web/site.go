@@ -42,8 +42,10 @@ type Config struct {
 	TrustedProxies []string
 
 	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers can notice.
-	// It is 0 where a successor accepts on the same listener already.
 	DrainDelay time.Duration
+	// Replaced, when set, says at the start of a drain whether others go on accepting on the same listener: then it is
+	// closed without delay.
+	Replaced func() bool
 	// DrainIdle is how long, from the start of the drain, an idle connection may still bring its next request, which is
 	// answered with Connection: close. 0 means 2 s.
 	DrainIdle time.Duration

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,15 @@ func (l *listener) Accept() (net.Conn, error) {
 		l.once.Do(func() { close(l.noticed) })
 	}
 	return conn, err
+}
+
+// Quiet is for the last moments of a server, before its last Close: connections that are there are accepted, new ones are
+// left to other servers. It quiets the socket in all processes that hold it.
+func (l *listener) Quiet() error {
+	if conn, ok := l.Listener.(syscall.Conn); ok {
+		return quiet(conn)
+	}
+	return nil
 }
 
 func (l *listener) Close() error {

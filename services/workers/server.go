@@ -96,7 +96,9 @@ func NewServer(spec Spec) (*Server, error) {
 }
 
 func (s *Server) bind() error {
-	ln, err := net.Listen("tcp", net.JoinHostPort(s.spec.Host, strconv.Itoa(s.spec.Port)))
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // its sockets take no filter: see quiet
+	ln, err := plain.Listen(context.Background(), "tcp", net.JoinHostPort(s.spec.Host, strconv.Itoa(s.spec.Port)))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("port %d is taken by another process", s.spec.Port)

@@ -32,7 +32,7 @@ const (
 	firstBackoff = 50 * time.Millisecond
 	// A worker that dies young, but could serve, is needed sooner than one that can't even start.
 	servedBackoff = time.Second
-	lastBackoff   = 10 * time.Second
+	lastBackoff   = 5 * time.Second
 	// A slot in which maxFailures processes did not get ready within failureWindow is given up, until the next reload
 	// or restart.
 	maxFailures   = 10

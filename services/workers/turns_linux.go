@@ -148,6 +148,8 @@ func (t *turns) shareOf(plain *net.TCPListener, i int) (net.Listener, error) {
 
 func (l *evenListener) Addr() net.Addr { return l.addr }
 
+func (l *evenListener) SyscallConn() (syscall.RawConn, error) { return l.raw, nil }
+
 // Close leaves the round and closes this process's descriptor; the socket stays open in the others.
 func (l *evenListener) Close() error {
 	l.turns.leave(l.row)

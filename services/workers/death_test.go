@@ -1,0 +1,322 @@
+package workers
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Only what was in flight on the killed worker fails, and nobody is refused.
+func TestWorkersKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 3)
+	accepts := filepath.Join(s.Home, "accepts")
+	s.Env = []string{acceptsVariable + "=" + accepts}
+	r := start(t, s)
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	kills, every := 10, 800*time.Millisecond
+	if everything {
+		kills, every = 60, time.Second
+	}
+	killed := map[string]bool{}
+	for range kills {
+		l.more(t, 20)
+		all := r.online(3)
+		victim := all[rand.N(len(all))].Pid
+		kill(t, victim, syscall.SIGKILL)
+		killed[fmt.Sprint(victim)] = true
+		time.Sleep(every)
+	}
+	r.online(3)
+	l.more(t, 20)
+	stop()
+	text, err := os.ReadFile(accepts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := map[string]string{} // address → pid; ports come again, the last one counts
+	for line := range strings.Lines(string(text)) {
+		pid, address, _ := strings.Cut(strings.TrimSpace(line), " ")
+		holder[address] = pid
+	}
+	unknown := 0
+	for _, f := range l.failures {
+		switch pid, known := holder[f.local]; {
+		case f.refused():
+			t.Errorf("refused: %v", f.err)
+		case !known: // killed between accept and writing it down
+			unknown++
+		case !killed[pid]:
+			t.Errorf("a request on worker %s failed, which was not killed: %v", pid, f.err)
+		}
+	}
+	if unknown > kills {
+		t.Errorf("%d requests failed on connections that no worker had accepted", unknown)
+	}
+	t.Logf("%d kills: %d requests answered, %d in flight lost", kills, l.answers, len(l.failures))
+	if restarts := r.Status().Restarts; restarts != kills {
+		t.Errorf("%d restarts after %d kills", restarts, kills)
+	}
+}
+
+func TestStoppedWorkerIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 3)
+	s.HeartbeatTimeout = 2 * time.Second
+	r := start(t, s)
+	all := r.online(3)
+	victim := all[1].Pid
+	kill(t, victim, syscall.SIGSTOP)
+	eventually(t, "replacement", func() error {
+		if _, pid := get(t, r.url("/")); pid == victim {
+			t.Error("a process that is stopped answered")
+		}
+		if w := r.Status().Workers[1]; w.Pid == victim || w.Status != "online" {
+			return fmt.Errorf("%+v", w)
+		}
+		return nil
+	})
+	gone(t, victim)
+	now := r.online(3)
+	if now[0].Pid != all[0].Pid || now[2].Pid != all[2].Pid {
+		t.Errorf("others were replaced too: %v, then %v", pids(all), pids(now))
+	}
+	if w := now[1]; w.Restarts != 1 {
+		t.Errorf("restarts of the stopped worker: %d", w.Restarts)
+	}
+}
+
+// A worker that answers, but not to its own question whether it is well, hangs in what matters.
+func TestSickWorkerIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.HeartbeatTimeout = 2 * time.Second
+	r := start(t, s)
+	before := r.online(2)
+	r.behave("sick 1")
+	gone(t, before[0].Pid)
+	r.behave("")
+	if after := r.online(2); after[1].Pid != before[1].Pid {
+		t.Error("the healthy worker was replaced")
+	}
+}
+
+// A worker that somebody else tells to end finishes what it has, and its replacement does not wait for that.
+func TestWorkerToldToEnd(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	old, finish := r.busy()
+	kill(t, old, syscall.SIGTERM)
+	eventually(t, "replacement", func() error {
+		online := 0
+		for _, w := range r.Status().Workers {
+			if w.Status == "online" {
+				online++
+			}
+		}
+		if online != 2 {
+			return fmt.Errorf("%+v", r.Status().Workers)
+		}
+		return nil
+	})
+	finish()
+	gone(t, old)
+}
+
+// HUP is the master's; a terminal that hangs up or `kill -HUP` to all must not end workers.
+func TestWorkersIgnoreHangUp(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	before := r.online(2)
+	for _, w := range before {
+		kill(t, w.Pid, syscall.SIGHUP)
+	}
+	get(t, r.url("/"))
+	time.Sleep(200 * time.Millisecond)
+	if after := r.online(2); fmt.Sprint(pids(after)) != fmt.Sprint(pids(before)) {
+		t.Errorf("workers %v became %v", pids(before), pids(after))
+	}
+}
+
+// A signal that comes when the worker has not yet begun to wait for it still counts.
+func TestSignalBeforeReady(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	r := start(t, s)
+	r.behave("slow")
+	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	if line := <-r.output.all; !strings.HasPrefix(line, "slow") {
+		t.Fatalf("the worker said %q", line)
+	}
+	slow := r.Status().Workers[0]
+	if slow.Status != "starting" {
+		t.Fatalf("too late: %+v", slow)
+	}
+	r.behave("")
+	kill(t, slow.Pid, syscall.SIGTERM)
+	gone(t, slow.Pid)
+	r.online(1)
+}
+
+// A worker that can't start does not keep its siblings from serving; it is tried again less and less often, and given up
+// in the end. A reload gives it another chance.
+func TestExitAtBoot(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	r := run(t, s)
+	r.behave("exit 2")
+	kill := func() { // whoever was started before the behaviour was written
+		for _, w := range r.Status().Workers {
+			if w.Worker == 2 && w.Status == "online" {
+				_ = syscall.Kill(w.Pid, syscall.SIGKILL)
+			}
+		}
+	}
+	second := func() (w WorkerStatus) {
+		for _, w = range r.Status().Workers {
+			if w.Worker == 2 {
+				return w
+			}
+		}
+		return w
+	}
+	eventually(t, "backoff", func() error {
+		kill()
+		if w := second(); w.Status != "backoff" || !strings.Contains(w.Cause, "no wish to serve") {
+			return fmt.Errorf("%+v", w)
+		}
+		return nil
+	})
+	for range 20 {
+		get(t, r.url("/"))
+	}
+	deadline := time.Now().Add(60 * time.Second)
+	for second().Status != "errored" {
+		if time.Now().After(deadline) {
+			t.Fatalf("not given up: %+v", second())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if w := second(); w.Restarts < maxFailures {
+		t.Errorf("given up after %d tries", w.Restarts)
+	}
+	if st := r.Status(); st.Status != "online" || !strings.Contains(st.Cause, "no wish to serve") {
+		t.Errorf("the server's status: %s, %s", st.Status, st.Cause)
+	}
+	get(t, r.url("/"))
+	r.behave("")
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.online(2)
+}
+
+// A worker that gets ready and dies at once is tried again, for ever: what kills it may pass.
+func TestBriefWorkersAreNotGivenUp(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 1))
+	r.behave("brief")
+	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	eventually(t, "restarts", func() error {
+		st := r.Status()
+		if st.Workers[0].Status == "errored" {
+			t.Fatalf("given up: %+v", st)
+		}
+		if st.Restarts < maxFailures+2 {
+			return fmt.Errorf("%d", st.Restarts)
+		}
+		return nil
+	})
+	r.behave("")
+	r.online(1)
+}
+
+func TestStopDuringBackoff(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 1))
+	r.behave("exit")
+	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	eventually(t, "a pause of some length", func() error {
+		if w := r.Status().Workers[0]; w.Status != "backoff" || w.Restarts < 4 {
+			return fmt.Errorf("%+v", w)
+		}
+		return nil
+	})
+	if err := r.stopped(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNoWorkerStarts(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 3)
+	how := filepath.Join(s.Home, "behaviour")
+	if err := os.WriteFile(how, []byte("exit"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, s)
+	select {
+	case r.over = <-r.ended:
+	case <-time.After(waitLimit):
+		t.Fatal("the server goes on")
+	}
+	r.ended = nil
+	if r.over == nil || !strings.Contains(r.over.Error(), "no wish to serve") {
+		t.Errorf("the server's end: %v", r.over)
+	}
+}
+
+// What holds a worker's place in the books is the process, not its number: another that gets the number is safe.
+func TestReusedPid(t *testing.T) {
+	const last = "/proc/sys/kernel/ns_last_pid"
+	r := start(t, spec(t, 1))
+	m, err := r.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p *proc
+	_ = m.do(func() { p = m.slots[0].current })
+	kill(t, p.pid(), syscall.SIGKILL)
+	<-p.done
+	var victim *os.Process
+	for range 200 {
+		if err := os.WriteFile(last, []byte(fmt.Sprint(p.pid()-1)), 0); err != nil {
+			t.Skipf("pids can't be chosen here: %v", err)
+		}
+		o, err := os.StartProcess("/bin/sleep", []string{"sleep", "60"}, &os.ProcAttr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Pid == p.pid() {
+			victim = o
+			break
+		}
+		_ = o.Kill()
+		_, _ = o.Wait()
+	}
+	if victim == nil {
+		t.Skip("the pid could not be had again: too many processes start on this machine")
+	}
+	defer func() {
+		_ = victim.Kill()
+		_, _ = victim.Wait()
+	}()
+	_ = m.do(func() {
+		m.drain(p, false)
+		m.kill(p, "a test")
+		m.check(time.Now().Add(time.Hour))
+	})
+	r.Kill()
+	if err := r.stopped(); err != nil {
+		t.Fatal(err)
+	}
+	state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", victim.Pid))
+	if err != nil || !strings.Contains(string(state), "(sleep) S") {
+		t.Errorf("the process that got the pid: %s, %v", state, err)
+	}
+}

@@ -1,0 +1,424 @@
+package workers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The tests' processes are this test binary again, told by the environment what to be.
+const (
+	roleVariable      = "WORKERS_TEST_ROLE"      // master or foreign; a worker is told by its master
+	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file that says how the workers behave, see behaviour
+	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write whom they accepted
+)
+
+func TestMain(m *testing.M) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	var err error
+	place, err := Inherit()
+	switch role := os.Getenv(roleVariable); {
+	case err != nil:
+	case place != nil:
+		if behaviour(place.Slot) == "slow" {
+			fmt.Println("slow, but here")
+			time.Sleep(500 * time.Millisecond)
+		}
+		err = place.Run(program, signals, slog.New(slog.DiscardHandler))
+	case role == "foreign":
+		err = foreign(signals)
+	case role == "master":
+		err = masterProcess(signals)
+	default:
+		signal.Reset()
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "test process:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// behaviour is the word in the behaviour's file, if it is for this slot: "exit", or "exit 2" for slot 2 alone.
+func behaviour(slot int) string {
+	text, _ := os.ReadFile(os.Getenv(behaviourVariable))
+	word, only, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	if only != "" && only != strconv.Itoa(slot) {
+		return ""
+	}
+	return word
+}
+
+// program is what the tests' workers run: a web server that drains as the site does.
+func program(ctx context.Context, w *Worker) error {
+	switch behaviour(w.Slot) {
+	case "exit":
+		return errors.New("no wish to serve")
+	case "panic":
+		panic("no luck today")
+	case "hang": // never ready
+		<-ctx.Done()
+		return nil
+	case "deaf": // ready, but it does not drain
+		w.Ready()
+		select {}
+	case "brief": // ready, but not for long
+		w.Ready()
+		return errors.New("too much to do")
+	}
+	s := &site{w: w}
+	w.Sample = func() Beat {
+		n := s.answered.Load()
+		return Beat{Requests: n, Counters: map[string]float64{"answers": float64(n)}}
+	}
+	w.Health = func() error {
+		if behaviour(w.Slot) == "sick" {
+			return errors.New("sick")
+		}
+		return nil
+	}
+	return s.serve(ctx)
+}
+
+type site struct {
+	w         *Worker
+	answered  atomic.Int64
+	conns     atomic.Int64
+	draining  atomic.Bool
+	hoard     [][]byte
+	unwritten atomic.Pointer[os.File] // where accepts go
+}
+
+func (s *site) serve(ctx context.Context) error {
+	if path := os.Getenv(acceptsVariable); path != "" {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		s.unwritten.Store(f)
+	}
+	server := http.Server{Handler: s, ConnState: s.state}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(s.w.Listener) }()
+	s.w.Ready()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	s.draining.Store(true)
+	s.w.Listener.Close()
+	// Shutdown closes idle connections at once, though a request may be on its way.
+	for began := time.Now(); s.conns.Load() > 0 && time.Since(began) < 2*time.Second; time.Sleep(5 * time.Millisecond) {
+	}
+	return server.Shutdown(context.Background())
+}
+
+func (s *site) state(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+		if f := s.unwritten.Load(); f != nil {
+			fmt.Fprintf(f, "%d %s\n", os.Getpid(), c.RemoteAddr())
+		}
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Add(-1)
+	}
+}
+
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.answered.Add(1)
+	if s.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.Header().Set("X-Pid", strconv.Itoa(os.Getpid()))
+	w.Header().Set("X-Generation", strconv.Itoa(s.w.Generation))
+	switch r.URL.Path {
+	case "/until": // the file exists
+		fmt.Fprintln(w, "waiting")
+		_ = http.NewResponseController(w).Flush()
+		for {
+			if _, err := os.Stat(r.FormValue("file")); err == nil {
+				fmt.Fprintln(w, "done")
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	case "/totals":
+		_ = json.NewEncoder(w).Encode(s.w.Totals(s.w.Sample().Counters))
+	case "/hoard":
+		block := make([]byte, 64<<20)
+		for i := range block {
+			block[i] = 1
+		}
+		s.hoard = append(s.hoard, block)
+	case "/orphan": // whose parent ends before it
+		if err := exec.Command("sh", "-c", "sleep 0.1 &").Run(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	case "/exe":
+		exe, _ := os.Readlink("/proc/self/exe")
+		fmt.Fprint(w, exe)
+	}
+}
+
+// foreign is a program that knows systemd's protocol and nothing of us.
+func foreign(signals <-chan os.Signal) error {
+	if os.Getenv("LISTEN_FDS") != "1" {
+		return errors.New("LISTEN_FDS is not 1")
+	}
+	ln, err := net.FileListener(os.NewFile(3, "socket"))
+	if err != nil {
+		return err
+	}
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Pid", strconv.Itoa(os.Getpid()))
+	})}
+	go func() { _ = server.Serve(ln) }()
+	<-signals
+	return server.Shutdown(context.Background())
+}
+
+// masterProcess is a master that can be killed: a server whose name, port and so on the environment tells.
+func masterProcess(signals <-chan os.Signal) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	Reap(log)
+	var spec Spec
+	if err := json.Unmarshal([]byte(os.Getenv("WORKERS_TEST_SPEC")), &spec); err != nil {
+		return err
+	}
+	spec.Output, spec.Logger = os.Stderr, log
+	spec.Path, spec.Env = os.Args[0], []string{roleVariable + "="}
+	if spec.Foreign {
+		spec.Env = []string{roleVariable + "=foreign"}
+	}
+	if spec.Single {
+		spec.Here = program
+	}
+	server, err := NewServer(spec)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-signals
+		cancel()
+	}()
+	return server.Run(ctx)
+}
+
+// waitLimit is how long a test waits for what must happen soon, on a machine that is busy with other things.
+const waitLimit = 20 * time.Second
+
+// eventually waits until f returns nil.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var err error
+	for began := time.Now(); time.Since(began) < waitLimit; time.Sleep(10 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+// running is a server in the test's process; its workers are child processes.
+type running struct {
+	*Server
+	t         *testing.T
+	behaviour string // file
+	ended     chan error
+	end       context.CancelFunc
+	over      error
+	output    *lines
+}
+
+// lines keeps what workers write.
+type lines struct {
+	all chan string
+}
+
+func (l *lines) Write(line []byte) (int, error) {
+	select {
+	case l.all <- string(line):
+	default:
+	}
+	return len(line), nil
+}
+
+// spec is a server of n workers on a free port; its limits are short, so that what they end, ends soon, but not so short
+// that a busy machine reaches them.
+func spec(t *testing.T, n int) Spec {
+	t.Helper()
+	return Spec{
+		Config: Config{
+			Name: "test", Count: n, Path: os.Args[0],
+			Limits: Limits{StopTimeout: 20 * time.Second},
+			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		},
+		Mode: "CLUSTER", Host: "127.0.0.1", Home: shortDir(t),
+	}
+}
+
+// shortDir is a folder whose path leaves room for a socket's name.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// run starts a server without waiting for its workers.
+func run(t *testing.T, spec Spec) *running {
+	t.Helper()
+	r := &running{
+		t: t, behaviour: filepath.Join(spec.Home, "behaviour"), ended: make(chan error, 1),
+		output: &lines{make(chan string, 1000)},
+	}
+	spec.Env = append(spec.Env, behaviourVariable+"="+r.behaviour)
+	spec.Output = r.output
+	server, err := NewServer(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Server = server
+	ctx, cancel := context.WithCancel(context.Background())
+	r.end = cancel
+	go func() { r.ended <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		if err := r.stopped(); err != nil && r.over == nil {
+			t.Errorf("the server's end: %v", err)
+		}
+	})
+	return r
+}
+
+// start starts a server and waits until all workers serve.
+func start(t *testing.T, spec Spec) *running {
+	t.Helper()
+	r := run(t, spec)
+	r.online(spec.Count)
+	return r
+}
+
+// stopped ends the server and returns what Run returned.
+func (r *running) stopped() error {
+	if r.ended == nil {
+		return r.over
+	}
+	r.end()
+	select {
+	case r.over = <-r.ended:
+		r.ended = nil
+		return r.over
+	case <-time.After(waitLimit):
+		r.t.Fatalf("the server does not end: %+v", r.Status())
+		return nil
+	}
+}
+
+// behave tells workers that start from now on how.
+func (r *running) behave(how string) {
+	r.t.Helper()
+	if err := os.WriteFile(r.behaviour, []byte(how), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// online waits until exactly n workers live, and all serve.
+func (r *running) online(n int) []WorkerStatus {
+	r.t.Helper()
+	var all []WorkerStatus
+	eventually(r.t, "all online", func() error {
+		all = r.Status().Workers
+		for _, w := range all {
+			if w.Status != "online" {
+				return fmt.Errorf("%+v", all)
+			}
+		}
+		if len(all) != n {
+			return fmt.Errorf("%d processes, not %d", len(all), n)
+		}
+		return nil
+	})
+	return all
+}
+
+func (r *running) url(path string) string {
+	return fmt.Sprintf("http://127.0.0.1:%d%s", r.Port(), path)
+}
+
+// get asks on a fresh connection and returns the body and the process that answered.
+func get(t *testing.T, url string) (body string, pid int) {
+	t.Helper()
+	body, pid, err := ask(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body, pid
+}
+
+var fresh = http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: waitLimit}
+
+func ask(url string) (body string, pid int, err error) {
+	answer, err := fresh.Get(url)
+	if err != nil {
+		return "", 0, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, text)
+	}
+	pid, _ = strconv.Atoi(answer.Header.Get("X-Pid"))
+	return string(text), pid, err
+}
+
+func pids(all []WorkerStatus) (pids []int) {
+	for _, w := range all {
+		pids = append(pids, w.Pid)
+	}
+	return pids
+}
+
+// gone waits until no process has the pid. A zombie has.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("end of process %d", pid), func() error {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("it is still there: %v", err)
+		}
+		return nil
+	})
+}
+
+func kill(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		t.Fatalf("kill -%d %d: %v", s, pid, err)
+	}
+}
+
+// everything: the numbers of issue 4, for which a default run is too short.
+var everything = os.Getenv("BALANZA_TEST_ALL") != ""

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package workers
+
+import "syscall"
+
+// quiet is Linux's.
+func quiet(syscall.Conn) error { return nil }

@@ -1,0 +1,372 @@
+package workers
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// busy opens a request that lasts until finish, which checks that it was answered whole, by the process returned.
+func (r *running) busy() (pid int, finish func()) {
+	r.t.Helper()
+	file := filepath.Join(r.t.TempDir(), "go")
+	answer, err := fresh.Get(r.url("/until?file=" + url.QueryEscape(file)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	in := bufio.NewReader(answer.Body)
+	if line, err := in.ReadString('\n'); err != nil || line != "waiting\n" {
+		r.t.Fatalf("%q, %v", line, err)
+	}
+	_, _ = fmt.Sscan(answer.Header.Get("X-Pid"), &pid)
+	finish = sync.OnceFunc(func() {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			r.t.Error(err)
+		}
+		rest, err := io.ReadAll(in)
+		if err != nil || string(rest) != "done\n" {
+			r.t.Errorf("the long request: %q, %v", rest, err)
+		}
+		answer.Body.Close()
+	})
+	r.t.Cleanup(finish)
+	return pid, finish
+}
+
+func TestReloadsLoseNothing(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	for range 50 {
+		l.more(t, 5)
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	l.lostNothing(t)
+	if len(l.byPid) < 50 {
+		t.Errorf("only %d processes answered", len(l.byPid))
+	}
+	for _, w := range r.online(2) {
+		if w.Generation != 51 || w.Restarts != 0 {
+			t.Errorf("after 50 reloads: %+v", w)
+		}
+	}
+}
+
+func TestScaleLosesNothing(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	for _, n := range []int{5, 1, 3, 2, 4, 1} {
+		if err := r.Scale(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		r.online(n)
+		l.more(t, 20)
+	}
+	stop()
+	l.lostNothing(t)
+	for _, n := range []int{0, MaxWorkers + 1} {
+		if err := r.Scale(t.Context(), n); err == nil {
+			t.Errorf("scaled to %d", n)
+		}
+	}
+	r.behave("exit")
+	if err := r.Scale(t.Context(), 3); err == nil || !strings.Contains(err.Error(), "no wish to serve") {
+		t.Errorf("scaled up by a worker that does not start: %v", err)
+	}
+	r.behave("")
+	r.online(1)
+}
+
+// A successor that does not get ready leaves its predecessor serving, and the error says why.
+func TestReloadFails(t *testing.T) {
+	t.Parallel()
+	link := filepath.Join(t.TempDir(), "worker")
+	script := func(text string, mode os.FileMode) func() {
+		return func() {
+			if err := os.Remove(link); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(link, []byte(text), mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	self, err := filepath.Abs(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	s := spec(t, 2)
+	s.Path, s.ReadyTimeout = link, 4*time.Second
+	r := start(t, s)
+	before := pids(r.online(2))
+	for _, c := range []struct {
+		name, why string
+		brk       func()
+	}{
+		{"exits", "no wish to serve", func() { r.behave("exit") }},
+		{"panics", "panic: no luck today", func() { r.behave("panic") }},
+		{"hangs", "not ready after 4s", func() { r.behave("hang") }},
+		{"exits silently", "exit status 3", script("#!/bin/sh\nexit 3\n", 0o700)},
+		{"is no program", "exec format error", script("nothing", 0o700)},
+		{"may not be run", "permission denied", script("#!/bin/sh\nexit 0\n", 0o600)},
+		{"is missing", "no such file", func() {
+			if err := os.Remove(link); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.brk()
+			if err := r.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), c.why) {
+				t.Errorf("reload: %v, not %q", err, c.why)
+			}
+			if after := pids(r.online(2)); fmt.Sprint(after) != fmt.Sprint(before) {
+				t.Errorf("the workers were %v and are %v", before, after)
+			}
+			get(t, r.url("/"))
+		})
+	}
+	// The code that served is what a crash brings back, though its path is gone.
+	r.behave("")
+	kill(t, before[0], syscall.SIGKILL)
+	if now := r.online(2); now[0].Restarts != 1 || now[0].Generation != 1 {
+		t.Errorf("after a crash: %+v", now[0])
+	}
+	// A restart that fails brings it back, too.
+	if err := r.Restart(t.Context()); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("restart: %v", err)
+	}
+	r.online(2)
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	before := r.online(2)
+	if err := r.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, w := range r.online(2) {
+		if w.Pid == before[i].Pid || w.Restarts != 1 || w.Generation != 2 {
+			t.Errorf("%+v became %+v", before[i], w)
+		}
+	}
+}
+
+func TestReloadsAtOnce(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if err := r.Reload(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, w := range r.online(2) {
+		if w.Generation != 11 {
+			t.Errorf("after ten reloads: %+v", w)
+		}
+	}
+}
+
+// A reload does not wait for the requests that an earlier one left in flight, up to one generation of them.
+func TestReloadDuringDrain(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 1))
+	first, finishFirst := r.busy()
+	var reloads sync.WaitGroup
+	reload := func(generation string) {
+		reloads.Go(func() {
+			if err := r.Reload(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		eventually(t, "the new code", func() error {
+			answer, err := fresh.Get(r.url("/"))
+			if err != nil {
+				return err
+			}
+			answer.Body.Close()
+			if g := answer.Header.Get("X-Generation"); g != generation {
+				return fmt.Errorf("generation %s answers", g)
+			}
+			return nil
+		})
+	}
+	reload("2")
+	second, finishSecond := r.busy()
+	if first == second {
+		t.Fatal("the old process answers still")
+	}
+	reload("3")
+	if got := len(r.Status().Workers); got != 3 {
+		t.Errorf("%d processes, not 3: %+v", got, r.Status().Workers)
+	}
+	finishFirst()
+	finishSecond()
+	reloads.Wait()
+	gone(t, first)
+	gone(t, second)
+	r.online(1)
+}
+
+func TestStopDuringReload(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 2))
+	r.behave("hang")
+	reload := make(chan error, 1)
+	go func() { reload <- r.Reload(t.Context()) }()
+	eventually(t, "successor", func() error {
+		for _, w := range r.Status().Workers {
+			if w.Status == "starting" {
+				return nil
+			}
+		}
+		return errors.New("none yet")
+	})
+	if err := r.stopped(); err != nil {
+		t.Error(err)
+	}
+	if err := <-reload; !errors.Is(err, ErrStopping) {
+		t.Errorf("the reload: %v", err)
+	}
+}
+
+// A link that is moved to a new release, whose predecessor is then deleted: a crash brings back the old code, since
+// nobody asked for the new one, and a reload the new.
+func TestReleaseSwapped(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	link := filepath.Join(dir, "current")
+	release := func(name string) {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		binary, err := os.ReadFile(os.Args[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "worker"), binary, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(name, link+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release("one")
+	s := spec(t, 1)
+	s.Path = filepath.Join(link, "worker")
+	r := start(t, s)
+	release("two")
+	if err := os.RemoveAll(filepath.Join(dir, "one")); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	r.online(1)
+	if exe, _ := get(t, r.url("/exe")); !strings.Contains(exe, "/one/") {
+		t.Errorf("after a crash %s runs", exe)
+	}
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if exe, _ := get(t, r.url("/exe")); exe != filepath.Join(dir, "two", "worker") {
+		t.Errorf("after the reload %s runs", exe)
+	}
+}
+
+func TestManyReloadsLeaveNothing(t *testing.T) {
+	r := start(t, spec(t, 1))
+	reload := func(n int) {
+		for range n {
+			if err := r.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fds := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		return len(all)
+	}
+	reload(10)
+	wantFds, wantGoroutines := fds(), runtime.NumGoroutine()
+	n := 90
+	if everything {
+		n = 990
+	}
+	reload(n)
+	eventually(t, "as many as before", func() error {
+		runtime.GC()
+		if f, g := fds(), runtime.NumGoroutine(); f > wantFds || g > wantGoroutines {
+			return fmt.Errorf("%d descriptors, before %d; %d goroutines, before %d", f, wantFds, g, wantGoroutines)
+		}
+		return nil
+	})
+	if left := childrenOf(t, os.Getpid()); len(left) != 1 {
+		t.Errorf("child processes: %v", left)
+	}
+}
+
+// Among connections that all bring one request, no worker gets much more than its share.
+func TestEvenness(t *testing.T) {
+	r := start(t, spec(t, 4))
+	const clients, requests = 8, 2000
+	counts := map[string]int{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for range requests / clients {
+				answer, err := fresh.Get(r.url("/"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, answer.Body)
+				answer.Body.Close()
+				if answer.StatusCode != http.StatusOK {
+					t.Error(answer.Status)
+				}
+				mu.Lock()
+				counts[answer.Header.Get("X-Pid")]++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	t.Log(counts)
+	for pid, n := range counts {
+		if n*4*100 > requests*125 {
+			t.Errorf("worker %s got %d of %d", pid, n, requests)
+		}
+	}
+	if len(counts) != 4 {
+		t.Errorf("%d workers answered", len(counts))
+	}
+}
