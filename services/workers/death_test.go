@@ -27,9 +27,9 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	for range kills {
 		l.more(t, 20)
 		all := r.online(3)
-		victim := all[rand.N(len(all))].Pid
-		kill(t, victim, syscall.SIGKILL)
-		killed[fmt.Sprint(victim)] = true
+		victim := rand.N(len(all))
+		r.crash(victim)
+		killed[fmt.Sprint(all[victim].Pid)] = true
 		time.Sleep(every)
 	}
 	r.online(3)
@@ -39,20 +39,21 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder := map[string]string{} // address → pid; ports come again, the last one counts
+	type hold struct{ known, killed bool }
+	holders := map[string]hold{} // by address, which may have come again
 	for line := range strings.Lines(string(text)) {
 		pid, address, _ := strings.Cut(strings.TrimSpace(line), " ")
-		holder[address] = pid
+		holders[address] = hold{true, holders[address].killed || killed[pid]}
 	}
 	unknown := 0
 	for _, f := range l.failures {
-		switch pid, known := holder[f.local]; {
+		switch h := holders[f.local]; {
 		case f.refused():
 			t.Errorf("refused: %v", f.err)
-		case !known: // killed between accept and writing it down
+		case !h.known: // killed between accept and writing it down
 			unknown++
-		case !killed[pid]:
-			t.Errorf("a request on worker %s failed, which was not killed: %v", pid, f.err)
+		case !h.killed:
+			t.Errorf("a request on a worker that was not killed failed: %v", f.err)
 		}
 	}
 	if unknown > kills {
@@ -72,6 +73,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	all := r.online(3)
 	victim := all[1].Pid
 	kill(t, victim, syscall.SIGSTOP)
+	asleep(t, victim)
 	eventually(t, "replacement", func() error {
 		if _, pid := get(t, r.url("/")); pid == victim {
 			t.Error("a process that is stopped answered")
@@ -89,6 +91,23 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	if w := now[1]; w.Restarts != 1 {
 		t.Errorf("restarts of the stopped worker: %d", w.Restarts)
 	}
+}
+
+// asleep waits until all threads of a process have stopped.
+func asleep(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, "stop", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Skipf("no /proc: %v", err)
+		}
+		for _, path := range threads {
+			if text, err := os.ReadFile(path); err == nil && !strings.Contains(string(text), ") T ") {
+				return fmt.Errorf("%s", text)
+			}
+		}
+		return nil
+	})
 }
 
 // A worker that answers, but not to its own question whether it is well, hangs in what matters.
@@ -149,7 +168,7 @@ func TestSignalBeforeReady(t *testing.T) {
 	s := spec(t, 1)
 	r := start(t, s)
 	r.behave("slow")
-	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	r.crash(0)
 	if line := <-r.output.all; !strings.HasPrefix(line, "slow") {
 		t.Fatalf("the worker said %q", line)
 	}
@@ -221,7 +240,7 @@ func TestBriefWorkersAreNotGivenUp(t *testing.T) {
 	t.Parallel()
 	r := start(t, spec(t, 1))
 	r.behave("brief")
-	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	r.crash(0)
 	eventually(t, "restarts", func() error {
 		st := r.Status()
 		if st.Workers[0].Status == "errored" {
@@ -240,7 +259,7 @@ func TestStopDuringBackoff(t *testing.T) {
 	t.Parallel()
 	r := start(t, spec(t, 1))
 	r.behave("exit")
-	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	r.crash(0)
 	eventually(t, "a pause of some length", func() error {
 		if w := r.Status().Workers[0]; w.Status != "backoff" || w.Restarts < 4 {
 			return fmt.Errorf("%+v", w)
@@ -316,7 +335,7 @@ func TestReusedPid(t *testing.T) {
 		t.Fatal(err)
 	}
 	state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", victim.Pid))
-	if err != nil || !strings.Contains(string(state), "(sleep) S") {
+	if err != nil || strings.Contains(string(state), ") Z ") {
 		t.Errorf("the process that got the pid: %s, %v", state, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -363,6 +364,19 @@ func (r *running) online(n int) []WorkerStatus {
 		return nil
 	})
 	return all
+}
+
+// crash kills the process of the nth worker, and returns when the master has noticed.
+func (r *running) crash(n int) {
+	r.t.Helper()
+	pid := r.Status().Workers[n].Pid
+	kill(r.t, pid, syscall.SIGKILL)
+	eventually(r.t, "notice of a death", func() error {
+		if all := r.Status().Workers; slices.Contains(pids(all), pid) {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
 }
 
 func (r *running) url(path string) string {

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -146,7 +145,7 @@ func TestReloadFails(t *testing.T) {
 	}
 	// The code that served is what a crash brings back, though its path is gone.
 	r.behave("")
-	kill(t, before[0], syscall.SIGKILL)
+	r.crash(0)
 	if now := r.online(2); now[0].Restarts != 1 || now[0].Generation != 1 {
 		t.Errorf("after a crash: %+v", now[0])
 	}
@@ -285,7 +284,7 @@ func TestReleaseSwapped(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "one")); err != nil {
 		t.Fatal(err)
 	}
-	kill(t, r.online(1)[0].Pid, syscall.SIGKILL)
+	r.crash(0)
 	r.online(1)
 	if exe, _ := get(t, r.url("/exe")); !strings.Contains(exe, "/one/") {
 		t.Errorf("after a crash %s runs", exe)
