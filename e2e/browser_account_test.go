@@ -65,6 +65,45 @@ func TestAccountWithoutScripts(t *testing.T) {
 	p.awaitPath("/")
 }
 
+// Everything can be reached and done with the keyboard alone.
+func TestKeyboardAlone(t *testing.T) {
+	s := serve(t, t.TempDir())
+	p := person(t)
+	p.signUp(s.url, "ana@example.com")
+	p.click("#logout")
+	p.awaitPath("/login")
+
+	press := func(keys string) { p.do(chromedp.KeyEvent(keys)) }
+	tabTo := func(id string) {
+		t.Helper()
+		for range 30 {
+			if evaluate[string](p, "document.activeElement.id") == id {
+				return
+			}
+			press("\t")
+		}
+		t.Fatalf("30 tabs do not lead to #%s", id)
+	}
+	tabTo("email")
+	press("ana@example.com\t" + password + "\r")
+	p.awaitPath("/")
+	p.awaitOnline()
+	press("\t")
+	if skip := p.text(":focus"); skip != "Skip to content" {
+		t.Errorf("the first thing to reach is %q", skip)
+	}
+	tabTo("nombre")
+	press("Regla\t2.5\t" + noPicture + "\r")
+	p.awaitProducts("Regla 2.50")
+	tabTo("text")
+	press("hola\r")
+	p.awaitSaid("hola")
+	tabTo("log") // to scroll in it
+	tabTo("logout")
+	press("\r")
+	p.awaitPath("/logout")
+}
+
 // Logging out in one window ends the session's other windows, here one that hangs on another process.
 func TestLogOutReachesOtherWindows(t *testing.T) {
 	home := t.TempDir()

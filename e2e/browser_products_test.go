@@ -35,7 +35,7 @@ func TestProductsAreLive(t *testing.T) {
 	}
 
 	write := func(p *tab, name, price string) {
-		p.fill([2]string{"nombre", name}, [2]string{"precio", price}, [2]string{"foto", "https://example.com/f.png"})
+		p.fill([2]string{"nombre", name}, [2]string{"precio", price}, [2]string{"foto", noPicture})
 		p.click("#product-save")
 	}
 	write(ana, "Regla", "12.5")

@@ -26,7 +26,7 @@ var chromium = sync.OnceValues(func() (context.Context, error) {
 		chromedp.ExecPath(path),
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("lang", "en-US"),
+		chromedp.Flag("accept-lang", "en-US"),
 	)
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // Chromium refuses to be root in its sandbox
@@ -173,6 +173,9 @@ func (p *tab) emulate(width int64, scheme string) {
 		p.t.Fatal(err)
 	}
 }
+
+// noPicture is an address of a picture that cannot be had, on this machine.
+const noPicture = "https://127.0.0.1:9/picture.png"
 
 const password = "una balanza de bronce"
 

@@ -25,6 +25,7 @@ export class Socket extends EventTarget {
     super();
     this.#url = new URL(path, location.href.replace(/^http/, 'ws'));
     this.#after = after;
+    addEventListener('offline', () => this.#socket.close());
     addEventListener('online', () => this.#soon(0));
     addEventListener('pagehide', () => this.#socket?.close());
     addEventListener('pageshow', (event) => event.persisted && this.#soon(0));
