@@ -26,7 +26,10 @@ type Log struct {
 	queue   []*waiting           // to be appended, in order
 	waiting map[entryID]*waiting // the same by identity
 	active  time.Time            // when an entry came last
-	lost    int                  // how often in a row somebody else's append was faster
+	// Others that append at the same time: see won and lost.
+	crowd  int       // how many there seem to be; each step doubles the time between two turns
+	losses int       // in a row
+	turnAt time.Time // no append before
 }
 
 type entryID struct{ author, clientID string }

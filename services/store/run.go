@@ -19,7 +19,7 @@ const (
 
 	minBackoff = 20 * time.Millisecond // after ErrUnavailable
 	maxBackoff = time.Second
-	maxStep    = 16 * time.Millisecond // the longest step aside when others append at the same time
+	maxCrowd   = 6 // which makes up to 64 ms between two turns
 )
 
 // Run appends and follows until ctx ends, through any outage of the store, and returns nil then. It can be run once.
@@ -52,15 +52,22 @@ func (l *Log) turn(ctx context.Context, known bool) (more bool, err error) {
 		}
 	}
 	l.gather()
-	if len(l.queue) > 0 {
-		err = l.append(ctx)
-	} else {
-		more, err = l.follow(ctx)
+	if !l.due() || l.crowd > 0 { // in a crowd a look is cheaper than a lost append
+		if more, err = l.follow(ctx); err != nil {
+			return false, err
+		}
+		l.prune()
 	}
-	l.prune()
+	if l.due() {
+		err = l.append(ctx)
+		l.prune()
+	}
 	behind, deliverErr := l.deliver(ctx)
-	return more || behind || len(l.queue) > 0, errors.Join(err, deliverErr)
+	return more || behind || l.due(), errors.Join(err, deliverErr)
 }
+
+// due tells whether there is something to append and its time has come.
+func (l *Log) due() bool { return len(l.queue) > 0 && !time.Now().Before(l.turnAt) }
 
 // settle makes sure that the log still holds what was read from it, and forgets what it does not hold: a server that is
 // killed can lose entries that were read before they were durable.
@@ -176,23 +183,45 @@ func (l *Log) append(ctx context.Context) error {
 	refused := batch[n:]
 	l.take(batch[:n:n])
 	if len(refused) == 0 {
-		l.lost = 0
+		l.won()
 		return nil
 	}
 	return l.refused(ctx, refused[0])
 }
 
+// won and lost share the log among processes that append at the same time: who won waits for longer than who lost, and
+// who lost often for less. So it goes round, and what gathers meanwhile makes the batches larger. Otherwise who won last
+// knows the next number first, and wins again.
+func (l *Log) won() {
+	if l.losses == 0 {
+		l.crowd = max(l.crowd-1, 0)
+	}
+	l.losses = 0
+	if l.crowd > 0 {
+		l.turnAt = time.Now().Add(rand.N(time.Millisecond << l.crowd))
+	}
+}
+
+func (l *Log) lost() {
+	l.crowd = min(l.crowd+1, maxCrowd)
+	l.losses++
+	l.turnAt = time.Now().Add(rand.N(time.Millisecond<<l.crowd) / time.Duration(l.losses+1))
+}
+
 // refused finds out why the store did not take an entry: somebody was faster, or it is there already.
 func (l *Log) refused(ctx context.Context, e Entry) error {
-	sleep(ctx, rand.N(min(time.Millisecond<<l.lost, maxStep)))
-	l.lost = min(l.lost+1, 10)
 	before := l.position()
-	if _, err := l.follow(ctx); err != nil || l.position() > before {
+	if _, err := l.follow(ctx); err != nil {
 		return err
+	}
+	if l.position() > before {
+		l.lost()
+		return nil
 	}
 	stored, err := l.store.Said(ctx, e.Author, e.ClientID)
 	switch {
 	case errors.Is(err, ErrNotFound): // then the position itself may be wrong
+		l.lost()
 		return l.settle(ctx)
 	case err != nil:
 		return err
@@ -271,14 +300,24 @@ func (l *Log) deliver(ctx context.Context) (behind bool, err error) {
 
 // wait ends when it is time to ask for the next entry, or earlier when there is something to do.
 func (l *Log) wait(ctx context.Context) {
-	timer := time.NewTimer(l.pace())
+	pace := l.pace()
+	if len(l.queue) > 0 {
+		pace = min(pace, time.Until(l.turnAt))
+	}
+	timer := time.NewTimer(pace)
 	defer timer.Stop()
-	select {
-	case r := <-l.requests:
-		l.enqueue(r)
-	case <-l.wake:
-	case <-timer.C:
-	case <-ctx.Done():
+	for {
+		select {
+		case r := <-l.requests:
+			l.enqueue(r)
+			if !l.due() {
+				continue
+			}
+		case <-l.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return
 	}
 }
 
