@@ -25,6 +25,7 @@ import (
 // The tests' processes are this test binary again, told by the environment what to be.
 const (
 	roleVariable      = "WORKERS_TEST_ROLE"      // master or foreign; a worker is told by its master
+	specVariable      = "WORKERS_TEST_SPEC"      // a master's, see masterSpec
 	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file that says how the workers behave, see behaviour
 	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write whom they accepted
 )
@@ -198,20 +199,32 @@ func foreign(signals <-chan os.Signal) error {
 	return server.Shutdown(context.Background())
 }
 
-// masterProcess is a master that can be killed: a server whose name, port and so on the environment tells.
+// masterSpec is what a master that is a process of its own is told.
+type masterSpec struct {
+	Home            string
+	Port, Count     int
+	Foreign, Single bool
+}
+
+// masterProcess is a master that can be killed.
 func masterProcess(signals <-chan os.Signal) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	Reap(log)
-	var spec Spec
-	if err := json.Unmarshal([]byte(os.Getenv("WORKERS_TEST_SPEC")), &spec); err != nil {
+	var told masterSpec
+	if err := json.Unmarshal([]byte(os.Getenv(specVariable)), &told); err != nil {
 		return err
 	}
-	spec.Output, spec.Logger = os.Stderr, log
-	spec.Path, spec.Env = os.Args[0], []string{roleVariable + "="}
-	if spec.Foreign {
+	spec := Spec{
+		Config: Config{
+			Name: "test", Count: told.Count, Foreign: told.Foreign, Single: told.Single,
+			Path: os.Args[0], Env: []string{roleVariable + "="}, Output: os.Stderr, Logger: log,
+		},
+		Host: "127.0.0.1", Port: told.Port, Home: told.Home,
+	}
+	if told.Foreign {
 		spec.Env = []string{roleVariable + "=foreign"}
 	}
-	if spec.Single {
+	if told.Single {
 		spec.Here = program
 	}
 	server, err := NewServer(spec)

@@ -1,0 +1,243 @@
+package workers
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A worker above the memory limit is replaced, its successor ready first.
+func TestMaxMemory(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.MaxMemory = 100 << 20
+	r := start(t, s)
+	before := r.online(2)
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	_, fat := get(t, r.url("/hoard"))
+	for try := 0; r.has(fat) && try < 20; try++ { // a hoard of 64 MB may be too small, one of 128 MB is not
+		if _, pid := get(t, r.url("/hoard")); pid != fat {
+			continue
+		}
+		break
+	}
+	gone(t, fat)
+	after := r.online(2)
+	l.more(t, 20)
+	stop()
+	l.lostNothing(t)
+	for i, w := range after {
+		if w.Restarts != 0 {
+			t.Errorf("a replacement counted as a death: %+v, before %+v", w, before[i])
+		}
+	}
+}
+
+func (r *running) has(pid int) bool {
+	for _, w := range r.Status().Workers {
+		if w.Pid == pid {
+			return true
+		}
+	}
+	return false
+}
+
+// A worker is replaced after about so many requests, none of which is lost; the workers not all after the same number.
+func TestMaxRequests(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.MaxRequests, s.HeartbeatTimeout = 300, 2500*time.Millisecond
+	r := start(t, s)
+	quotas := map[int64]bool{}
+	m, err := r.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = m.do(func() {
+		for range 20 {
+			m.settle(m.slots[0], m.slots[0].current)
+			quotas[m.slots[0].quota] = true
+		}
+	})
+	for q := range quotas {
+		if q < 270 || q > 330 {
+			t.Errorf("a quota of %d", q)
+		}
+	}
+	if len(quotas) < 5 {
+		t.Errorf("quotas %v are hardly random", quotas)
+	}
+	before := r.online(2)
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	for _, w := range before {
+		eventually(t, "end of a worker's time", func() error {
+			if r.has(w.Pid) {
+				return fmt.Errorf("%+v", r.Status().Workers)
+			}
+			return nil
+		})
+	}
+	stop()
+	l.lostNothing(t)
+}
+
+// A worker that does not drain is killed after StopTimeout.
+func TestStopTimeout(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	s.StopTimeout, s.HeartbeatTimeout = time.Second, time.Minute
+	r := start(t, s)
+	r.behave("deaf")
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	deaf := r.online(1)[0].Pid
+	r.behave("")
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, deaf)
+	get(t, r.url("/"))
+	r.behave("deaf")
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.stopped(); err != nil { // nor does it hold up the server's end
+		t.Error(err)
+	}
+}
+
+// Kill does not wait for what is in flight.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.StopTimeout, s.HeartbeatTimeout = time.Hour, time.Hour
+	r := run(t, s)
+	r.behave("deaf")
+	r.online(2)
+	r.Kill()
+	if err := r.stopped(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Counters never fall, whatever becomes of the workers that counted; when all is quiet, none is missing but what killed
+// workers had not yet told.
+func TestTotalsNeverFall(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 3))
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	scrape := func() float64 {
+		text, _, err := ask(r.url("/totals"))
+		if err != nil { // on a worker that was killed
+			return -1
+		}
+		var totals map[string]float64
+		if err := json.Unmarshal([]byte(text), &totals); err != nil {
+			t.Fatal(err)
+		}
+		return totals["answers"]
+	}
+	last, scrapes := 0.0, 0
+	for i := 0; scrapes < 100; i++ {
+		switch i % 10 {
+		case 3:
+			kill(t, r.online(3)[i%3].Pid, syscall.SIGKILL)
+		case 6:
+			if err := r.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now := scrape()
+		if now < 0 {
+			continue
+		}
+		scrapes++
+		if now < last {
+			t.Fatalf("scrape %d: %v after %v", scrapes, now, last)
+		}
+		last = now
+	}
+	r.online(3)
+	answers := scrape()
+	l.more(t, 100)
+	if err := r.Reload(t.Context()); err != nil { // the old ones tell what they did last
+		t.Fatal(err)
+	}
+	stop()
+	if now := scrape(); now < answers+100 {
+		t.Errorf("100 answers later %v became %v", answers, now)
+	}
+}
+
+// A late heartbeat that was sampled before a scrape does not lower what the scrape told.
+func TestCountersOnlyGrow(t *testing.T) {
+	p := &proc{}
+	p.note(Beat{Requests: 5, Counters: map[string]float64{"a": 5, "b": 1}})
+	p.note(Beat{Requests: 4, Counters: map[string]float64{"a": 4, "b": 2}})
+	if p.requests != 5 || p.counters["a"] != 5 || p.counters["b"] != 2 {
+		t.Errorf("%d, %v", p.requests, p.counters)
+	}
+}
+
+// Output with lines of any length, or without an end of line, reaches the log whole; the master waits for no reader.
+func TestCopyLines(t *testing.T) {
+	m := &Master{Config: Config{Output: &lines{make(chan string, 10)}}}
+	p := &proc{}
+	long := strings.Repeat("y", longestLine+10)
+	m.copyLines(p, strings.NewReader("one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2"))
+	var all string
+	for len(m.Output.(*lines).all) > 0 {
+		all += <-m.Output.(*lines).all
+	}
+	if all != "one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2" {
+		t.Errorf("%d bytes came through", len(all))
+	}
+	if got := *p.words.Load(); got != "panic: why" {
+		t.Errorf("the cause is %q", got)
+	}
+}
+
+// Two workers that take turns end within the slack of each other, a third that came late included, and one that is asked
+// in vain does not hold up the others for ever.
+func TestTurns(t *testing.T) {
+	f, page, err := newTurns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	defer page.close()
+	page.join(0)
+	page.join(1)
+	page.rows[0].accepted.Store(1000)
+	if !page.ahead(0) || page.ahead(1) {
+		t.Error("the one with 1000 is not ahead of the one with 0")
+	}
+	page.forfeit(0)
+	if page.ahead(0) {
+		t.Error("the turns of a worker that does not take them still count")
+	}
+	page.join(2)
+	if n := page.rows[2].accepted.Load(); math.Abs(float64(n-1000)) > slack {
+		t.Errorf("a worker that came late starts at %d", n)
+	}
+	page.rows[0].accepted.Add(slack + 1)
+	page.leave(1)
+	page.leave(2)
+	if page.ahead(0) {
+		t.Error("a worker is ahead of those that have left")
+	}
+	var wg sync.WaitGroup
+	for i := range maxRows {
+		wg.Go(func() { page.join(i) })
+	}
+	wg.Wait()
+	if n := page.used.Load(); n != maxRows {
+		t.Errorf("%d rows in use", n)
+	}
+}

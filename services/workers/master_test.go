@@ -1,0 +1,345 @@
+package workers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// remote is a server in a process of its own, which may be killed.
+type remote struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	pid  int // of the master, as this process sees it
+	home string
+	port int
+	mu   sync.Mutex
+	said strings.Builder
+	over chan struct{}
+}
+
+func (r *remote) Write(text []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said.Write(text)
+}
+
+func (r *remote) words() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said.String()
+}
+
+// launch starts a master as a process, behind the command given, if any, and waits until its workers serve.
+func launch(t *testing.T, s Spec, behind ...string) *remote {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free, to be known beforehand
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Port = ln.Addr().(*net.TCPAddr).Port
+	ln.Close()
+	told, err := json.Marshal(masterSpec{Home: s.Home, Port: s.Port, Count: s.Count, Foreign: s.Foreign, Single: s.Single})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &remote{t: t, home: s.Home, port: s.Port, over: make(chan struct{})}
+	args := append(slices.Clone(behind), os.Args[0])
+	r.cmd = exec.Command(args[0], args[1:]...)
+	r.cmd.Env = append(os.Environ(), roleVariable+"=master", specVariable+"="+string(told))
+	r.cmd.Stdout, r.cmd.Stderr = r, r
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(r.over)
+		_ = r.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		if r.pid > 0 {
+			_ = syscall.Kill(r.pid, syscall.SIGKILL)
+		}
+		_ = r.cmd.Process.Kill()
+		<-r.over
+		if t.Failed() {
+			t.Log(r.words())
+		}
+	})
+	eventually(t, "the master's workers", func() error {
+		select {
+		case <-r.over:
+			t.Fatal("the master ended")
+		default:
+		}
+		st, err := r.status()
+		if err == nil && st.Status != "online" {
+			err = fmt.Errorf("%+v", st)
+		}
+		for _, w := range st.Workers {
+			if w.Status != "online" {
+				err = fmt.Errorf("%+v", st)
+			}
+		}
+		return err
+	})
+	r.pid = r.cmd.Process.Pid
+	if len(behind) > 0 {
+		below := childrenOf(t, r.pid)
+		if len(below) != 1 {
+			t.Fatalf("below %s: %v", behind[0], below)
+		}
+		r.pid = below[0].pid
+	}
+	return r
+}
+
+func (r *remote) status() (Status, error) { return NewClient(r.home, "test").Status(r.t.Context()) }
+
+func (r *remote) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", r.port, path) }
+
+// killMaster kills the master, one of whose workers is stopped, and checks that nothing is left of it.
+func (r *remote) killMaster() {
+	t := r.t
+	t.Helper()
+	below := childrenOf(t, r.pid)
+	if len(below) == 0 {
+		t.Fatal("the master has no children")
+	}
+	kill(t, below[0].pid, syscall.SIGSTOP)
+	asleep(t, below[0].pid)
+	kill(t, r.pid, syscall.SIGKILL)
+	<-r.over
+	began := time.Now()
+	for _, c := range below {
+		eventually(t, "end of a worker", func() error {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
+			if err == nil && !strings.Contains(string(stat), ") Z ") { // whoever adopts it may be slow to bury it
+				return fmt.Errorf("%s", stat)
+			}
+			return nil
+		})
+	}
+	t.Logf("no worker left after %v", time.Since(began).Round(time.Millisecond))
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
+	if err != nil {
+		t.Errorf("the port: %v", err)
+	} else {
+		ln.Close()
+	}
+}
+
+func TestMasterKilled(t *testing.T) {
+	t.Parallel()
+	launch(t, spec(t, 3)).killMaster()
+}
+
+func TestMasterKilledAsProcess1(t *testing.T) {
+	t.Parallel()
+	launch(t, spec(t, 3), namespace(t)...).killMaster()
+}
+
+// A program that knows nothing of its master ends with it all the same.
+func TestMasterOfForeignProgramKilled(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.Foreign = true
+	launch(t, s).killMaster()
+}
+
+// namespace is the command that makes what is behind it process 1.
+func namespace(t *testing.T) []string {
+	t.Helper()
+	command := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
+	if said, err := exec.Command(command[0], append(command[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("no PID namespace here: %v: %s", err, said)
+	}
+	return command
+}
+
+// Process 1 buries the orphans that come to it, and only those: what its workers died of it learns as ever.
+func TestProcess1BuriesOrphans(t *testing.T) {
+	t.Parallel()
+	r := launch(t, spec(t, 2), namespace(t)...)
+	for range 10 {
+		get(t, r.url("/orphan"))
+	}
+	for n := 1; n <= 5; n++ {
+		st, err := r.status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range childrenOf(t, r.pid) {
+			if inside := innerPid(t, c.pid); inside == st.Workers[0].Pid {
+				kill(t, c.pid, syscall.SIGKILL)
+			}
+		}
+		get(t, r.url("/orphan"))
+		eventually(t, "replacement", func() error {
+			st, err := r.status()
+			if err == nil && (st.Restarts != n || st.Workers[0].Status != "online") {
+				err = fmt.Errorf("%+v", st)
+			}
+			return err
+		})
+	}
+	if n := strings.Count(r.words(), "signal: killed"); n != 5 {
+		t.Errorf("five were killed, the master speaks of %d", n)
+	}
+	eventually(t, "burial", func() error {
+		left := childrenOf(t, r.pid)
+		if len(left) != 2 {
+			return fmt.Errorf("%v", left)
+		}
+		return nil
+	})
+}
+
+// innerPid is a process's number in its own namespace.
+func innerPid(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			numbers := strings.Fields(rest)
+			n, _ := strconv.Atoi(numbers[len(numbers)-1])
+			return n
+		}
+	}
+	t.Skip("the kernel does not tell pids of namespaces")
+	return 0
+}
+
+// A program that is not ours is respawned, reloaded and scaled like ours.
+func TestForeignProgram(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.Foreign = true
+	s.Env = []string{roleVariable + "=foreign"}
+	r := start(t, s)
+	first := r.online(2)
+	get(t, r.url("/"))
+	r.crash(0)
+	second := r.online(2)
+	if second[0].Restarts != 1 || second[1].Pid != first[1].Pid {
+		t.Errorf("after a crash: %+v", second)
+	}
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	third := r.online(2)
+	for _, w := range third {
+		if slices.Contains(pids(second), w.Pid) {
+			t.Errorf("not reloaded: %+v", w)
+		}
+	}
+	if _, pid := get(t, r.url("/")); !slices.Contains(pids(third), pid) {
+		t.Errorf("%d answered, not one of %v", pid, pids(third))
+	}
+	if err := r.Scale(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	r.online(3)
+	if err := r.stopped(); err != nil {
+		t.Error(err)
+	}
+}
+
+// FORK is one process: the master's own. A reload moves the work to a child, losing nothing, and counters go on.
+func TestFork(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	s.Single = true
+	r := launch(t, s)
+	if _, pid := get(t, r.url("/")); pid != r.pid {
+		t.Errorf("%d answered, not the master %d", pid, r.pid)
+	}
+	if below := childrenOf(t, r.pid); len(below) != 0 {
+		t.Errorf("FORK has children: %v", below)
+	}
+	answers := func() float64 {
+		var totals map[string]float64
+		text, _ := get(t, r.url("/totals"))
+		if err := json.Unmarshal([]byte(text), &totals); err != nil {
+			t.Fatal(err)
+		}
+		return totals["answers"]
+	}
+	c := NewClient(r.home, "test")
+	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.port), 4)
+	last := 0.0
+	for range 5 {
+		l.more(t, 20)
+		if err := c.Order(t.Context(), "reload", 0); err != nil {
+			t.Fatal(err)
+		}
+		now := answers()
+		if now < last+20 {
+			t.Errorf("20 answers more, and %v became %v", last, now)
+		}
+		last = now
+	}
+	stop()
+	l.lostNothing(t)
+	if err := c.Order(t.Context(), "scale", 2); err == nil || err.Error() != errForkOne.Error() {
+		t.Errorf("scaled: %v", err)
+	}
+	if _, pid := get(t, r.url("/")); pid == r.pid {
+		t.Error("the master answers still")
+	}
+	kill(t, r.pid, syscall.SIGTERM)
+	<-r.over
+	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// Whoever is served when the end is ordered is served to the end; whoever comes later is refused, not left waiting.
+func TestStopDrains(t *testing.T) {
+	t.Parallel()
+	for _, single := range []bool{true, false} {
+		s := spec(t, 1)
+		s.Single = single
+		r := launch(t, s)
+		file := s.Home + "/go"
+		answer, err := fresh.Get(r.url("/until?file=" + file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kill(t, r.pid, syscall.SIGTERM)
+		eventually(t, "refusal", func() error {
+			conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
+			if err == nil {
+				conn.Close()
+				return errors.New("somebody listens")
+			}
+			return nil
+		})
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(answer.Body); err != nil || !strings.HasSuffix(string(text), "done\n") || answer.StatusCode != http.StatusOK {
+			t.Errorf("single %v: the request in flight: %s, %v", single, text, err)
+		}
+		answer.Body.Close()
+		<-r.over
+		if code := r.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("single %v: exit status %d", single, code)
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestControlSocket(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 2)
+	s.Stay = true
+	s.Facts = Facts{LogFile: "a.log", Command: []string{"balanza"}, Dir: "/"}
+	r := start(t, s)
+	c := NewClient(s.Home, s.Name)
+	order := func(what string, count int) error { return c.Order(t.Context(), what, count) }
+	status := func() Status {
+		all, err := List(t.Context(), s.Home)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		return all[0]
+	}
+	first := status()
+	if first.Name != "test" || first.Port != r.Port() || first.Pid != os.Getpid() || first.Status != "online" ||
+		first.LogFile != "a.log" || len(first.Workers) != 2 {
+		t.Errorf("%+v", first)
+	}
+	for _, o := range []struct {
+		what  string
+		count int
+	}{{"reload", 0}, {"restart", 0}, {"scale", 3}, {"stop", 0}} {
+		if err := order(o.what, o.count); err != nil {
+			t.Errorf("%s %d: %v", o.what, o.count, err)
+		}
+		if o.what != "stop" {
+			if err := order("scale", 0); err == nil || err.Error() != "workers: 0 is not between 1 and 100" {
+				t.Errorf("scaled to 0: %v", err)
+			}
+		}
+	}
+	if st := status(); st.Status != "stopped" || len(st.Workers) != 0 {
+		t.Errorf("stopped: %+v", st)
+	}
+	if _, _, err := ask(r.url("/")); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("stopped, it answers: %v", err)
+	}
+	for _, what := range []string{"reload", "scale"} {
+		if err := order(what, 1); err == nil || err.Error() != "test is stopped" {
+			t.Errorf("%s of a stopped server: %v", what, err)
+		}
+	}
+	if err := order("stop", 0); err != nil { // stopping twice is no error
+		t.Error(err)
+	}
+	if err := order("start", 0); err != nil {
+		t.Fatal(err)
+	}
+	r.online(3) // it has kept its size
+	if err := order("start", 0); err != nil {
+		t.Errorf("started twice: %v", err)
+	}
+	get(t, r.url("/"))
+	if err := order("delete", 0); err != nil {
+		t.Error(err)
+	}
+	if err := r.stopped(); err != nil {
+		t.Error(err)
+	}
+	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 0 {
+		t.Errorf("deleted: %+v, %v", all, err)
+	}
+}
+
+// A socket left by a server that was killed is no server, and does not stop the next one of its name.
+func TestStaleControlSocket(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	path := socketPath(s.Home, s.Name)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	start(t, s)
+	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 1 {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// A server that has a listener, but does not answer, is shown as what it is.
+func TestUnresponsiveServer(t *testing.T) {
+	t.Parallel()
+	home := shortDir(t)
+	ln, err := net.Listen("unix", socketPath(home, "mute"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	all, err := List(t.Context(), home)
+	if err != nil || len(all) != 1 || all[0].Name != "mute" || all[0].Status != "unresponsive" {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+func TestSecondServer(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	r := start(t, s)
+	s.Port = r.Port()
+	if _, err := NewServer(s); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d is taken", s.Port)) {
+		t.Errorf("on the same port: %v", err)
+	}
+	s.Port = 0
+	second, err := NewServer(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "a server named test is running already") {
+		t.Errorf("of the same name: %v", err)
+	}
+	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 1 || all[0].Status != "online" {
+		t.Errorf("the first: %+v, %v", all, err)
+	}
+	for _, name := range []string{"", "../up", "a/b", ".hidden", strings.Repeat("x", 65), "a b"} {
+		if CheckName(name) == nil {
+			t.Errorf("the name %q is accepted", name)
+		}
+	}
+	s.Home = filepath.Join(s.Home, strings.Repeat("x", longestSocket))
+	long, err := NewServer(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := long.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "shorter") {
+		t.Errorf("a path too long: %v", err)
+	}
+}
+
+// A server that ended with an error stays, errored, and can be started again.
+func TestErroredServerStartsAgain(t *testing.T) {
+	t.Parallel()
+	s := spec(t, 1)
+	s.Stay = true
+	if err := os.WriteFile(filepath.Join(s.Home, "behaviour"), []byte("exit"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, s)
+	eventually(t, "error", func() error {
+		if st := r.Status(); st.Status != "errored" || !strings.Contains(st.Cause, "no wish to serve") {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	})
+	r.behave("")
+	if err := r.Restart(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.online(1)
+	get(t, r.url("/"))
+}
