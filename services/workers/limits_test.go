@@ -3,9 +3,7 @@ package workers
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -200,44 +198,5 @@ func TestCopyLines(t *testing.T) {
 	}
 	if got := *p.words.Load(); got != "panic: why" {
 		t.Errorf("the cause is %q", got)
-	}
-}
-
-// Two workers that take turns end within the slack of each other, a third that came late included, and one that is asked
-// in vain does not hold up the others for ever.
-func TestTurns(t *testing.T) {
-	f, page, err := newTurns()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	defer page.close()
-	page.join(0)
-	page.join(1)
-	page.rows[0].accepted.Store(1000)
-	if !page.ahead(0) || page.ahead(1) {
-		t.Error("the one with 1000 is not ahead of the one with 0")
-	}
-	page.forfeit(0)
-	if page.ahead(0) {
-		t.Error("the turns of a worker that does not take them still count")
-	}
-	page.join(2)
-	if n := page.rows[2].accepted.Load(); math.Abs(float64(n-1000)) > slack {
-		t.Errorf("a worker that came late starts at %d", n)
-	}
-	page.rows[0].accepted.Add(slack + 1)
-	page.leave(1)
-	page.leave(2)
-	if page.ahead(0) {
-		t.Error("a worker is ahead of those that have left")
-	}
-	var wg sync.WaitGroup
-	for i := range maxRows {
-		wg.Go(func() { page.join(i) })
-	}
-	wg.Wait()
-	if n := page.used.Load(); n != maxRows {
-		t.Errorf("%d rows in use", n)
 	}
 }

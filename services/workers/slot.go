@@ -71,6 +71,7 @@ func (m *Master) settle(s *slot, p *proc) {
 			m.drain(p.predecessor, true)
 		}
 	}
+	trimSoon()
 	s.generation, s.errored, s.unready, s.cause = p.generation, false, 0, ""
 	if p.image != nil {
 		s.keep(p.image)

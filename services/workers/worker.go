@@ -157,6 +157,7 @@ func (w *Worker) Run(program Program, signals <-chan os.Signal, log *slog.Logger
 	w.ready = func() {
 		once.Do(func() {
 			_ = w.link.send(message{Ready: true})
+			trimSoon()
 			close(beating)
 		})
 	}
