@@ -30,7 +30,7 @@ func docker(t *testing.T, args ...string) {
 }
 
 func TestServerKilled(t *testing.T) {
-	const writers, each, kills = 4, 400, 3
+	const writers, each, kills = 4, 100, 3
 	uri, name := newDatabase(t, server(t)), container(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

@@ -151,8 +151,10 @@ func (d *database) Count(ctx context.Context, key string, n int, expires time.Ti
 	}
 	ctx, cancel := context.WithTimeout(ctx, store.Patience)
 	defer cancel()
-	err := d.writer.QueryRowContext(ctx, `INSERT INTO counters VALUES (?, ?, ?)
-		ON CONFLICT DO UPDATE SET n = n + excluded.n RETURNING n`, key, n, expires.UnixMilli()).Scan(&value)
+	err := untilFree(ctx, func() error {
+		return d.writer.QueryRowContext(ctx, `INSERT INTO counters VALUES (?, ?, ?)
+			ON CONFLICT DO UPDATE SET n = n + excluded.n RETURNING n`, key, n, expires.UnixMilli()).Scan(&value)
+	})
 	return value, wrap(err)
 }
 

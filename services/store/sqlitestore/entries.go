@@ -19,21 +19,34 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 	}
 	ctx, cancel := context.WithTimeout(ctx, store.Patience)
 	defer cancel()
-	tx, err := d.writer.BeginTx(ctx, nil)
+	stored := 0
+	err := untilFree(ctx, func() (err error) {
+		stored, err = d.append(ctx, last, entries)
+		return err
+	})
 	if err != nil {
 		return 0, wrap(err)
+	}
+	return stored, nil
+}
+
+// append is Append in one try, with the driver's errors.
+func (d *database) append(ctx context.Context, last int64, entries []store.Entry) (int, error) {
+	tx, err := d.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
 	}
 	defer tx.Rollback() // does nothing after a commit
 	var highest int64
 	if err := tx.QueryRowContext(ctx, `SELECT coalesce(max(n), 0) FROM entries`).Scan(&highest); err != nil {
-		return 0, wrap(err)
+		return 0, err
 	}
 	if highest != last {
 		return 0, nil
 	}
 	insert, err := tx.PrepareContext(ctx, `INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, err
 	}
 	defer insert.Close()
 	stored := 0
@@ -45,14 +58,14 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 		n := last + int64(stored) + 1
 		res, err := insert.ExecContext(ctx, n, string(e.Kind), e.Subject, message, e.Author, e.ClientID)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, err
 		}
 		if rows, _ := res.RowsAffected(); rows == 0 {
 			break
 		}
 		stored++
 	}
-	return stored, wrap(tx.Commit())
+	return stored, tx.Commit()
 }
 
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {

@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ var schema string
 const (
 	openPatience = 10 * time.Second // for eight processes that all want to make the file
 	readers      = 4                // connections
+	maxStep      = 4 * time.Millisecond
 )
 
 // database implements store.Store. All writes go through one connection, so that the writers of one process queue in
@@ -40,21 +42,18 @@ func Open(ctx context.Context, path string) (store.Store, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	writer, err := connect(path, 1)
+	writer, err := connect(path, 1, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the store %s: %w", path, err)
 	}
-	// Turning the journal to WAL does not wait for other processes that do the same, so it is tried again.
-	for {
-		if _, err = writer.ExecContext(ctx, schema); !isBusy(err) || ctx.Err() != nil {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	err = untilFree(ctx, func() error {
+		_, err := writer.ExecContext(ctx, schema)
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
-	reader, err := connect(path, readers)
+	reader, err := connect(path, readers, store.Patience)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
@@ -73,14 +72,14 @@ func create(path string) error {
 	return f.Close()
 }
 
-func connect(path string, connections int) (*sql.DB, error) {
+func connect(path string, connections int, patience time.Duration) (*sql.DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
 	options := url.Values{
 		"_pragma": {
-			fmt.Sprintf("busy_timeout(%d)", store.Patience.Milliseconds()),
+			fmt.Sprintf("busy_timeout(%d)", patience.Milliseconds()),
 			"journal_mode(WAL)",
 			"synchronous(FULL)",
 		},
@@ -107,15 +106,35 @@ func (d *database) Close() error {
 	return errors.Join(d.reader.Close(), d.writer.Close())
 }
 
+// untilFree tries to write until no other process holds the file's lock. SQLite's own wait sleeps for longer each time,
+// so that who waits for long loses to who comes late; it also does not wait at all where a file is turned to WAL.
+func untilFree(ctx context.Context, write func() error) error {
+	for {
+		err := write()
+		if !isBusy(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(maxStep)):
+		}
+	}
+}
+
 // write runs one statement and returns how many rows it changed.
 func (d *database) write(ctx context.Context, statement string, args ...any) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, store.Patience)
 	defer cancel()
-	res, err := d.writer.ExecContext(ctx, statement, args...)
-	if err != nil {
-		return 0, wrap(err)
-	}
-	n, err := res.RowsAffected()
+	var n int64
+	err := untilFree(ctx, func() error {
+		res, err := d.writer.ExecContext(ctx, statement, args...)
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
 	return int(n), wrap(err)
 }
 
