@@ -21,7 +21,7 @@ const (
 
 // attempt counts a try to log in before it is made, in the store and so over all processes. It refuses when the client's address
 // made too many. Nobody can lock out who comes from another address. What it returns takes the try off the count again.
-func (s *Site) attempt(ctx context.Context, c *fiber.Ctx, email string) (forget func() error, err error) {
+func (s *Site) attempt(ctx context.Context, c *fiber.Ctx, email string) (forget func(context.Context) error, err error) {
 	now := time.Now()
 	end := now.Truncate(attemptWindow).Add(attemptWindow)
 	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(c.IP())
@@ -47,7 +47,7 @@ func (s *Site) attempt(ctx context.Context, c *fiber.Ctx, email string) (forget 
 			}
 		}
 	}
-	return func() error {
+	return func(ctx context.Context) error {
 		for _, l := range limits {
 			if _, err := s.config.Store.Count(ctx, l.key, -1, end); err != nil {
 				return fmt.Errorf("forgetting an attempt: %w", err)

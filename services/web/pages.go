@@ -18,7 +18,6 @@ type Page struct {
 	Lang  string // es or en
 	T     func(key string, args ...any) string
 	Email string // of the user, where the page needs a login
-	CSRF  string
 	Title string
 	Error string // what was wrong with what was sent, and in which field
 	Field string

@@ -6,22 +6,24 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
+	"github.com/gofiber/fiber/v2"
 	"golang.org/x/crypto/bcrypt"
-
-	"balanza/services/store"
 )
 
 const (
 	shortestPassword = 8   // characters
 	longestPassword  = 256 // characters
 	hashCost         = 10  // about 50 ms of a core
+	hashPatience     = 5 * time.Second
 )
+
+var busy = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.busy", wait: 1}
 
 // The most common passwords of eight characters and more, one a line.
 //
@@ -55,13 +57,15 @@ type hashers chan struct{}
 
 func newHashers() hashers { return make(hashers, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// enter waits for a turn; it fails with store.ErrUnavailable when ctx ends first.
+// enter waits for a turn; it fails when there are too many before, or when ctx ends.
 func (h hashers) enter(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, hashPatience)
+	defer cancel()
 	select {
 	case h <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: too many log-ins at a time", store.ErrUnavailable)
+		return busy
 	}
 }
 

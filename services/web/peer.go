@@ -29,7 +29,7 @@ const (
 	writeWait    = 10 * time.Second
 	goodbyeWait  = time.Second            // for the other end's close frame
 	helloWait    = 300 * time.Millisecond // then the page has no last entry to tell of
-	answersQueue = 32
+	answersQueue = 8
 
 	sessionEnded = "session ended"
 )
@@ -308,11 +308,11 @@ func (p *peer) refuse(clientID string, code int, text string, args ...any) {
 	p.answer(refused{"error", clientID, code, p.texts.say(text, args...)})
 }
 
+// answer waits while the writer is busy, so that a page that sends without reading gets stuck itself, until a write fails.
 func (p *peer) answer(v any) {
 	frame, _ := json.Marshal(v) // strings and numbers: cannot fail
 	select {
 	case p.answers <- frame:
-	default: // it sends and does not read
-		p.end(websocket.ClosePolicyViolation, "too slow")
+	case <-p.ended:
 	}
 }

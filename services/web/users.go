@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"net/mail"
 	"strings"
@@ -56,24 +57,34 @@ func (s *Site) authenticate(c *fiber.Ctx, f fields) (string, error) {
 	if !ok || password == "" {
 		return "", invalid("password", "error.text", "password")
 	}
-	ctx, cancel := s.asking()
-	defer cancel()
-	forget, err := s.attempt(ctx, c, email)
+	forget, hash, err := s.findHash(c, email)
 	if err != nil {
 		return "", err
 	}
-	user, err := s.config.Store.User(ctx, email)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return "", err
-	}
-	matches, err := s.hashers.match(ctx, user.PasswordHash, password)
+	matches, err := s.hashers.match(s.work, hash, password)
 	switch {
 	case err != nil:
 		return "", err
 	case !matches:
 		return "", wrongLogin
 	}
-	return email, forget()
+	ctx, cancel := s.asking()
+	defer cancel()
+	return email, forget(ctx)
+}
+
+// findHash counts an attempt to log in and gives the hash of the user's password, none when there is no such user.
+func (s *Site) findHash(c *fiber.Ctx, email string) (forget func(context.Context) error, hash []byte, err error) {
+	ctx, cancel := s.asking()
+	defer cancel()
+	if forget, err = s.attempt(ctx, c, email); err != nil {
+		return nil, nil, err
+	}
+	user, err := s.config.Store.User(ctx, email)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, nil, err
+	}
+	return forget, user.PasswordHash, nil
 }
 
 // signup answers the sign-up form.
@@ -105,12 +116,12 @@ func (s *Site) register(f fields) (store.User, error) {
 	if err := checkPassword(password, author.ID); err != nil {
 		return store.User{}, err
 	}
-	ctx, cancel := s.asking()
-	defer cancel()
-	hash, err := s.hashers.hash(ctx, password)
+	hash, err := s.hashers.hash(s.work, password)
 	if err != nil {
 		return store.User{}, err
 	}
+	ctx, cancel := s.asking()
+	defer cancel()
 	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: time.Now().UTC()}
 	err = s.config.Store.CreateUser(ctx, user)
 	if errors.Is(err, store.ErrTaken) {

@@ -1,0 +1,316 @@
+package web
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/valyala/fasthttp"
+
+	"balanza/services/store"
+)
+
+// TestInfo: the same facts as a page and as JSON.
+func TestInfo(t *testing.T) {
+	p := start(t)
+	for _, c := range []call{
+		{path: "/info", header: jsonPlease},
+		{path: "/info?format=json"},
+		{path: "/info/", header: map[string]string{"Accept": "application/json, text/html;q=0.5"}},
+	} {
+		a := p.send(t, c).want(t, http.StatusOK)
+		var i Info
+		if err := json.Unmarshal([]byte(a.body), &i); err != nil {
+			t.Fatal(err)
+		}
+		executable, _ := os.Executable()
+		folder, _ := os.Getwd()
+		if len(i.Arguments) != len(os.Args)-1 || i.Executable != executable || i.Platform != runtime.GOOS || i.Pid != os.Getpid() ||
+			i.Version != runtime.Version() || i.Folder != folder || i.RSS < 1<<20 || i.CPUs != runtime.NumCPU() ||
+			i.Mode != "FORK" || i.Worker != 0 || i.Server != "test:1" || i.Uptime < 0 {
+			t.Errorf("%+v", i)
+		}
+	}
+	for _, accept := range []string{"", "*/*", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"} {
+		a := p.send(t, call{path: "/info", header: map[string]string{"Accept": accept}}).want(t, http.StatusOK)
+		if !strings.Contains(a.body, "<html lang=\"es\"") || !strings.Contains(a.body, strconv.Itoa(os.Getpid())) {
+			t.Errorf("accept %q: %s", accept, a.body)
+		}
+	}
+}
+
+// TestRandoms: every way to ask, and what cannot be drawn.
+func TestRandoms(t *testing.T) {
+	p := start(t)
+	for _, path := range []string{"/api/randoms", "/api/randoms/", "/test/randoms", "/test/randoms/", "/test/random", "/test/random/"} {
+		a := p.send(t, call{path: path + "?cant=1000"}).want(t, http.StatusOK)
+		var counts map[string]int
+		if err := json.Unmarshal([]byte(a.body), &counts); err != nil {
+			t.Fatal(err)
+		}
+		sum := 0
+		for number, n := range counts {
+			if v, err := strconv.Atoi(number); err != nil || v < 1 || v > 1000 || n < 1 {
+				t.Errorf("%s was drawn %d times", number, n)
+			}
+			sum += n
+		}
+		if sum != 1000 {
+			t.Errorf("%s: %d draws", path, sum)
+		}
+		if a.Header.Get("X-Balanza-Pid") != strconv.Itoa(os.Getpid()) || a.Header.Get("X-Balanza-Server") != "test:1" {
+			t.Errorf("%v", a.Header)
+		}
+	}
+	for _, cant := range []string{"0", "-1", "1.5", "1e3", "a", "", "1000000001", "99999999999999999999", "1&cant=2", "0x10", "%20"} {
+		e := p.send(t, call{path: "/api/randoms?cant=" + cant}).want(t, http.StatusBadRequest).refusal(t)
+		if e.Campo != "cant" {
+			t.Errorf("cant=%s: %+v", cant, e)
+		}
+	}
+}
+
+// TestNotFound: as the seeds have it in JSON, or as a page.
+func TestNotFound(t *testing.T) {
+	p := start(t)
+	for _, test := range []struct{ method, path, header string }{
+		{"GET", "/nowhere", "*/*"}, {"GET", "/nowhere", ""}, {"POST", "/nowhere?a=b", "application/json"}, {"DELETE", "/info", "*/*"},
+		{"PATCH", "/api/productos/1", "*/*"}, {"GET", "/assets/nothing.js", "*/*"}, {"OPTIONS", "/", "*/*"},
+	} {
+		a := p.send(t, call{method: test.method, path: test.path, header: map[string]string{"Accept": test.header, "Accept-Language": "en"}}).
+			want(t, http.StatusNotFound)
+		path, _, _ := strings.Cut(test.path, "?")
+		want := `{"error":-2,"descripcion":"ruta ` + path + ` método ` + test.method + ` no implementada"}`
+		if a.body != want || a.Header.Get("X-Balanza-Pid") == "" {
+			t.Errorf("%s, want %s", a.body, want)
+		}
+	}
+	a := p.send(t, call{path: "/nowhere", header: map[string]string{"Accept": "text/html", "Accept-Language": "en-GB,en;q=0.9"}}).
+		want(t, http.StatusNotFound)
+	if !strings.Contains(a.body, `<html lang="en"`) {
+		t.Errorf("%s", a.body)
+	}
+}
+
+// TestPages: every page in both languages, with nothing inline that the policy would refuse.
+func TestPages(t *testing.T) {
+	p := start(t)
+	addUser(t, p.store, "ana@example.org")
+	cookie := addSession(t, p.store, "ana@example.org")
+	for _, path := range []string{"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test"} {
+		for _, language := range []string{"es", "en"} {
+			a := p.send(t, call{path: path, cookie: cookie, header: map[string]string{"Accept-Language": language + "-AR"}}).want(t, http.StatusOK)
+			if !strings.Contains(a.body, `<html lang="`+language+`"`) || !strings.HasSuffix(strings.TrimSpace(a.body), "</html>") {
+				t.Errorf("%s in %s: %s", path, language, a.body)
+			}
+			for _, inline := range []string{"<style", "style=", "onclick=", "<script>", "ZgotmplZ", "%!"} {
+				if strings.Contains(a.body, inline) {
+					t.Errorf("%s holds %s", path, inline)
+				}
+			}
+		}
+	}
+	p.send(t, call{path: "/login", header: map[string]string{"Accept-Language": "fr"}}).want(t, http.StatusOK)
+}
+
+// TestAssets: kept for good under the address that names their content, asked again under any other.
+func TestAssets(t *testing.T) {
+	p := start(t)
+	address, err := p.assets.url("home.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := p.send(t, call{path: address}).want(t, http.StatusOK)
+	if !strings.Contains(a.Header.Get("Cache-Control"), "immutable") || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/javascript") {
+		t.Errorf("%v", a.Header)
+	}
+	plain := p.send(t, call{path: "/assets/home.js?v=old"}).want(t, http.StatusOK)
+	if plain.Header.Get("Cache-Control") != "no-cache" || plain.body != a.body {
+		t.Errorf("%v", plain.Header)
+	}
+	again := p.send(t, call{path: "/assets/home.js", header: map[string]string{"If-None-Match": plain.Header.Get("ETag")}})
+	if again.want(t, http.StatusNotModified); again.body != "" {
+		t.Errorf("%q", again.body)
+	}
+	if _, err := p.assets.url("nothing.js"); err == nil {
+		t.Error("an asset that is not there has an address")
+	}
+}
+
+// TestUsers: from sign-up to log-out, as a browser does it and as a program does.
+func TestUsers(t *testing.T) {
+	p := start(t)
+	cookie := p.send(t, call{method: "POST", path: "/signup", form: profile(" Ana@Example.org ", "long enough")}).
+		want(t, http.StatusSeeOther).session(t)
+	home := p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
+	if !strings.Contains(home.body, "ana@example.org") {
+		t.Errorf("%s", home.body)
+	}
+	// The same email in another case is the same user.
+	again := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).want(t, http.StatusSeeOther)
+	if again.Header.Get("Location") != "/failsignup" {
+		t.Errorf("%v", again.Header)
+	}
+	e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: profile("ana@example.org", "something else")}).
+		want(t, http.StatusConflict).refusal(t)
+	if e.Error != codeTaken || e.Campo != "email" {
+		t.Errorf("%+v", e)
+	}
+	wrong := p.send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", "something else")}).want(t, http.StatusSeeOther)
+	if wrong.Header.Get("Location") != "/faillogin" || len(wrong.Cookies()) != 0 {
+		t.Errorf("%v", wrong.Header)
+	}
+	login := p.send(t, call{method: "POST", path: "/login", json: `{"email":"ANA@example.org","password":"long enough"}`}).want(t, http.StatusOK)
+	if login.body != `{"email":"ana@example.org"}` {
+		t.Errorf("%s", login.body)
+	}
+	p.send(t, call{path: "/logout", cookie: login.session(t)}).want(t, http.StatusOK)
+	p.send(t, call{path: "/", cookie: login.session(t)}).want(t, http.StatusSeeOther)
+	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
+	p.send(t, call{path: "/", header: jsonPlease}).want(t, http.StatusUnauthorized).refusal(t)
+
+	u, err := p.store.User(t.Context(), "ana@example.org")
+	if want := (store.Author{ID: "ana@example.org", Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"}); err != nil || u.Author != want {
+		t.Errorf("%+v (%v)", u.Author, err)
+	}
+}
+
+// TestProfiles: a form that is not right is shown again, with what was typed, and says which field.
+func TestProfiles(t *testing.T) {
+	p := start(t)
+	for field, values := range map[string][]string{
+		"email":    {"", "ana", "a b@c.d", "Ana <a@b.c>", "a@b.c\r\nBcc: x@y.z", strings.Repeat("a", longestEmail) + "@b.c"},
+		"password": {"", "short", "password1"},
+		"nombre":   {"", strings.Repeat("a", 101), "a\nb", "\xff"},
+		"apellido": {""},
+		"edad":     {"", "0", "151", "1.5", "x", "-3"},
+		"alias":    {"", strings.Repeat("a", 51)},
+		"avatar":   {"javascript:alert(1)", "/a.png", "ftp://a/b", "https://"},
+	} {
+		for _, value := range values {
+			form := profile("ana@example.org", "long enough")
+			form.Set("alias", "lechuza")
+			form.Set(field, value)
+			e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: form}).want(t, http.StatusBadRequest).refusal(t)
+			if e.Campo != field {
+				t.Errorf("%s %q: %+v", field, value, e)
+			}
+			html := p.send(t, call{method: "POST", path: "/signup", form: form}).want(t, http.StatusBadRequest)
+			if !strings.Contains(html.body, "aria-invalid") || field != "alias" && !strings.Contains(html.body, "lechuza") ||
+				strings.Contains(html.body, "long enough") {
+				t.Errorf("%s %q: %s", field, value, html.body)
+			}
+		}
+	}
+}
+
+// TestProducts: the REST interface.
+func TestProducts(t *testing.T) {
+	p := start(t)
+	addUser(t, p.store, "ana@example.org")
+	cookie := addSession(t, p.store, "ana@example.org")
+	if a := p.send(t, call{path: "/api/productos"}).want(t, http.StatusOK); a.body != "[]" {
+		t.Errorf("%s", a.body)
+	}
+	const silla = `{"nombre":"Silla","precio":12.5,"foto":"https://example.org/silla.png","id":"mine","extra":[1]}`
+	p.send(t, call{method: "POST", path: "/api/productos", json: silla}).want(t, http.StatusUnauthorized).refusal(t)
+	asked := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: map[string]string{"Accept": "text/html"}})
+	if asked.want(t, http.StatusSeeOther).Header.Get("Location") != "/login" {
+		t.Errorf("%v", asked.Header)
+	}
+
+	var made, read store.Product
+	a := p.send(t, call{method: "POST", path: "/api/productos", cookie: cookie, json: silla}).want(t, http.StatusCreated)
+	if err := json.Unmarshal([]byte(a.body), &made); err != nil || made.Nombre != "Silla" || made.Precio != 12.5 || made.ID == "mine" {
+		t.Fatalf("%s (%v)", a.body, err)
+	}
+	place := a.Header.Get("Location")
+	a = p.send(t, call{path: place}).want(t, http.StatusOK)
+	if err := json.Unmarshal([]byte(a.body), &read); err != nil || read != made {
+		t.Errorf("%s (%v)", a.body, err)
+	}
+	p.send(t, call{method: "PUT", path: place, cookie: cookie, json: strings.Replace(silla, "Silla", "Mesa", 1)}).want(t, http.StatusOK)
+	if a := p.send(t, call{path: "/api/productos"}); !strings.Contains(a.body, "Mesa") || strings.Contains(a.body, "Silla") {
+		t.Errorf("%s", a.body)
+	}
+	p.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		e := p.send(t, call{method: method, path: place, cookie: cookie, json: silla}).want(t, http.StatusNotFound).refusal(t)
+		if e.Error != codeNotFound {
+			t.Errorf("%s: %+v", method, e)
+		}
+	}
+	p.send(t, call{path: "/api/productos/%00"}).want(t, http.StatusNotFound)
+}
+
+// TestMocks: five made-up products, others each time.
+func TestMocks(t *testing.T) {
+	p := start(t)
+	var before string
+	for range 2 {
+		a := p.send(t, call{path: "/api/productos-test"}).want(t, http.StatusOK)
+		var made []store.Product
+		if err := json.Unmarshal([]byte(a.body), &made); err != nil || len(made) != mocks || a.body == before {
+			t.Fatalf("%s (%v)", a.body, err)
+		}
+		for _, m := range made {
+			if m.ID == "" || m.Nombre == "" || m.Precio <= 0 || m.Foto == "" {
+				t.Errorf("%+v", m)
+			}
+		}
+		before = a.body
+	}
+	if a := p.send(t, call{path: "/productos-test"}).want(t, http.StatusOK); strings.Count(a.body, `src="data:image/svg`) != mocks {
+		t.Errorf("%s", a.body)
+	}
+}
+
+// TestMetrics: what was answered is counted, or what all workers answered.
+func TestMetrics(t *testing.T) {
+	v := serve(t, bare(t, Config{}), listen(t))
+	for range 3 {
+		v.send(t, call{path: "/api/randoms?cant=1"})
+	}
+	v.send(t, call{path: "/api/randoms?cant=x"})
+	text := v.send(t, call{path: "/metrics"}).body
+	for _, line := range []string{
+		`balanza_requests_total{method="GET",route="/api/randoms",status="2xx"} 3`,
+		`balanza_requests_total{method="GET",route="/api/randoms",status="4xx"} 1`,
+		`balanza_request_seconds_bucket{method="GET",route="/api/randoms",le="+Inf"} 4`,
+		`balanza_request_seconds_count{method="GET",route="/api/randoms"} 4`,
+		"# TYPE balanza_request_seconds histogram",
+		`balanza_websockets{server="test:1",worker="0"} 0`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %s in\n%s", line, text)
+		}
+	}
+	double := serve(t, bare(t, Config{Totals: func(own map[string]float64) map[string]float64 {
+		for series := range own {
+			own[series] *= 2
+		}
+		return own
+	}}), listen(t))
+	double.send(t, call{path: "/healthz"})
+	const line = `balanza_requests_total{method="GET",route="/healthz",status="2xx"} 2`
+	if text := double.send(t, call{path: "/metrics"}).body; !strings.Contains(text, line+"\n") {
+		t.Errorf("no line %s in\n%s", line, text)
+	}
+}
+
+// TestPanic: a handler that panics costs its own request only.
+func TestPanic(t *testing.T) {
+	s := bare(t, Config{})
+	s.log = slog.New(slog.DiscardHandler)
+	var c fasthttp.RequestCtx
+	c.Init(&fasthttp.Request{}, nil, nil)
+	s.door(func(*fasthttp.RequestCtx) { panic("on purpose") })(&c)
+	if c.Response.StatusCode() != http.StatusInternalServerError || len(c.Response.Header.Peek("X-Balanza-Pid")) == 0 {
+		t.Errorf("%s", &c.Response)
+	}
+}

@@ -1,0 +1,262 @@
+package web
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+
+	"balanza/services/store"
+	"balanza/services/store/sqlitestore"
+)
+
+// process is one process of a server: it shares its store with others, by a file, and nothing else.
+type process struct {
+	*serving
+	store store.Store
+}
+
+// startProcess starts a process on the database of that folder.
+func startProcess(t *testing.T, folder string, config Config) *process {
+	t.Helper()
+	st, err := sqlitestore.Open(t.Context(), filepath.Join(folder, "balanza.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	log := store.NewLog(st)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { _ = log.Run(ctx); close(ended) }()
+	t.Cleanup(func() { cancel(); <-ended })
+
+	config.Store, config.Log, config.Process = st, log, testProcess()
+	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	site, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &process{serve(t, site, listen(t)), st}
+}
+
+func start(t *testing.T) *process {
+	t.Helper()
+	return startProcess(t, t.TempDir(), Config{})
+}
+
+// knownPassword is the one whose hash is known without computing it.
+const knownPassword = "nobody's"
+
+// addUser creates a user with knownPassword.
+func addUser(t *testing.T, st store.Store, email string) {
+	t.Helper()
+	err := st.CreateUser(t.Context(), store.User{
+		Email:        email,
+		PasswordHash: nobodysHash,
+		Author:       store.Author{ID: email, Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"},
+		Created:      time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addSession logs a user in and returns the cookie.
+func addSession(t *testing.T, st store.Store, email string) *http.Cookie {
+	t.Helper()
+	var random [32]byte
+	_, _ = rand.Read(random[:])
+	id := base64.RawURLEncoding.EncodeToString(random[:])
+	if err := st.CreateSession(t.Context(), store.Session{ID: id, Email: email, Expires: time.Now().Add(time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	return &http.Cookie{Name: "balanza", Value: id}
+}
+
+// call is a request to be sent; what is empty is left out.
+type call struct {
+	method string // GET when empty
+	path   string
+	cookie *http.Cookie
+	header map[string]string
+	form   url.Values
+	json   string
+	body   string
+}
+
+// answered is what came back.
+type answered struct {
+	*http.Response
+	body string
+}
+
+// send sends a request as it is: no redirect is followed, no cookie kept.
+func (v *serving) send(t *testing.T, c call) answered {
+	t.Helper()
+	body, kind := c.body, ""
+	switch {
+	case c.form != nil:
+		body, kind = c.form.Encode(), "application/x-www-form-urlencoded"
+	case c.json != "":
+		body, kind = c.json, "application/json"
+	}
+	r, err := http.NewRequest(c.method, v.url+c.path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind != "" {
+		r.Header.Set("Content-Type", kind)
+	}
+	if c.cookie != nil {
+		r.AddCookie(c.cookie)
+	}
+	for name, value := range c.header {
+		r.Header.Set(name, value)
+		if name == "Host" {
+			r.Host = value
+		}
+	}
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	a, text := send(t, client, r)
+	return answered{a, text}
+}
+
+// want fails the test unless the answer has that status.
+func (a answered) want(t *testing.T, status int) answered {
+	t.Helper()
+	if a.StatusCode != status {
+		t.Fatalf("%s %s: status %d, want %d: %.300s", a.Request.Method, a.Request.URL.Path, a.StatusCode, status, a.body)
+	}
+	return a
+}
+
+// refusal reads a JSON error.
+func (a answered) refusal(t *testing.T) answer {
+	t.Helper()
+	var e answer
+	if err := json.Unmarshal([]byte(a.body), &e); err != nil || e.Error >= 0 || e.Descripcion == "" {
+		t.Fatalf("%s %s: no JSON error: %.300s", a.Request.Method, a.Request.URL.Path, a.body)
+	}
+	return e
+}
+
+// session gives the session cookie that an answer sets.
+func (a answered) session(t *testing.T) *http.Cookie {
+	t.Helper()
+	for _, c := range a.Cookies() {
+		if strings.HasSuffix(c.Name, "balanza") && c.Value != "" {
+			return c
+		}
+	}
+	t.Fatalf("no session cookie in %v", a.Header)
+	return nil
+}
+
+func credentials(email, password string) url.Values {
+	return url.Values{"email": {email}, "password": {password}}
+}
+
+// profile is what a sign-up form brings.
+func profile(email, password string) url.Values {
+	f := credentials(email, password)
+	f.Set("nombre", "Ana")
+	f.Set("apellido", "Paz")
+	f.Set("edad", "30")
+	f.Set("alias", "ana")
+	f.Set("avatar", "")
+	return f
+}
+
+var jsonPlease = map[string]string{"Accept": "application/json"}
+
+// page is an open websocket.
+type page struct{ *websocket.Conn }
+
+func (v *serving) dial(t *testing.T, cookie *http.Cookie, origin string) (*websocket.Conn, *http.Response) {
+	t.Helper()
+	header := http.Header{"Cookie": {cookie.String()}}
+	if origin != "" {
+		header.Set("Origin", origin)
+	}
+	conn, answer, err := websocket.DefaultDialer.Dial(strings.Replace(v.url, "http", "ws", 1)+"/ws", header)
+	if err == nil {
+		t.Cleanup(func() { conn.Close() })
+	}
+	return conn, answer
+}
+
+// open opens a websocket as the site's own pages do.
+func (v *serving) open(t *testing.T, cookie *http.Cookie) page {
+	t.Helper()
+	conn, answer := v.dial(t, cookie, v.url)
+	if conn == nil {
+		t.Fatalf("no websocket: %v", answer)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	return page{conn}
+}
+
+// told is any frame that the server sends.
+type told struct {
+	Type        string
+	ClientID    string
+	ID          any
+	Last        int64
+	Codigo      int
+	Product     *store.Product
+	Descripcion string
+	Normalised  struct {
+		Entities struct {
+			Messages map[string]struct{ Text, Author string }
+			Chats    map[string]struct{ Mensajes []int64 }
+		}
+	}
+}
+
+// next returns the next frame of a type.
+func (p page) next(t *testing.T, kind string) told {
+	t.Helper()
+	for {
+		var f told
+		if err := p.ReadJSON(&f); err != nil {
+			t.Fatalf("waiting for %s: %v", kind, err)
+		}
+		if f.Type == kind {
+			return f
+		}
+	}
+}
+
+// closed reads to the end and returns the close code.
+func (p page) closed(t *testing.T) int {
+	t.Helper()
+	for {
+		_, _, err := p.ReadMessage()
+		if e, ok := err.(*websocket.CloseError); ok {
+			return e.Code
+		}
+		if err != nil {
+			t.Fatalf("waiting for the close frame: %v", err)
+		}
+	}
+}
+
+func (p page) say(t *testing.T, frame string) {
+	t.Helper()
+	if err := p.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+		t.Fatal(err)
+	}
+}
