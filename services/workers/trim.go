@@ -6,7 +6,7 @@ import (
 )
 
 // settled is how long after its last start something needs what only its start needed.
-const settled = time.Second
+const settled = 2 * time.Second
 
 var trimming atomic.Pointer[time.Timer]
 

@@ -12,8 +12,7 @@ import (
 )
 
 // trim gives back the memory that only the start needed: garbage, and the pages of the program's code and constants that
-// were read then. Those that are needed again come back from the kernel's cache, one at a time: by itself, the kernel
-// brings 15 neighbours with each.
+// were read then. Those that are needed again come back from the kernel's cache, a few at a time.
 func trim() {
 	debug.FreeOSMemory()
 	self, err := os.Readlink("/proc/self/exe")
@@ -33,9 +32,7 @@ func trim() {
 			continue
 		}
 		if rights == "r-xp" || rights == "r--p" { // never what was written
-			for _, advice := range []uintptr{unix.MADV_RANDOM, unix.MADV_DONTNEED} {
-				_, _, _ = syscall.Syscall(unix.SYS_MADVISE, from, to-from, advice)
-			}
+			_, _, _ = syscall.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
 		}
 	}
 }
