@@ -2,7 +2,6 @@ package chat
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +31,8 @@ type Hub struct {
 	inbox   []store.Entry
 	arrived chan struct{} // holds a token when the inbox is not empty
 
+	products products
+
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
 	messages  []store.Entry // every message above floor, up to last, in order
@@ -47,6 +48,7 @@ func NewHub(s store.Store, l *store.Log) *Hub {
 		log:       l,
 		ready:     make(chan struct{}),
 		arrived:   make(chan struct{}, 1),
+		products:  newProducts(),
 		listeners: make(map[*Listener]struct{}),
 	}
 }
@@ -55,11 +57,15 @@ func NewHub(s store.Store, l *store.Log) *Hub {
 // does not answer is asked again; joining waits meanwhile.
 func (h *Hub) Run(ctx context.Context) error {
 	defer h.stop()
-	err := patiently(ctx, func() error { return h.load(ctx) })
-	if err != nil {
-		return ignoreEnd(ctx, err)
+	for h.load(ctx) != nil {
+		if !pause(ctx) {
+			return nil
+		}
 	}
 	close(h.ready)
+	var products sync.WaitGroup
+	products.Go(func() { h.tellProducts(ctx) })
+	defer products.Wait()
 	defer h.log.Subscribe(h.last, h.receive)()
 	for {
 		select {
@@ -71,9 +77,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		batch := h.inbox
 		h.inbox = nil
 		h.inboxMu.Unlock()
-		if err := h.take(ctx, batch); err != nil {
-			return ignoreEnd(ctx, err)
-		}
+		h.take(batch)
 	}
 }
 
@@ -105,52 +109,29 @@ func (h *Hub) receive(entries []store.Entry) {
 	h.inboxMu.Lock()
 	h.inbox = append(h.inbox, entries...)
 	h.inboxMu.Unlock()
-	select {
-	case h.arrived <- struct{}{}:
-	default:
-	}
+	signal(h.arrived)
 }
 
 // take tells the listeners what came. Neighbouring messages share a frame.
-func (h *Hub) take(ctx context.Context, entries []store.Entry) error {
+func (h *Hub) take(entries []store.Entry) {
 	for len(entries) > 0 {
 		first := entries[0]
 		n := 1
+		var frame []byte
 		switch first.Kind {
 		case store.MessageSaid:
 			for n < min(len(entries), perFrame) && entries[n].Kind == store.MessageSaid {
 				n++
 			}
-			h.tell(entries[:n], chatFrame(entries[:n], entries[n-1].N, false))
+			frame = chatFrame(entries[:n], entries[n-1].N, false)
 		case store.ProductChanged:
-			frame, err := h.productFrame(ctx, first.Subject)
-			if err != nil {
-				return err
-			}
-			h.tell(entries[:1], frame)
+			h.products.change(first.Subject)
 		case store.LoggedOut:
-			h.tell(entries[:1], nil)
 			h.logOut(first.Subject)
 		}
+		h.tell(entries[:n], frame)
 		entries = entries[n:]
 	}
-	return nil
-}
-
-// productFrame reads the product as it is now, which is what the entry announced or something newer.
-func (h *Hub) productFrame(ctx context.Context, id string) ([]byte, error) {
-	var frame []byte
-	err := patiently(ctx, func() error {
-		p, err := h.store.Product(ctx, id)
-		switch {
-		case err == nil:
-			frame = encode(productEvent{Type: "product", ID: id, Product: &p})
-		case errors.Is(err, store.ErrNotFound):
-			frame, err = encode(productEvent{Type: "product", ID: id}), nil
-		}
-		return err
-	})
-	return frame, err
 }
 
 // tell makes entries, all of one frame, the last ones and gives the frame, if any, to every listener that lacks it.
@@ -225,24 +206,20 @@ func above(entries []store.Entry, n int64) []store.Entry {
 	return entries[i:]
 }
 
-// patiently asks until the store answers or ctx ends.
-func patiently(ctx context.Context, ask func() error) error {
-	for {
-		err := ask()
-		if !errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
-		}
+// signal leaves a token in a channel of capacity 1.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
-// ignoreEnd returns err unless it comes of ctx having ended.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+// pause waits before a store is asked again; false means that ctx has ended.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retry):
+		return true
 	}
-	return err
 }

@@ -249,6 +249,32 @@ func TestProductChange(t *testing.T) {
 	}
 }
 
+// A product that cannot be read holds no message up, and is told as soon as it can be, once for all its changes.
+func TestUnreadableProduct(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{noProduct: true}
+		h, stop := process(t, m)
+		defer stop()
+		l := join(t, h, "s", 0)
+		await(t, l)
+		for range 5 {
+			appendEntry(t, h, store.ProductChanged, "p1")
+		}
+		say(t, h, ana, "hola", "c1")
+		if e := await(t, l); e.Type != "chat" || len(e.ids()) != 1 {
+			t.Errorf("got %+v", e)
+		}
+		m.set(func() { m.noProduct = false })
+		if e := await(t, l); e.Type != "product" || e.ID != "p1" {
+			t.Errorf("got %+v", e)
+		}
+		say(t, h, ana, "adiós", "c2")
+		if e := await(t, l); e.Type != "chat" {
+			t.Errorf("told again: %+v", e)
+		}
+	})
+}
+
 func TestJoinTellsWhatIsMissing(t *testing.T) {
 	const said, others = 3000, 2500 // more than the log keeps in memory, of each
 	for _, c := range []struct {

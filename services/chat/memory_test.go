@@ -12,10 +12,11 @@ import (
 // memory is a store that has a log and products only.
 type memory struct {
 	store.Store
-	mu       sync.Mutex
-	entries  []store.Entry
-	products map[string]store.Product
-	down     bool // every call fails
+	mu        sync.Mutex
+	entries   []store.Entry
+	products  map[string]store.Product
+	down      bool // every call fails
+	noProduct bool // Product fails
 }
 
 func (m *memory) locked() (unlock func(), err error) {
@@ -87,6 +88,9 @@ func (m *memory) Product(_ context.Context, id string) (store.Product, error) {
 		return store.Product{}, err
 	}
 	defer unlock()
+	if m.noProduct {
+		return store.Product{}, store.ErrUnavailable
+	}
 	p, ok := m.products[id]
 	if !ok {
 		return store.Product{}, store.ErrNotFound
