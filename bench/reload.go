@@ -82,8 +82,11 @@ func killed(ctx context.Context, s *server, workers map[int]bool) (time.Duration
 	}
 	start := time.Now()
 	for {
-		// A request that was on its way to the killed worker may fail.
-		if pid, err := s.get(ctx, "/info"); err == nil && !workers[pid] {
+		// A request handed to the killed worker fails, or waits for ever.
+		patience, enough := context.WithTimeout(ctx, 100*time.Millisecond)
+		pid, err := s.get(patience, "/info")
+		enough()
+		if err == nil && !workers[pid] {
 			return time.Since(start), nil
 		}
 		if ctx.Err() != nil {
