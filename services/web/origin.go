@@ -29,10 +29,15 @@ func sameOrigin(c *fiber.Ctx, origin string) bool {
 	if err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
 		return false
 	}
-	if u.Scheme != "https" && (u.Scheme != "http" || c.Secure()) {
+	if u.Scheme != "https" && (u.Scheme != "http" || secure(c)) {
 		return false
 	}
 	return strings.EqualFold(u.Host, string(c.Request().Host()))
+}
+
+// secure tells whether the client's own connection is TLS, which a trusted proxy may have ended.
+func secure(c *fiber.Ctx) bool {
+	return c.Context().IsTLS() || c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedProto) == "https"
 }
 
 // guard refuses what no request that changes something may be: made by another site, or compressed, for a small body may

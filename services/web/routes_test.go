@@ -80,7 +80,7 @@ func TestNotFound(t *testing.T) {
 	p := start(t)
 	for _, test := range []struct{ method, path, header string }{
 		{"GET", "/nowhere", "*/*"}, {"GET", "/nowhere", ""}, {"POST", "/nowhere?a=b", "application/json"}, {"DELETE", "/info", "*/*"},
-		{"PATCH", "/api/productos/1", "*/*"}, {"GET", "/assets/nothing.js", "*/*"}, {"OPTIONS", "/", "*/*"},
+		{"PATCH", "/api/productos/1", "*/*"}, {"GET", "/assets/nothing.js", "*/*"}, {"OPTIONS", "/", "*/*"}, {"BREW", "/info", "*/*"},
 	} {
 		a := p.send(t, call{method: test.method, path: test.path, header: map[string]string{"Accept": test.header, "Accept-Language": "en"}}).
 			want(t, http.StatusNotFound)

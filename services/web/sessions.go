@@ -36,10 +36,10 @@ func cookieName(secure bool) string {
 
 func setCookie(c *fiber.Ctx, value string) {
 	cookie := fiber.Cookie{
-		Name:        cookieName(c.Secure()),
+		Name:        cookieName(secure(c)),
 		Value:       value,
 		Path:        "/",
-		Secure:      c.Secure(),
+		Secure:      secure(c),
 		HTTPOnly:    true,
 		SameSite:    fiber.CookieSameSiteLaxMode,
 		SessionOnly: true, // the store knows when it ends
@@ -52,7 +52,7 @@ func setCookie(c *fiber.Ctx, value string) {
 
 // sessionID gives what the cookie says, or nothing when it cannot be one of ours.
 func sessionID(c *fiber.Ctx) string {
-	id := string(c.Request().Header.Cookie(cookieName(c.Secure())))
+	id := string(c.Request().Header.Cookie(cookieName(secure(c))))
 	if b, err := base64.RawURLEncoding.DecodeString(id); err != nil || len(b) != 32 {
 		return ""
 	}

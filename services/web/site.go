@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -259,6 +260,12 @@ func (s *Site) door(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 				c.SetConnectionClose()
 			}
 		}()
+		if !slices.Contains(fiber.DefaultMethods, string(c.Method())) { // Fiber answers these in a form of its own
+			unknown := s.app.AcquireCtx(c)
+			defer s.app.ReleaseCtx(unknown)
+			_ = s.refuse(unknown, notImplemented(unknown))
+			return
+		}
 		next(c)
 	}
 }
