@@ -113,13 +113,13 @@ func (m *Master) replace(s *slot, only *proc) (old *proc, err error) {
 		return nil, errors.Join(e, err)
 	}
 	select {
-	case <-next.readied:
-		return next.predecessor, nil
+	case old = <-next.readied:
+		return old, nil
 	case <-next.done:
 	}
 	select {
-	case <-next.readied: // and died since
-		return next.predecessor, nil
+	case old = <-next.readied: // and died since
+		return old, nil
 	default:
 	}
 	if e := m.do(func() {

@@ -219,9 +219,8 @@ func (m *Master) handle(e event) {
 		p.ready, p.beaten, p.deadline = true, time.Now(), time.Time{}
 		m.served = true
 		if s != nil {
-			m.settle(s, p)
+			p.readied <- m.settle(s, p)
 		}
-		close(p.readied)
 	case e.Beat != nil:
 		p.beaten = time.Now()
 		p.note(*e.Beat)

@@ -28,13 +28,12 @@ type proc struct {
 	cancel context.CancelFunc // the master's own
 	worker *Worker            // the master's own
 
-	readied chan struct{}          // closed when it is its slot's current process, and ready
+	readied chan *proc             // brings its predecessor, or nil, when it is ready; holds one
 	done    chan struct{}          // closed when it is gone and buried
 	words   atomic.Pointer[string] // the line that tells best why it ended
 
 	// The rest belongs to the master's goroutine, until done is closed.
 	ready, draining, renewing bool
-	predecessor               *proc     // which drains since this one is ready
 	deadline                  time.Time // when it is killed, unless it is zero
 	late                      string    // why, then
 	killed                    string    // why the master killed it
@@ -97,7 +96,7 @@ func (m *Master) spawn(s *slot, generation int, image *os.File) (*proc, error) {
 	now := time.Now()
 	p := &proc{
 		slot: s.number, generation: generation, row: m.freeRow(), started: now, beaten: now,
-		readied: make(chan struct{}), done: make(chan struct{}),
+		readied: make(chan *proc, 1), done: make(chan struct{}),
 		deadline: now.Add(m.ReadyTimeout), late: fmt.Sprintf("not ready after %v", m.ReadyTimeout),
 	}
 	start := func() error { return m.start(p, image) }

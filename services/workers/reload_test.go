@@ -313,15 +313,23 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 		}
 		return len(all)
 	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
 	reload(10)
-	wantFds, wantGoroutines := fds(), runtime.NumGoroutine()
-	n := 90
+	wantFds, wantGoroutines, before := fds(), runtime.NumGoroutine(), heap()
+	n := 60
 	if everything {
 		n = 990
 	}
 	reload(n)
 	eventually(t, "as many as before", func() error {
-		runtime.GC()
+		if now := heap(); now > before+256<<10 {
+			return fmt.Errorf("%d KiB of heap, before %d", now>>10, before>>10)
+		}
 		if f, g := fds(), runtime.NumGoroutine(); f > wantFds || g > wantGoroutines {
 			return fmt.Errorf("%d descriptors, before %d; %d goroutines, before %d", f, wantFds, g, wantGoroutines)
 		}

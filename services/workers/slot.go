@@ -62,13 +62,13 @@ func (m *Master) fill(s *slot) {
 	}
 }
 
-// settle makes a process that is ready its slot's current one, and orders its predecessor to drain.
-func (m *Master) settle(s *slot, p *proc) {
+// settle makes a process that is ready its slot's current one, and orders its predecessor, if any, to drain.
+func (m *Master) settle(s *slot, p *proc) (predecessor *proc) {
 	if s.next == p {
-		p.predecessor, s.current, s.next = s.current, p, nil
+		predecessor, s.current, s.next = s.current, p, nil
 		s.failures = nil
-		if p.predecessor != nil {
-			m.drain(p.predecessor, true)
+		if predecessor != nil {
+			m.drain(predecessor, true)
 		}
 	}
 	trimSoon()
@@ -82,6 +82,7 @@ func (m *Master) settle(s *slot, p *proc) {
 	}
 	m.Logger.Info("worker ready", "server", m.Name, "worker", s.number, "pid", p.pid(), "generation", p.generation,
 		"after", time.Since(p.started).Round(time.Millisecond))
+	return predecessor
 }
 
 // keep holds on to the binary of code that was ready: that is what a crash brings back, whatever has become of its path.
