@@ -343,6 +343,31 @@ func TestListenerAheadOfItsProcess(t *testing.T) {
 	}
 }
 
+// The log is read past what the listeners were told: who was away for long is not told those messages again when their turn comes.
+func TestJoinWhileTheLogIsAhead(t *testing.T) {
+	const told, all = 2 * recent, 2*recent + 7
+	m := &memory{}
+	m.fill(all, store.MessageSaid)
+	h := NewHub(m, store.NewLog(m))
+	close(h.ready)
+	h.tell(m.entries[:told], nil)
+	l := join(t, h, "s", 1)
+	h.tell(m.entries[told:], chatFrame(m.entries[told:], all, false))
+	var ids []int64
+	for last := int64(0); last < all; {
+		e := await(t, l)
+		ids, last = append(ids, e.ids()...), e.Last
+	}
+	for i, id := range ids {
+		if id != int64(i)+2 {
+			t.Fatalf("message %d is told at place %d", id, i)
+		}
+	}
+	if len(ids) != all-1 {
+		t.Errorf("%d messages, want %d", len(ids), all-1)
+	}
+}
+
 // A store that lost its last entries in a crash gives their numbers to others, which the listeners must learn.
 func TestLogStepsBack(t *testing.T) {
 	h, _ := process(t, &memory{})

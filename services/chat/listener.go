@@ -81,6 +81,8 @@ func (h *Hub) missed(ctx context.Context, after int64) ([]store.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
+		// The log may be ahead of what the listeners were told; what is above the floor is in messages or comes later.
+		entries = entries[:len(entries)-len(above(entries, h.floor))]
 		if len(entries) == 0 {
 			break
 		}
