@@ -89,10 +89,11 @@ func (u *user) post(url string, v any) (*http.Response, error) {
 	return u.http.Do(r)
 }
 
-// dial opens a websocket as a page of that site does. The answer tells who took it.
-func (u *user) dial(ctx context.Context, site string) (*websocket.Conn, *http.Response, error) {
+// dial opens a websocket as a page of that site does that has everything up to the entry after. The answer tells who took it.
+func (u *user) dial(ctx context.Context, site string, after int64) (*websocket.Conn, *http.Response, error) {
 	d := websocket.Dialer{Jar: u.http.Jar, HandshakeTimeout: 10 * time.Second}
-	return d.DialContext(ctx, strings.Replace(site, "http", "ws", 1)+"/ws", http.Header{"Origin": {site}})
+	url := fmt.Sprintf("%s/ws?after=%d", strings.Replace(site, "http", "ws", 1), after)
+	return d.DialContext(ctx, url, http.Header{"Origin": {site}})
 }
 
 // page is the chat's page without a browser: it keeps to what socket.js and chat.js do.
@@ -159,9 +160,12 @@ func (p *page) live(ctx context.Context) {
 	}
 }
 
-// stay is one connection. It tells whether the server answered the hello.
+// stay is one connection. It tells whether the server took the page in.
 func (p *page) stay(ctx context.Context) (joined bool) {
-	conn, _, err := p.user.dial(ctx, p.sites[rand.N(len(p.sites))])
+	p.mu.Lock()
+	last := p.last
+	p.mu.Unlock()
+	conn, _, err := p.user.dial(ctx, p.sites[rand.N(len(p.sites))], last)
 	if err != nil {
 		return false
 	}
@@ -183,7 +187,6 @@ func (p *page) opened(conn *websocket.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = conn
-	_ = conn.WriteJSON(map[string]any{"type": "hello", "after": p.last}) // a dead connection shows when reading
 	for _, m := range p.pending {
 		p.send(m)
 	}
@@ -223,6 +226,7 @@ func (p *page) send(m *pending) {
 		return
 	}
 	conn := p.conn
+	// A dead connection shows when reading.
 	_ = conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
 	m.wait(ackPatience, func() { conn.Close() })
 }

@@ -1,0 +1,290 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// benefit is one line of nginx's configuration, and what it is for.
+type benefit struct {
+	name  string
+	file  string
+	line  string // regular expression for the lines that are taken out
+	put   string // in their place
+	check func() error
+}
+
+// testBenefits shows that each benefit is there, that it goes when its lines are taken out, and comes back with them.
+func testBenefits(t *testing.T, s *stack) {
+	asset := assetPath(t)
+	benefits := []benefit{
+		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.evenly(t, 40, 4) }},
+		{"balance: websockets", "balance.conf", `proxy_set_header Upgrade .*`, "", upgraded},
+
+		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},
+
+		{"protect: claims of the client", "balance.conf", `proxy_set_header X-Forwarded-Proto .*`, "", claimsIgnored},
+		{"protect: attempts", "locations.conf", `limit_req .*`, "", func() error {
+			return someRefused(30, func() (reply, error) { return ask(http.MethodPost, composeHTTP+"/login", "email=") })
+		}},
+		{"protect: heavy draws", "locations.conf", `limit_conn .*`, "", func() error {
+			return someRefused(24, func() (reply, error) {
+				return ask(http.MethodGet, composeHTTP+"/api/randoms?cant=60000000", "")
+			})
+		}},
+		{"protect: unknown hosts", "nginx.conf", ` default_server`, "", func() error {
+			return status(http.StatusMisdirectedRequest, "/", "Host: elsewhere.example")
+		}},
+		{"protect: internal paths", "locations.conf", `metrics\|healthz\|readyz`, "nothing", internalPathsHidden},
+		{"protect: size", "protect.conf", `client_max_body_size .*`, "client_max_body_size 0;", func() error {
+			answer, err := ask(http.MethodPost, composeHTTP+"/api/productos", strings.Repeat("x", 300_000))
+			return expect(err, answer.StatusCode == http.StatusRequestEntityTooLarge && strings.Contains(answer.body, "nginx"),
+				"%d for 300 kB: %s", answer.StatusCode, tail(answer.body, 200))
+		}},
+		{"protect: version", "protect.conf", `server_tokens off;`, "", func() error {
+			answer, err := ask(http.MethodGet, composeHTTP+"/info", "")
+			return expect(err, answer.Header.Get("Server") == "nginx", "Server: %s", answer.Header.Get("Server"))
+		}},
+		{"protect: headers", "protect.conf", `add_header (Content-Security-Policy|X-Content-Type-Options|X-Frame-Options) .*`, "", securityHeaders},
+
+		{"compress", "locations.conf", `gzip on;`, "", func() error {
+			return errors.Join(compressed(asset, true), compressed("/api/productos-test", true))
+		}},
+		{"compress: not beside secrets", "compress.conf", `gzip off;`, "gzip on;", func() error { return compressed("/login", false) }},
+
+		{"TLS", "nginx.conf", `listen 443 ssl.*`, "", func() error { return negotiated("http/1.1", 0) }},
+		{"TLS: HTTP/2", "tls.conf", `http2 on;`, "", func() error { return negotiated("h2", 0) }},
+		{"TLS: ciphers", "tls.conf", `ssl_ciphers .*`, "ssl_ciphers ALL;", func() error {
+			return expect(nil, negotiated("h2", tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA) != nil, "an old cipher was accepted")
+		}},
+
+		{"monitor: log", "monitor.conf", `access_log .*`, "access_log off;", func() error { return s.logged(t) }},
+		{"monitor: status", "nginx.conf", `stub_status;`, "return 404;", func() error {
+			_, err := s.try("exec", "--no-TTY", "nginx", "curl", "-fsS", "http://127.0.0.1:8080/status")
+			return err
+		}},
+	}
+	for _, b := range benefits {
+		t.Run(b.name, func(t *testing.T) {
+			eventually(t, "with its lines", b.check)
+			restore := s.edit(t, b)
+			defer func() {
+				restore()
+				s.reload(t)
+				eventually(t, "with its lines again", b.check)
+			}()
+			s.reload(t)
+			eventually(t, "without its lines", func() error {
+				if b.check() == nil {
+					return errors.New("the check passes all the same")
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// edit takes a benefit's lines out of the stack's copy of the configuration.
+func (s *stack) edit(t *testing.T, b benefit) (restore func()) {
+	t.Helper()
+	path := filepath.Join(s.dir, "nginx", b.file)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := regexp.MustCompile(b.line).ReplaceAll(before, []byte(b.put))
+	if string(after) == string(before) {
+		t.Fatalf("%s has no line %s", b.file, b.line)
+	}
+	write := func(content []byte) {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(after)
+	return func() { write(before) }
+}
+
+// reload lets nginx read its configuration.
+func (s *stack) reload(t *testing.T) {
+	t.Helper()
+	s.docker(t, "kill", "--signal", "HUP", composeProject+"-nginx-1")
+}
+
+// expect is the error of a request, or of an answer that is not as expected.
+func expect(err error, ok bool, format string, args ...any) error {
+	if err == nil && !ok {
+		err = fmt.Errorf(format, args...)
+	}
+	return err
+}
+
+func status(want int, path string, headers ...string) error {
+	answer, err := ask(http.MethodGet, composeHTTP+path, "", headers...)
+	return expect(err, answer.StatusCode == want, "%s %v: got %d, want %d", path, headers, answer.StatusCode, want)
+}
+
+// assetPath is the style sheet, as the log-in page names it.
+func assetPath(t *testing.T) string {
+	t.Helper()
+	answer, err := ask(http.MethodGet, composeHTTP+"/login", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := regexp.MustCompile(`/assets/[^"]+\.css[^"]*`).FindString(answer.body)
+	if path == "" {
+		t.Fatalf("no style sheet in\n%s", answer.body)
+	}
+	return path
+}
+
+// upgraded is nil when an upgrade request gets to a server: without a session it is refused there, not taken for a page.
+func upgraded() error {
+	answer, err := ask(http.MethodGet, composeHTTP+"/ws", "", "Connection: Upgrade", "Upgrade: websocket",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Origin: "+composeHTTP)
+	return expect(err, answer.StatusCode == http.StatusUnauthorized, "/ws: %d", answer.StatusCode)
+}
+
+// cached is nil when nginx answers from its cache what may be, and never what may not.
+func cached(asset string) error {
+	for range 2 {
+		if _, err := ask(http.MethodGet, composeHTTP+asset, ""); err != nil {
+			return err
+		}
+	}
+	answer, err := ask(http.MethodGet, composeHTTP+asset, "")
+	if err := expect(err, answer.Header.Get("X-Cache-Status") == "HIT", "asset: %q", answer.Header.Get("X-Cache-Status")); err != nil {
+		return err
+	}
+	for _, path := range []string{"/info", "/api/randoms?cant=1000", "/login", "/api/productos-test"} {
+		for range 2 {
+			answer, err := ask(http.MethodGet, composeHTTP+path, "")
+			if err := expect(err, answer.Header.Get("X-Cache-Status") != "HIT", "%s came from the cache", path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// someRefused sends n requests at once and is nil when nginx refused some with 429 and let some pass.
+func someRefused(n int, send func() (reply, error)) error {
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		counts = map[string]int{}
+	)
+	for range n {
+		wg.Go(func() {
+			answer, err := send()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				counts["failed"]++
+			case answer.StatusCode == http.StatusTooManyRequests && answer.Header.Get("X-Balanza-Server") == "":
+				counts["refused by nginx"]++
+			default:
+				counts[answer.Status]++
+			}
+		})
+	}
+	wg.Wait()
+	return expect(nil, counts["refused by nginx"] > 0 && counts["failed"] == 0, "of %d at once: %v", n, counts)
+}
+
+func internalPathsHidden() error {
+	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/Metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics"} {
+		answer, err := ask(http.MethodGet, composeHTTP+path, "")
+		if err := expect(err, answer.StatusCode == http.StatusNotFound && answer.Header.Get("X-Balanza-Pid") == "",
+			"%s reaches %q", path, answer.Header.Get("X-Balanza-Server")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// securityHeaders looks at an answer of a server and at one of nginx itself.
+func securityHeaders() error {
+	for _, path := range []string{"/info", "/metrics"} {
+		answer, err := ask(http.MethodGet, composeHTTP+path, "")
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy"} {
+			if values := answer.Header.Values(name); len(values) != 1 || strings.Contains(values[0], "unsafe-inline") {
+				return fmt.Errorf("%s: %s: %q", path, name, values)
+			}
+		}
+	}
+	return nil
+}
+
+// claimsIgnored is nil when a client that says it came by HTTPS is not believed: its cookie is not kept from plain HTTP.
+func claimsIgnored() error {
+	account := fmt.Sprintf("email=claims%d@example.org&password=una-clave-larga-7&nombre=A&apellido=B&edad=30&alias=c", time.Now().UnixNano())
+	answer, err := ask(http.MethodPost, composeHTTP+"/signup", account,
+		"Content-Type: application/x-www-form-urlencoded", "X-Forwarded-Proto: https")
+	cookie := answer.Header.Get("Set-Cookie")
+	return expect(err, cookie != "" && !strings.Contains(cookie, "Secure"), "%d with cookie %q", answer.StatusCode, cookie)
+}
+
+func compressed(path string, want bool) error {
+	answer, err := ask(http.MethodGet, composeHTTP+path, "", "Accept-Encoding: gzip")
+	return expect(err, (answer.Header.Get("Content-Encoding") == "gzip") == want,
+		"%s: Content-Encoding %q", path, answer.Header.Get("Content-Encoding"))
+}
+
+// negotiated is nil when TLS agrees on a protocol, with one TLS 1.2 cipher if it is not 0, and HTTP is spoken over it.
+func negotiated(protocol string, cipher uint16) error {
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}}
+	if cipher != 0 {
+		config.CipherSuites, config.MaxVersion = []uint16{cipher}, tls.VersionTLS12
+	}
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", strings.TrimPrefix(composeHTTPS, "https://"), config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if got := conn.ConnectionState().NegotiatedProtocol; got != protocol {
+		return fmt.Errorf("negotiated %q, want %q", got, protocol)
+	}
+	answer, err := ask(http.MethodGet, composeHTTPS+"/info", "")
+	return expect(err, answer.StatusCode == http.StatusOK, "/info by HTTPS: %d", answer.StatusCode)
+}
+
+// logged is nil when nginx's log has a JSON line of a request, found by the id that its answer carried.
+func (s *stack) logged(t *testing.T) error {
+	answer, err := ask(http.MethodGet, composeHTTP+"/api/randoms?cant=1001", "")
+	if err != nil {
+		return err
+	}
+	id := answer.Header.Get("X-Request-Id")
+	for line := range strings.Lines(s.compose(t, "logs", "--no-color", "--no-log-prefix", "--tail", "50", "nginx")) {
+		if id == "" || !strings.Contains(line, id) {
+			continue
+		}
+		var entry struct {
+			URI, Upstream, Server string
+			Status                int
+			Seconds               *float64
+		}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			return err
+		}
+		return expect(nil, entry.URI == "/api/randoms?cant=1001" && entry.Status == 200 && entry.Upstream != "" &&
+			strings.HasPrefix(entry.Server, answer.server()) && entry.Seconds != nil, "the log says %s", line)
+	}
+	return fmt.Errorf("no line of request %q", id)
+}

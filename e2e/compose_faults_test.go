@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const randomsPath = "/api/randoms?cant=1000"
+
+// backToEven waits for the even split and says how long it took since then.
+func (s *stack) backToEven(t *testing.T, since time.Time, replicas int) {
+	t.Helper()
+	eventually(t, "an even split", func() error { return s.evenly(t, 10*replicas, replicas) })
+	t.Logf("even over %d replicas %v later", replicas, time.Since(since).Round(100*time.Millisecond))
+}
+
+func testScale(t *testing.T, s *stack) {
+	underLoad(t, "scaling", func() {
+		for _, n := range []int{2, 4} {
+			s.compose(t, "up", "--detach", "--wait", "--scale", fmt.Sprint("replica=", n))
+			s.backToEven(t, time.Now(), n)
+		}
+	}, randomsPath)
+}
+
+// testKills ends each server at once, by SIGKILL, and starts it again. Requests for random numbers must not notice.
+func testKills(t *testing.T, s *stack) {
+	replicas := s.containers(t, "replica")
+	for _, victim := range []struct {
+		name       string
+		containers []string
+	}{
+		{"one replica", replicas[:1]},
+		{"all replicas", replicas},
+		{"fork", s.containers(t, "fork")},
+		{"cluster", s.containers(t, "cluster")},
+		{"mongo", s.containers(t, "mongo")},
+	} {
+		underLoad(t, "killing "+victim.name, func() {
+			s.docker(t, append([]string{"kill"}, victim.containers...)...)
+			time.Sleep(2 * time.Second) // requests meet the gap
+			s.docker(t, append([]string{"start"}, victim.containers...)...)
+			s.waitHealthy(t)
+			s.backToEven(t, time.Now(), 4)
+		}, randomsPath)
+	}
+	eventually(t, "the site after its database came back", func() error { return status(http.StatusOK, "/api/productos") })
+}
+
+func (s *stack) waitHealthy(t *testing.T) {
+	t.Helper()
+	eventually(t, "all healthy", func() error {
+		for line := range strings.Lines(s.compose(t, "ps", "--format", "{{.Service}} {{.Health}}")) {
+			if !strings.HasSuffix(strings.TrimSpace(line), " healthy") {
+				return fmt.Errorf("%s", line)
+			}
+		}
+		return nil
+	})
+}
+
+// testReload reloads nginx again and again. A request under way and an idle connection survive each.
+func testReload(t *testing.T, s *stack) {
+	underLoad(t, "reloading nginx", func() {
+		for range 8 {
+			s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-s", "reload")
+			time.Sleep(time.Second)
+		}
+	}, randomsPath, "/info", "/login")
+}
+
+// testSlowClients holds 500 connections that never finish their request, and asks like a healthy client meanwhile.
+func testSlowClients(t *testing.T, _ *stack) {
+	address := strings.TrimPrefix(composeHTTP, "http://")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 500 {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatalf("slow client %d: %v", i, err)
+		}
+		wg.Go(func() {
+			defer conn.Close()
+			for piece := "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"; ; piece = "X-Slow: 1\r\n" {
+				if _, err := io.WriteString(conn, piece); err != nil {
+					return // nginx had enough
+				}
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Second):
+				}
+			}
+		})
+	}
+	var times []time.Duration
+	for range 200 {
+		began := time.Now()
+		if err := status(http.StatusOK, "/info"); err != nil {
+			t.Error(err)
+		}
+		times = append(times, time.Since(began))
+	}
+	close(done)
+	wg.Wait()
+	slices.Sort(times)
+	p99 := times[len(times)*99/100]
+	t.Logf("beside 500 slow clients a healthy one waits %v (median), %v (p99)", times[len(times)/2], p99)
+	if p99 > time.Second {
+		t.Errorf("p99 %v", p99)
+	}
+}
+
+// testForcedHTTPS restarts nginx with the setting, and once more without.
+func testForcedHTTPS(t *testing.T, s *stack) {
+	before := s.env
+	s.env = append(slices.Clone(before), "FORCE_HTTPS=true", "SERVER_NAMES=balanza.test")
+	defer func() {
+		s.env = before
+		s.compose(t, "up", "--detach", "--wait", "nginx")
+	}()
+	s.compose(t, "up", "--detach", "--wait", "nginx")
+	answer, err := ask(http.MethodGet, composeHTTP+"/info?x=1", "", "Host: balanza.test:21080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to := answer.Header.Get("Location"); answer.StatusCode != http.StatusMovedPermanently || to != "https://balanza.test:21443/info?x=1" {
+		t.Errorf("plain HTTP: %d to %q", answer.StatusCode, to)
+	}
+	answer, err = ask(http.MethodGet, composeHTTPS+"/info", "", "Host: balanza.test:21443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("Strict-Transport-Security") == "" {
+		t.Errorf("HTTPS: %d, Strict-Transport-Security %q", answer.StatusCode, answer.Header.Get("Strict-Transport-Security"))
+	}
+	if err := answer.TLS.PeerCertificates[0].VerifyHostname("balanza.test"); err != nil {
+		t.Error(err)
+	}
+}
+
+// testUpdate puts a new version into the running stack with the documented command.
+func testUpdate(t *testing.T, s *stack) {
+	before := s.services(t)
+	s.env = append(s.env, "VERSION=second")
+	underLoad(t, "updating", func() {
+		if out, err := s.command("sh", "services/update.sh").CombinedOutput(); err != nil {
+			t.Fatalf("update: %v\n%s", err, tail(string(out), 3000))
+		}
+	}, randomsPath, "/info", "/login")
+	after := s.services(t)
+	for id, service := range after {
+		if _, old := before[id]; old && (service == "fork" || service == "cluster" || service == "replica") {
+			t.Errorf("%s %s was not replaced", service, id)
+		}
+	}
+	for _, service := range []string{"fork", "cluster"} {
+		if out := s.compose(t, "exec", "--no-TTY", service, "balanza", "version"); !strings.Contains(out, "second") {
+			t.Errorf("%s runs %s", service, out)
+		}
+	}
+	if len(after) != len(before) {
+		t.Errorf("containers before %v, after %v", before, after)
+	}
+	s.backToEven(t, time.Now(), 4)
+}

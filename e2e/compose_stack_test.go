@@ -1,0 +1,280 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The stack of the tests has ports, image and project of its own: a stack that its user runs goes on undisturbed.
+const (
+	composeProject = "balanza-e2e"
+	composeHTTP    = "http://127.0.0.1:21080"
+	composeHTTPS   = "https://127.0.0.1:21443"
+)
+
+var composeEnvironment = []string{
+	"COMPOSE_PROJECT_NAME=" + composeProject, "BALANZA_IMAGE=" + composeProject, "VERSION=first",
+	"HTTP_PORT=21080", "HTTPS_PORT=21443", "FORK_PORT=28080", "CLUSTER_PORT=28081", "REPLICA_PORTS=28082-28085",
+}
+
+// stack is the Compose stack, run from a copy of the tree as git would clone it.
+type stack struct {
+	dir string
+	env []string
+}
+
+// newStack copies what git has or would add: what a clone lacks cannot help, and tests may edit the copy.
+func newStack(t *testing.T) *stack {
+	t.Helper()
+	needDocker(t)
+	out, err := exec.Command("git", "-C", "..", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		missing(t, fmt.Errorf("git ls-files: %w", err))
+	}
+	dir := t.TempDir()
+	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+		content, err := os.ReadFile(filepath.Join("..", name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted, and not yet committed
+		}
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), content, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// nginx's user reads its configuration there, and a test's folder is closed to others.
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &stack{dir: dir, env: append(os.Environ(), composeEnvironment...)}
+}
+
+func needDocker(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
+		missing(t, fmt.Errorf("a Docker engine: %w: %s", err, tail(string(out), 200)))
+	}
+}
+
+// command is a command in the stack's folder, with its environment.
+func (s *stack) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	return cmd
+}
+
+// compose runs docker compose with the profile and gives its standard output; the test ends if it fails.
+func (s *stack) compose(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := s.try(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// try is compose for what may fail.
+func (s *stack) try(args ...string) (string, error) {
+	cmd := s.command("docker", append([]string{"compose", "--profile", "cluster"}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("docker compose %s: %w\n%s", strings.Join(args, " "), err, tail(out.String()+errs.String(), 2000))
+	}
+	return out.String(), nil
+}
+
+// docker runs a command of the engine itself.
+func (s *stack) docker(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := s.command("docker", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, tail(string(out), 1000))
+	}
+	return string(out)
+}
+
+// containers are the ids of a service's running containers.
+func (s *stack) containers(t *testing.T, service string) []string {
+	t.Helper()
+	return strings.Fields(s.compose(t, "ps", "--quiet", service))
+}
+
+// services tells by the start of a container's id, which is its host name, whose it is.
+func (s *stack) services(t *testing.T) map[string]string {
+	t.Helper()
+	services := map[string]string{}
+	for line := range strings.Lines(s.compose(t, "ps", "--all", "--format", "{{.ID}} {{.Service}}")) {
+		id, service, _ := strings.Cut(strings.TrimSpace(line), " ")
+		services[id[:12]] = service
+	}
+	return services
+}
+
+// insecure trusts the stack's self-signed certificate.
+func insecure() *http.Client {
+	return &http.Client{
+		Timeout:       30 * time.Second,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// reply is an answer that was read whole.
+type reply struct {
+	*http.Response
+	body string
+}
+
+// server is the container that answered.
+func (r reply) server() string {
+	id, _, _ := strings.Cut(r.Header.Get("X-Balanza-Server"), ":")
+	return id
+}
+
+// ask sends a request; headers are "Name: value".
+func ask(method, url, body string, headers ...string) (reply, error) {
+	none := reply{Response: new(http.Response)} // so that a failed check may speak of it
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return none, err
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		if name == "Host" {
+			request.Host = value
+		}
+		request.Header.Set(name, value)
+	}
+	client := insecure()
+	defer client.CloseIdleConnections()
+	answer, err := client.Do(request)
+	if err != nil {
+		return none, err
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(answer.Body)
+	return reply{answer, string(content)}, err
+}
+
+// tally asks n times, eight at a time, and counts the answers of each container.
+func tally(path string, n int) (map[string]int, error) {
+	var (
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		counts = map[string]int{}
+		failed error
+		turns  = make(chan int)
+	)
+	for range 8 {
+		wg.Go(func() {
+			for range turns {
+				answer, err := ask(http.MethodGet, composeHTTP+path, "")
+				if err == nil && answer.StatusCode != http.StatusOK {
+					err = fmt.Errorf("%s: %s", path, answer.Status)
+				}
+				mu.Lock()
+				if err != nil {
+					failed = err
+				} else {
+					counts[answer.server()]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for i := range n {
+		turns <- i
+	}
+	close(turns)
+	wg.Wait()
+	return counts, failed
+}
+
+// evenly is nil when n requests for random numbers fall exactly evenly on all replicas, of which there are so many.
+func (s *stack) evenly(t *testing.T, n, replicas int) error {
+	t.Helper()
+	counts, err := tally("/api/randoms?cant=1000", n)
+	if err != nil {
+		return err
+	}
+	services := s.services(t)
+	for id, count := range counts {
+		if services[id] != "replica" || count != n/replicas || len(counts) != replicas {
+			return fmt.Errorf("%d requests over %d replicas fell %v", n, replicas, counts)
+		}
+	}
+	return nil
+}
+
+// underLoad does something while clients ask for paths without pause, and fails the test for each request that fails.
+func underLoad(t *testing.T, what string, do func(), paths ...string) {
+	t.Helper()
+	var (
+		mu       sync.Mutex
+		wg       sync.WaitGroup
+		answered int
+		failures []string
+		done     = make(chan struct{})
+	)
+	for _, path := range paths {
+		for range 2 {
+			wg.Go(func() {
+				client := insecure()
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(5 * time.Millisecond): // leaves the machine some time for the servers
+					}
+					failure := ""
+					answer, err := client.Get(composeHTTP + path)
+					if err != nil {
+						failure = err.Error()
+					} else {
+						if _, err = io.Copy(io.Discard, answer.Body); err != nil {
+							failure = path + ": " + err.Error()
+						} else if answer.StatusCode >= 400 {
+							failure = path + ": " + answer.Status
+						}
+						_ = answer.Body.Close()
+					}
+					mu.Lock()
+					answered++
+					if failure != "" {
+						failures = append(failures, time.Now().Format("15:04:05.000 ")+failure)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	do()
+	close(done)
+	wg.Wait()
+	t.Logf("%s: %d requests, %d failed", what, answered, len(failures))
+	for _, failure := range failures[:min(5, len(failures))] {
+		t.Errorf("%s: %s", what, failure)
+	}
+	if answered == 0 {
+		t.Errorf("%s: no request was answered", what)
+	}
+}
