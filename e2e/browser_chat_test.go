@@ -69,7 +69,6 @@ func TestCompressionInTheTitle(t *testing.T) {
 	evaluate[any](p, `{
 		const authors = {}, messages = {};
 		const socket = new WebSocket(location.href.replace(/^http/, 'ws') + 'ws');
-		socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', after: 0 }));
 		socket.onmessage = ({ data }) => { // more than one, if this process has not heard of all yet
 			const { entities } = JSON.parse(data).normalised;
 			Object.assign(authors, entities.authors);

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -27,17 +28,15 @@ const (
 	pingEvery    = 25 * time.Second
 	pongWait     = 60 * time.Second
 	writeWait    = 10 * time.Second
-	goodbyeWait  = time.Second            // for the other end's close frame
-	helloWait    = 300 * time.Millisecond // then the page has no last entry to tell of
+	goodbyeWait  = time.Second // for the other end's close frame
 	answersQueue = 8
 
 	sessionEnded = "session ended"
 )
 
-// fromPage is a frame that a page sends: a hello with the last entry it has, or a message.
+// fromPage is a message that a page sends.
 type fromPage struct {
-	Type     string `json:"type"`
-	After    int64  `json:"after"`
+	Type     string `json:"type"` // message, or nothing
 	Text     string `json:"text"`
 	ClientID string `json:"clientId"`
 }
@@ -66,10 +65,8 @@ type peer struct {
 	texts   texts
 	limit   *rate.Limiter
 
-	answers  chan []byte
-	joining  sync.Once
-	joined   chan struct{} // closed when listener is set
-	listener *chat.Listener
+	after   int64 // the last entry that the page has
+	answers chan []byte
 
 	ending sync.Once
 	ended  chan struct{} // closed when the connection is to end, for the reason that follows
@@ -85,6 +82,10 @@ func (s *Site) socket(c *fiber.Ctx) error {
 	}
 	if !sameOrigin(c, c.Get(fiber.HeaderOrigin)) { // browsers do not keep other sites from opening websockets
 		return crossSite
+	}
+	after, err := lastEntry(c)
+	if err != nil {
+		return err
 	}
 	if s.draining.Load() {
 		return stopping
@@ -108,14 +109,24 @@ func (s *Site) socket(c *fiber.Ctx) error {
 		author:  user.Author,
 		texts:   s.texts[lang(c)],
 		limit:   rate.NewLimiter(framesPerSecond, framesAtOnce),
+		after:   after,
 		answers: make(chan []byte, answersQueue),
-		joined:  make(chan struct{}),
 		ended:   make(chan struct{}),
 	}
 	return fiberws.New(func(pooled *fiberws.Conn) {
 		p.conn = pooled.Conn // the outer one is used again for another client
 		p.serve()
 	}, fiberws.Config{WriteBufferPool: &writeBuffers})(c)
+}
+
+// lastEntry reads from the address which entry of the log a page has as its last one, 0 when it has none. In a frame of
+// its own that could come late, and the page would be told again what it has.
+func lastEntry(c *fiber.Ctx) (int64, error) {
+	n, err := strconv.ParseInt(c.Query("after", "0"), 10, 64)
+	if err != nil || n < 0 {
+		return 0, invalid("after", "error.whole", "after")
+	}
+	return n, nil
 }
 
 var writeBuffers sync.Pool
@@ -133,16 +144,17 @@ func (p *peer) serve() {
 		return
 	}
 	defer p.site.sockets.remove(p)
+	listener, err := p.join()
+	if err != nil {
+		p.endAs(err)
+		p.sayGoodbye()
+		return
+	}
 	var writer sync.WaitGroup
-	writer.Go(p.write)
-	hello := time.AfterFunc(helloWait, func() { p.join(0) })
+	writer.Go(func() { p.write(listener) })
 	defer func() {
 		p.end(0, "")
-		hello.Stop()
-		p.joining.Do(func() {}) // waits for a join that is under way
-		if p.listener != nil {
-			p.listener.Close()
-		}
+		listener.Close()
 		writer.Wait()
 	}()
 
@@ -184,22 +196,19 @@ func (p *peer) end(code int, reason string) {
 }
 
 // write sends what the chat tells, answers and pings until the connection ends.
-func (p *peer) write() {
+func (p *peer) write(listener *chat.Listener) {
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
-	var told <-chan []byte
-	joined := p.joined
+	told := listener.C
 	for {
 		var err error
 		select {
 		case <-p.ended:
 			p.sayGoodbye()
 			return
-		case <-joined:
-			told, joined = p.listener.C, nil
 		case frame, open := <-told:
 			if !open {
-				p.endAs(p.listener.Err())
+				p.endAs(listener.Err())
 				told = nil
 				continue
 			}
@@ -224,18 +233,21 @@ func (p *peer) send(frame []byte) error {
 // sayGoodbye sends the close frame and gives the other end a moment to answer, which the reader waits for.
 func (p *peer) sayGoodbye() {
 	if p.code != 0 {
-		_ = p.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(p.code, p.reason), time.Now().Add(goodbyeWait))
+		farewell := websocket.FormatCloseMessage(p.code, p.reason)
+		_ = p.conn.WriteControl(websocket.CloseMessage, farewell, time.Now().Add(goodbyeWait))
 	}
 	_ = p.conn.SetReadDeadline(time.Now().Add(goodbyeWait))
 }
 
-// endAs ends the connection for the reason that the chat ended its listener.
+// endAs ends the connection for the reason that the chat ended its listener, or did not make one.
 func (p *peer) endAs(err error) {
 	switch {
 	case errors.Is(err, chat.ErrLoggedOut):
 		p.end(websocket.ClosePolicyViolation, sessionEnded)
 	case errors.Is(err, chat.ErrSlow):
 		p.end(websocket.ClosePolicyViolation, "too slow")
+	case errors.Is(err, store.ErrUnavailable):
+		p.end(websocket.CloseTryAgainLater, "store unavailable")
 	default:
 		p.end(websocket.CloseServiceRestart, "service restart")
 	}
@@ -250,8 +262,6 @@ func (p *peer) take(frame []byte) {
 		p.refuse(f.ClientID, codeTooMany, "error.rate")
 	case err != nil:
 		p.refuse("", codeInvalid, "error.json")
-	case f.Type == "hello":
-		p.join(f.After)
 	case f.Type == "message", f.Type == "" && f.ClientID != "":
 		p.say(f)
 	default:
@@ -259,22 +269,11 @@ func (p *peer) take(frame []byte) {
 	}
 }
 
-// join has the chat tell this page what came after an entry, and what comes. Only the first one counts.
-func (p *peer) join(after int64) {
-	p.joining.Do(func() {
-		ctx, cancel := p.site.asking()
-		defer cancel()
-		listener, err := p.site.hub.Join(ctx, p.session.ID, after)
-		switch {
-		case errors.Is(err, chat.ErrClosed):
-			p.endAs(err)
-		case err != nil:
-			p.end(websocket.CloseTryAgainLater, "store unavailable")
-		default:
-			p.listener = listener
-			close(p.joined)
-		}
-	})
+// join has the chat tell this page what it missed, and what comes.
+func (p *peer) join() (*chat.Listener, error) {
+	ctx, cancel := p.site.asking()
+	defer cancel()
+	return p.site.hub.Join(ctx, p.session.ID, p.after)
 }
 
 // say stores a message and acknowledges it.
@@ -308,7 +307,8 @@ func (p *peer) refuse(clientID string, code int, text string, args ...any) {
 	p.answer(refused{"error", clientID, code, p.texts.say(text, args...)})
 }
 
-// answer waits while the writer is busy, so that a page that sends without reading gets stuck itself, until a write fails.
+// answer waits while the writer is busy, so that a page that sends without reading gets stuck itself, until a write
+// fails.
 func (p *peer) answer(v any) {
 	frame, _ := json.Marshal(v) // strings and numbers: cannot fail
 	select {

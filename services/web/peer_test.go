@@ -17,8 +17,6 @@ func TestChat(t *testing.T) {
 	addUser(t, one.store, "ana@example.org")
 	cookie := addSession(t, one.store, "ana@example.org")
 	speaker, listener := one.open(t, cookie), other.open(t, cookie)
-	speaker.say(t, `{"type":"hello","after":0}`)
-	listener.say(t, `{"type":"hello","after":0}`)
 	speaker.next(t, "chat")
 	listener.next(t, "chat")
 
@@ -59,9 +57,12 @@ func TestChat(t *testing.T) {
 		t.Errorf("heard %v", heard)
 	}
 
+	if conn, a := one.dial(t, cookie, one.url, "?after=yesterday"); conn != nil || a == nil || a.StatusCode != http.StatusBadRequest {
+		t.Errorf("after yesterday: %v", a)
+	}
+
 	// Who was away gets what came after, who says nothing gets all.
-	back, quiet := other.open(t, cookie), one.open(t, cookie)
-	back.say(t, fmt.Sprintf(`{"type":"hello","after":%d}`, last-1))
+	back, quiet := other.openAfter(t, cookie, last-1), one.open(t, cookie)
 	if f := back.next(t, "chat"); len(f.Normalised.Entities.Messages) != 1 {
 		t.Errorf("%+v", f)
 	}
@@ -80,11 +81,12 @@ func TestProductEvents(t *testing.T) {
 	ws.next(t, "chat")
 	a := one.send(t, call{method: "POST", path: "/api/productos", cookie: cookie,
 		json: `{"nombre":"Silla","precio":1,"foto":"https://example.org/a.png"}`}).want(t, http.StatusCreated)
-	if f := ws.next(t, "product"); f.Product == nil || f.Product.Nombre != "Silla" || a.Header.Get("Location") != "/api/productos/"+f.Product.ID {
+	place := a.Header.Get("Location")
+	if f := ws.next(t, "product"); f.Product == nil || f.Product.Nombre != "Silla" || place != "/api/productos/"+f.Product.ID {
 		t.Errorf("%+v", f)
 	}
-	one.send(t, call{method: "DELETE", path: a.Header.Get("Location"), cookie: cookie}).want(t, http.StatusNoContent)
-	if f := ws.next(t, "product"); f.Product != nil || "/api/productos/"+f.ID.(string) != a.Header.Get("Location") {
+	one.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)
+	if f := ws.next(t, "product"); f.Product != nil || "/api/productos/"+f.ID.(string) != place {
 		t.Errorf("%+v", f)
 	}
 }
@@ -96,8 +98,9 @@ func TestFrames(t *testing.T) {
 	cookie := addSession(t, p.store, "ana@example.org")
 	ws := p.open(t, cookie)
 	for _, frame := range []string{
-		`not JSON`, `[]`, `{"text":{"$ne":1},"clientId":"a"}`, `{"type":"shout","clientId":"a"}`, `{"text":"a"}`, `{"text":" ","clientId":"a"}`,
-		`{"text":"` + strings.Repeat("a", 1001) + `","clientId":"a"}`, `{"text":"a","clientId":"` + strings.Repeat("a", 65) + `"}`,
+		`not JSON`, `[]`, `{"text":{"$ne":1},"clientId":"a"}`, `{"type":"shout","clientId":"a"}`, `{"text":"a"}`,
+		`{"text":" ","clientId":"a"}`, `{"text":"` + strings.Repeat("a", 1001) + `","clientId":"a"}`,
+		`{"text":"a","clientId":"` + strings.Repeat("a", 65) + `"}`,
 	} {
 		ws.say(t, frame)
 		if e := ws.next(t, "error"); e.Codigo != codeInvalid || e.Descripcion == "" {
@@ -152,7 +155,7 @@ func TestRestart(t *testing.T) {
 			t.Errorf("closed with %d", code)
 		}
 	}
-	if conn, a := p.dial(t, cookie, p.url); conn != nil || a != nil && a.StatusCode != http.StatusServiceUnavailable {
+	if conn, a := p.dial(t, cookie, p.url, ""); conn != nil || a != nil && a.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a new page: %v", a)
 	}
 	p.end(t)

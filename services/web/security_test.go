@@ -36,7 +36,8 @@ func TestFixation(t *testing.T) {
 	p.send(t, call{path: "/", cookie: first}).want(t, http.StatusSeeOther)
 }
 
-// TestLogOutEverywhere: the cookie of a session that ended on one process is refused by another, which closes its websocket.
+// TestLogOutEverywhere: the cookie of a session that ended on one process is refused by another, which closes its
+// websocket.
 func TestLogOutEverywhere(t *testing.T) {
 	folder := t.TempDir()
 	one, other := startProcess(t, folder, Config{}), startProcess(t, folder, Config{})
@@ -137,11 +138,11 @@ func TestCrossSiteWebsocket(t *testing.T) {
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
 	for _, origin := range []string{"https://evil.example", "null", "", strings.Replace(p.url, "127.0.0.1", "localhost", 1)} {
-		if conn, a := p.dial(t, cookie, origin); conn != nil || a == nil || a.StatusCode != http.StatusForbidden {
+		if conn, a := p.dial(t, cookie, origin, ""); conn != nil || a == nil || a.StatusCode != http.StatusForbidden {
 			t.Errorf("origin %q: %v", origin, a)
 		}
 	}
-	if conn, a := p.dial(t, &http.Cookie{Name: "balanza", Value: "x"}, p.url); conn != nil || a.StatusCode != http.StatusUnauthorized {
+	if conn, a := p.dial(t, &http.Cookie{Name: "balanza", Value: "x"}, p.url, ""); conn != nil || a.StatusCode != http.StatusUnauthorized {
 		t.Errorf("without a session: %v", a)
 	}
 	p.open(t, cookie).next(t, "chat")

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -185,23 +186,29 @@ var jsonPlease = map[string]string{"Accept": "application/json"}
 // page is an open websocket.
 type page struct{ *websocket.Conn }
 
-func (v *serving) dial(t *testing.T, cookie *http.Cookie, origin string) (*websocket.Conn, *http.Response) {
+func (v *serving) dial(t *testing.T, cookie *http.Cookie, origin, query string) (*websocket.Conn, *http.Response) {
 	t.Helper()
 	header := http.Header{"Cookie": {cookie.String()}}
 	if origin != "" {
 		header.Set("Origin", origin)
 	}
-	conn, answer, err := websocket.DefaultDialer.Dial(strings.Replace(v.url, "http", "ws", 1)+"/ws", header)
+	conn, answer, err := websocket.DefaultDialer.Dial(strings.Replace(v.url, "http", "ws", 1)+"/ws"+query, header)
 	if err == nil {
 		t.Cleanup(func() { conn.Close() })
 	}
 	return conn, answer
 }
 
-// open opens a websocket as the site's own pages do.
+// open opens a websocket as the site's own pages do that have nothing yet.
 func (v *serving) open(t *testing.T, cookie *http.Cookie) page {
 	t.Helper()
-	conn, answer := v.dial(t, cookie, v.url)
+	return v.openAfter(t, cookie, 0)
+}
+
+// openAfter does so for a page that has everything up to an entry.
+func (v *serving) openAfter(t *testing.T, cookie *http.Cookie, entry int64) page {
+	t.Helper()
+	conn, answer := v.dial(t, cookie, v.url, fmt.Sprintf("?after=%d", entry))
 	if conn == nil {
 		t.Fatalf("no websocket: %v", answer)
 	}

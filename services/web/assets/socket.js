@@ -14,7 +14,7 @@ export class Socket extends EventTarget {
   #timer = 0;
   #pending = new Map(); // clientId → {text, timer}, in the order they were written
   #open = false;
-  #joined = false; // the server has answered the hello
+  #joined = false; // the server has told what the page missed
 
   /**
    * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' or 'waiting'),
@@ -47,12 +47,12 @@ export class Socket extends EventTarget {
 
   #connect() {
     clearTimeout(this.#timer);
+    this.#url.searchParams.set('after', this.#after());
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
     socket.onopen = () => {
       this.#open = true;
       this.#tell('state', 'open');
-      socket.send(JSON.stringify({ type: 'hello', after: this.#after() }));
       for (const clientId of this.#pending.keys()) this.#send(clientId);
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
