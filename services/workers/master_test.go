@@ -133,12 +133,13 @@ func (r *remote) killMaster() {
 		})
 	}
 	t.Logf("no worker left after %v", time.Since(began).Round(time.Millisecond))
-	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
-	if err != nil {
-		t.Errorf("the port: %v", err)
-	} else {
-		ln.Close()
-	}
+	eventually(t, "the port", func() error { // its leader dead, a process may have threads that are about to end
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
+		if err == nil {
+			ln.Close()
+		}
+		return err
+	})
 }
 
 func TestMasterKilled(t *testing.T) {

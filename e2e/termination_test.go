@@ -1,0 +1,264 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The README's table of terminations: what is killed, and how → what `balanza ps` and the operating system show, and
+// what clients saw who asked through the balancer and retried nothing themselves.
+
+const loadClients = 4
+
+// TestProcessTerminated is the rows in which one process ends: it is replaced, and nobody else notices.
+func TestProcessTerminated(t *testing.T) {
+	f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
+	for _, row := range []struct {
+		server string // whose first process
+		how    string
+		end    func(t *testing.T, pid int)
+		lost   int // requests that may be
+	}{
+		{"fork", "TERM", signalled(syscall.SIGTERM), 0},
+		{"fork", "INT", signalled(syscall.SIGINT), 0},
+		{"fork", "KILL", signalled(syscall.SIGKILL), 0},
+		{"fork", "STOP", signalled(syscall.SIGSTOP), 0},
+		{"fork", "OOM", outOfMemory, 0},
+		{"cluster", "TERM", signalled(syscall.SIGTERM), 0},
+		{"cluster", "INT", signalled(syscall.SIGINT), 0},
+		{"cluster", "KILL", signalled(syscall.SIGKILL), 0},
+		{"cluster", "STOP", signalled(syscall.SIGSTOP), 0},
+		{"cluster", "OOM", outOfMemory, 0},
+		// A connection that the balancer's process has dies with it; new ones wait in the queue of its socket.
+		{"edge", "TERM", signalled(syscall.SIGTERM), 0},
+		{"edge", "INT", signalled(syscall.SIGINT), 0},
+		{"edge", "KILL", signalled(syscall.SIGKILL), loadClients},
+		{"edge", "STOP", signalled(syscall.SIGSTOP), loadClients},
+		{"edge", "OOM", outOfMemory, loadClients},
+	} {
+		t.Run(row.server+" "+row.how, func(t *testing.T) {
+			before := f.calm(fleetSize)
+			l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+			l.more(t, 20)
+			victim := before[row.server].Workers[0].Pid
+			row.end(t, victim)
+			eventually(t, "end of the process", func() error { return dead(victim) })
+			after := f.calm(fleetSize)
+			l.more(t, 40)
+			stop()
+			l.check(t, row.lost)
+			for name, was := range before {
+				is, restarts := after[name], 0
+				if name == row.server {
+					restarts = 1
+				}
+				if is.Restarts != was.Restarts+restarts || is.Pid != was.Pid || len(is.Workers) != len(was.Workers) {
+					t.Errorf("%s was %+v and is %+v", name, was, is)
+				}
+				for i, w := range is.Workers {
+					if changed := w.Pid != was.Workers[i].Pid; changed != (name == row.server && i == 0) {
+						t.Errorf("%s was %+v and is %+v", name, was, is)
+					}
+				}
+			}
+		})
+	}
+}
+
+func signalled(s syscall.Signal) func(*testing.T, int) {
+	return func(t *testing.T, pid int) {
+		t.Helper()
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// outOfMemory puts a process where the kernel has no memory for it, and so ends it.
+func outOfMemory(t *testing.T, pid int) {
+	t.Helper()
+	var why error
+	for _, kind := range [][2]string{
+		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, // version 1
+		{"/sys/fs/cgroup", "memory.max"},                   // version 2
+	} {
+		group := filepath.Join(kind[0], fmt.Sprintf("balanza-e2e-%d", os.Getpid()))
+		if err := os.Mkdir(group, 0o700); err != nil {
+			why = errors.Join(why, err)
+			continue
+		}
+		t.Cleanup(func() {
+			eventually(t, "removal of "+group, func() error { return os.Remove(group) })
+		})
+		err := os.WriteFile(filepath.Join(group, kind[1]), []byte("65536"), 0)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+		}
+		if err == nil {
+			return
+		}
+		why = errors.Join(why, err)
+	}
+	t.Skipf("this user can't limit a process's memory: %v", why)
+}
+
+// TestMasterTerminated is the rows in which the master is meant, or everything.
+func TestMasterTerminated(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run("master "+map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT"}[s], func(t *testing.T) {
+			f := up(t)
+			all := f.processes()
+			inFlight := make(chan error, 1)
+			go func() {
+				c := strictClient{address: f.address("cluster")}
+				inFlight <- c.do("GET /api/randoms?cant=1000000000")
+			}()
+			eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
+			if err := f.cmd.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.cmd.Wait(); err != nil {
+				t.Errorf("the end: %v", err)
+			}
+			if err := <-inFlight; err != nil {
+				t.Errorf("the request in flight: %v", err)
+			}
+			f.nothingLeft(all)
+		})
+	}
+
+	t.Run("master KILL", func(t *testing.T) {
+		f := up(t)
+		all := f.processes()
+		signalled(syscall.SIGSTOP)(t, f.ps()["cluster"].Workers[0].Pid) // even a process that is stopped ends
+		signalled(syscall.SIGKILL)(t, f.cmd.Process.Pid)
+		_ = f.cmd.Wait()
+		f.nothingLeft(all)
+		f.launch() // what it left does not stop the next one
+	})
+
+	t.Run("master HUP", func(t *testing.T) {
+		f := up(t)
+		before := f.calm(fleetSize)
+		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+		l.more(t, 20)
+		signalled(syscall.SIGHUP)(t, -f.cmd.Process.Pid) // the whole process group, as a terminal does
+		for _, was := range before {
+			for _, w := range was.Workers {
+				_ = syscall.Kill(w.Pid, syscall.SIGHUP) // it may be gone already
+			}
+		}
+		eventually(t, "reload", func() error {
+			for _, l := range f.ps() {
+				for _, w := range l.Workers {
+					if w.Generation < 2 || w.Status != "online" {
+						return fmt.Errorf("%+v", l)
+					}
+				}
+			}
+			return nil
+		})
+		l.more(t, 40)
+		stop()
+		l.check(t, 0)
+		for name, is := range f.calm(fleetSize) {
+			for _, w := range is.Workers {
+				if w.Generation != 2 {
+					t.Errorf("%s was reloaded more than once: %+v", name, is)
+				}
+			}
+			if is.Restarts != 0 {
+				t.Errorf("%s: a worker took the hang-up for its own: %+v", name, is)
+			}
+		}
+	})
+
+	t.Run("master STOP", func(t *testing.T) {
+		f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
+		before := f.calm(fleetSize)
+		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+		l.more(t, 20)
+		signalled(syscall.SIGSTOP)(t, f.cmd.Process.Pid)
+		for name, is := range f.ps() {
+			if is.Status != "unresponsive" {
+				t.Errorf("%s is %s while its master is stopped", name, is.Status)
+			}
+		}
+		l.more(t, 40)
+		time.Sleep(3 * time.Second) // longer than the workers' heartbeats may be late: it is not their fault
+		signalled(syscall.SIGCONT)(t, f.cmd.Process.Pid)
+		after := f.calm(fleetSize)
+		l.more(t, 40)
+		stop()
+		l.check(t, 0)
+		for name, is := range after {
+			if was := before[name]; is.Restarts != 0 || !slices.Equal(is.Workers, was.Workers) {
+				t.Errorf("%s was %+v and is %+v", name, was, is)
+			}
+		}
+	})
+
+	t.Run("all KILL", func(t *testing.T) {
+		f := up(t)
+		all := f.processes()
+		for _, pid := range all {
+			signalled(syscall.SIGKILL)(t, pid)
+		}
+		_ = f.cmd.Wait()
+		f.nothingLeft(all)
+		f.launch()
+		c := http.Client{Timeout: 5 * time.Second}
+		answer, err := c.Get(f.url + "/info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+	})
+
+	t.Run("all TERM", func(t *testing.T) {
+		f := up(t)
+		all := f.processes()
+		for _, pid := range slices.Backward(all) { // workers first, as an init that signals everything might
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+		}
+		if err := f.cmd.Wait(); err != nil {
+			t.Errorf("the end: %v", err)
+		}
+		f.nothingLeft(all)
+		if conn, err := net.Dial("tcp", f.address("edge")); err == nil {
+			conn.Close()
+			t.Error("somebody listens")
+		}
+	})
+}
+
+// drawing says whether a process of the server is at work: more than a tenth of a second of CPU in the last 200 ms.
+func drawing(l listed) error {
+	busy := func() (ticks int) {
+		for _, w := range l.Workers {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.Pid))
+			if err != nil {
+				continue
+			}
+			fields := splitStat(stat)
+			user, _ := strconv.Atoi(fields[11])
+			ticks += user
+		}
+		return ticks
+	}
+	before := busy()
+	time.Sleep(200 * time.Millisecond)
+	if now := busy(); now-before < 3 { // of 10 ms each; others may want the CPU too
+		return fmt.Errorf("%d ticks", now-before)
+	}
+	return nil
+}
