@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"math"
 	"regexp"
 	"strings"
 	"syscall"
@@ -143,4 +145,36 @@ func TestPagesOutliveAReload(t *testing.T) {
 	}
 	ana.open(s.url + "/")
 	ana.awaitSaid(beto.said()...)
+}
+
+// Who reads the end of the log stays at the end as messages come; who reads earlier ones is left there.
+func TestLogStaysWhereOneReads(t *testing.T) {
+	p := person(t)
+	p.signUp(serve(t, t.TempDir()).url, "ana@example.com")
+	say := func(n int) {
+		t.Helper()
+		shown := len(p.said())
+		evaluate[any](p, fmt.Sprintf(`for (let i = 0; i < %d; i++) {
+			document.querySelector('#text').value = 'mensaje ' + i;
+			document.querySelector('#chat-form').requestSubmit();
+		} null`, n))
+		p.await(fmt.Sprintf("document.querySelectorAll('#messages li').length === %d", shown+n))
+	}
+	const atEnd = `{
+		const log = document.querySelector('#log').getBoundingClientRect();
+		const last = document.querySelector('#messages li:last-child').getBoundingClientRect();
+		last.bottom <= log.bottom + 1 && last.top >= log.top
+	}`
+	say(40)
+	p.await(atEnd)
+	say(1)
+	p.await(atEnd)
+
+	const first = "document.querySelector('#messages li').getBoundingClientRect().top"
+	evaluate[any](p, "document.querySelector('#messages li').scrollIntoView(), null")
+	before := evaluate[float64](p, first)
+	say(3)
+	if after := evaluate[float64](p, first); math.Abs(after-before) > 2 {
+		t.Errorf("the first message moved by %v px", after-before)
+	}
 }

@@ -10,7 +10,7 @@ export class Chat {
 
   #normalised = nothing();
   #shown = new Map(); // message's id → its element
-  #drawn = true;
+  #measuring = 0; // timer
 
   /** Follows the socket. */
   follow(socket) {
@@ -43,11 +43,9 @@ export class Chat {
     }
     merge(this.#normalised, normalised);
     this.last = last;
-    keepingTheEnd(() => {
-      for (const id of normalised.entities.chats[normalised.result].mensajes) {
-        this.#show(message(this.#normalised, id));
-      }
-    });
+    for (const id of normalised.entities.chats[normalised.result].mensajes) {
+      this.#show(message(this.#normalised, id));
+    }
     $('chat-empty').hidden = this.#shown.size > 0;
     this.#showCompression();
   }
@@ -60,26 +58,22 @@ export class Chat {
     this.#shown.set(said.id, item);
   }
 
-  /** Once a frame at most, however many messages come. */
+  /** Five times a second at most, however many messages come: it takes the whole conversation as text. */
   #showCompression() {
-    if (!this.#drawn) return;
-    this.#drawn = false;
-    requestAnimationFrame(() => {
-      this.#drawn = true;
+    this.#measuring ||= setTimeout(() => {
+      this.#measuring = 0;
       const label = $('compression');
       const percent = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 2 });
       label.textContent = this.#shown.size
         ? `(${label.dataset.label}: ${percent.format(compression(this.#normalised))} %)` : '';
-    });
+    }, 200);
   }
 
   #showPending(messages) {
-    keepingTheEnd(() => {
-      const list = $('pending');
-      list.replaceChildren(...messages.map(([, text]) =>
-        element('li', 'message', element('p', 'line', element('i', 'text', text), ' ',
-          element('small', '', list.dataset.sending)))));
-    });
+    const list = $('pending');
+    list.replaceChildren(...messages.map(([, text]) =>
+      element('li', 'message', element('p', 'line', element('i', 'text', text), ' ',
+        element('small', '', list.dataset.sending)))));
   }
 }
 
@@ -107,14 +101,6 @@ export function moment(text) {
   const two = (n) => String(n).padStart(2, '0');
   return `${two(t.getDate())}/${two(t.getMonth() + 1)}/${t.getFullYear()} `
     + `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}`;
-}
-
-/** Does something to the log; who reads its end goes on reading its end. */
-function keepingTheEnd(change) {
-  const log = $('log');
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  change();
-  if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
 /** The field grows with what is written. */
