@@ -19,9 +19,12 @@ const (
 	attemptsInAll   = 100 // failed log-ins from one address in a window
 )
 
-// attempt counts a try to log in before it is made, in the store and so over all processes. It refuses when the client's address
-// made too many. Nobody can lock out who comes from another address. What it returns takes the try off the count again.
-func (s *Site) attempt(ctx context.Context, c *fiber.Ctx, email string) (forget func(context.Context) error, err error) {
+// attempt counts a try to log in before it is made, in the store and so over all processes. It refuses when the
+// client's address made too many. Nobody can lock out who comes from another address. What it returns takes the try off
+// the count again.
+func (s *Site) attempt(
+	ctx context.Context, c *fiber.Ctx, email string,
+) (forget func(context.Context) error, err error) {
 	now := time.Now()
 	end := now.Truncate(attemptWindow).Add(attemptWindow)
 	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(c.IP())

@@ -45,6 +45,11 @@ func invalid(field, text string, args ...any) *failure {
 	return &failure{status: fiber.StatusBadRequest, code: codeInvalid, text: text, args: args, field: field}
 }
 
+// notNow is a failure that may be over at the next try.
+func notNow(text string) *failure {
+	return &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: text, wait: 1}
+}
+
 func notImplemented(c *fiber.Ctx) error {
 	path := string(c.Request().URI().PathOriginal())
 	return &failure{
@@ -56,8 +61,8 @@ func notImplemented(c *fiber.Ctx) error {
 }
 
 var (
-	unavailable = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.unavailable", wait: 1}
-	stopping    = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.draining", wait: 1}
+	unavailable = notNow("error.unavailable")
+	stopping    = notNow("error.draining")
 	internal    = &failure{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
 )
 
@@ -79,7 +84,7 @@ func (s *Site) asFailure(c *fiber.Ctx, err error) *failure {
 		return f
 	}
 	if errors.Is(err, store.ErrUnavailable) {
-		s.log.Warn("store unavailable", "path", c.Path(), "error", err)
+		s.outages.Do(func() { s.log.Warn("store unavailable", "path", c.Path(), "error", err) })
 		return unavailable
 	}
 	s.log.Error("internal error", "method", c.Method(), "path", c.Path(), "error", err)

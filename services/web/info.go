@@ -28,7 +28,8 @@ type Info struct {
 	Uptime     int64    `json:"uptime"` // seconds
 }
 
-// sampling is how old the memory and the uptime that /info shows may be: reading them costs more than the rest of a request.
+// sampling is how old the memory and the uptime that /info shows may be: reading them costs more than the rest of a
+// request.
 const sampling = 250 * time.Millisecond
 
 type info struct {

@@ -16,8 +16,8 @@ import (
 // bounds are the upper ends of the histogram's buckets, in seconds; the last bucket has none.
 var bounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
-// metrics counts requests. Every series is there from the start, so all workers of a server have the same ones, and what
-// a request costs is three atomic additions. (Prometheus' own client keeps 2 MB more resident in each worker.)
+// metrics counts requests. Every series is there from the start, so all workers of a server have the same ones, and
+// what a request costs is three atomic additions. (Prometheus' own client keeps 2 MB more resident in each worker.)
 type metrics struct{ routes []*routeMetrics }
 
 type routeMetrics struct {

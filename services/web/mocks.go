@@ -16,8 +16,9 @@ const mocks = 5
 
 // mockProduct makes a product up. Its picture is within its address, so that showing it asks no other host.
 func mockProduct() store.Product {
-	picture := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="8" height="8" fill="%s"/>`+
-		`<circle cx="4" cy="4" r="%d" fill="%s"/></svg>`, gofakeit.HexColor(), gofakeit.IntRange(1, 3), gofakeit.HexColor())
+	picture := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">`+
+		`<rect width="8" height="8" fill="%s"/><circle cx="4" cy="4" r="%d" fill="%s"/></svg>`,
+		gofakeit.HexColor(), gofakeit.IntRange(1, 3), gofakeit.HexColor())
 	return store.Product{
 		ID:     gofakeit.UUID(),
 		Nombre: gofakeit.ProductName(),

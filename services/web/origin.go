@@ -9,8 +9,8 @@ import (
 
 var crossSite = &failure{status: fiber.StatusForbidden, code: codeUnauthorised, text: "error.crosssite"}
 
-// checkSite refuses requests that another site's page makes, in the way of net/http's CrossOriginProtection: browsers say
-// where a request comes from, and who says nothing is no browser and carries no victim's cookie.
+// checkSite refuses requests that another site's page makes, in the way of net/http's CrossOriginProtection: browsers
+// say where a request comes from, and who says nothing is no browser and carries no victim's cookie.
 func checkSite(c *fiber.Ctx) error {
 	switch c.Get("Sec-Fetch-Site") {
 	case "same-origin", "none":
@@ -40,8 +40,8 @@ func secure(c *fiber.Ctx) bool {
 	return c.Context().IsTLS() || c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedProto) == "https"
 }
 
-// guard refuses what no request that changes something may be: made by another site, or compressed, for a small body may
-// unpack to a huge one.
+// guard refuses what no request that changes something may be: made by another site, or compressed, for a small body
+// may unpack to a huge one.
 func guard(h fiber.Handler) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		if encoding := c.Get(fiber.HeaderContentEncoding); encoding != "" && encoding != "identity" {

@@ -12,7 +12,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/gofiber/fiber/v2"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -23,7 +22,7 @@ const (
 	hashPatience     = 5 * time.Second
 )
 
-var busy = &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.busy", wait: 1}
+var busy = notNow("error.busy")
 
 // The most common passwords of eight characters and more, one a line.
 //
@@ -94,8 +93,8 @@ func (h hashers) match(ctx context.Context, hash []byte, password string) (bool,
 	return err == nil && !nobody, nil
 }
 
-// digest makes every byte of a password count: bcrypt itself ignores what follows byte 72, and stops at a NUL in some of its
-// implementations, which is why the digest is in base64.
+// digest makes every byte of a password count: bcrypt itself ignores what follows byte 72, and stops at a NUL in some
+// of its implementations, which is why the digest is in base64.
 func digest(password string) []byte {
 	sum := sha256.Sum256([]byte(password))
 	return base64.StdEncoding.AppendEncode(nil, sum[:])

@@ -57,7 +57,8 @@ func TestChat(t *testing.T) {
 		t.Errorf("heard %v", heard)
 	}
 
-	if conn, a := one.dial(t, cookie, one.url, "?after=yesterday"); conn != nil || a == nil || a.StatusCode != http.StatusBadRequest {
+	conn, a := one.dial(t, cookie, one.url, "?after=yesterday")
+	if conn != nil || a == nil || a.StatusCode != http.StatusBadRequest {
 		t.Errorf("after yesterday: %v", a)
 	}
 
@@ -82,7 +83,8 @@ func TestProductEvents(t *testing.T) {
 	a := one.send(t, call{method: "POST", path: "/api/productos", cookie: cookie,
 		json: `{"nombre":"Silla","precio":1,"foto":"https://example.org/a.png"}`}).want(t, http.StatusCreated)
 	place := a.Header.Get("Location")
-	if f := ws.next(t, "product"); f.Product == nil || f.Product.Nombre != "Silla" || place != "/api/productos/"+f.Product.ID {
+	f := ws.next(t, "product")
+	if f.Product == nil || f.Product.Nombre != "Silla" || place != "/api/productos/"+f.Product.ID {
 		t.Errorf("%+v", f)
 	}
 	one.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)

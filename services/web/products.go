@@ -83,8 +83,8 @@ func (s *Site) deleteProduct(c *fiber.Ctx, _ store.Session) error {
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
-// tellProduct has every open page, on every process, read the product again. The product is written already, so that a log which
-// does not take the news is no failure of the request: pages read all products whenever they connect.
+// tellProduct has every open page, on every process, read the product again. The product is written already, so that a
+// log which does not take the news is no failure of the request: pages read all products whenever they connect.
 func (s *Site) tellProduct(ctx context.Context, id string) {
 	if _, err := s.config.Log.Append(ctx, store.Entry{Kind: store.ProductChanged, Subject: id}); err != nil {
 		s.log.Warn("product's change not told", "id", id, "error", err)

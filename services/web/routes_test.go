@@ -30,8 +30,8 @@ func TestInfo(t *testing.T) {
 		}
 		executable, _ := os.Executable()
 		folder, _ := os.Getwd()
-		if len(i.Arguments) != len(os.Args)-1 || i.Executable != executable || i.Platform != runtime.GOOS || i.Pid != os.Getpid() ||
-			i.Version != runtime.Version() || i.Folder != folder || i.RSS < 1<<20 || i.CPUs != runtime.NumCPU() ||
+		if len(i.Arguments) != len(os.Args)-1 || i.Executable != executable || i.Platform != runtime.GOOS ||
+			i.Pid != os.Getpid() || i.Version != runtime.Version() || i.Folder != folder || i.RSS < 1<<20 || i.CPUs != runtime.NumCPU() ||
 			i.Mode != "FORK" || i.Worker != 0 || i.Server != "test:1" || i.Uptime < 0 {
 			t.Errorf("%+v", i)
 		}
@@ -47,7 +47,9 @@ func TestInfo(t *testing.T) {
 // TestRandoms: every way to ask, and what cannot be drawn.
 func TestRandoms(t *testing.T) {
 	p := start(t)
-	for _, path := range []string{"/api/randoms", "/api/randoms/", "/test/randoms", "/test/randoms/", "/test/random", "/test/random/"} {
+	for _, path := range []string{
+		"/api/randoms", "/api/randoms/", "/test/randoms", "/test/randoms/", "/test/random", "/test/random/",
+	} {
 		a := p.send(t, call{path: path + "?cant=1000"}).want(t, http.StatusOK)
 		var counts map[string]int
 		if err := json.Unmarshal([]byte(a.body), &counts); err != nil {
@@ -67,7 +69,9 @@ func TestRandoms(t *testing.T) {
 			t.Errorf("%v", a.Header)
 		}
 	}
-	for _, cant := range []string{"0", "-1", "1.5", "1e3", "a", "", "1000000001", "99999999999999999999", "1&cant=2", "0x10", "%20"} {
+	for _, cant := range []string{
+		"0", "-1", "1.5", "1e3", "a", "", "1000000001", "99999999999999999999", "1&cant=2", "0x10", "%20",
+	} {
 		e := p.send(t, call{path: "/api/randoms?cant=" + cant}).want(t, http.StatusBadRequest).refusal(t)
 		if e.Campo != "cant" {
 			t.Errorf("cant=%s: %+v", cant, e)
@@ -79,19 +83,20 @@ func TestRandoms(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	p := start(t)
 	for _, test := range []struct{ method, path, header string }{
-		{"GET", "/nowhere", "*/*"}, {"GET", "/nowhere", ""}, {"POST", "/nowhere?a=b", "application/json"}, {"DELETE", "/info", "*/*"},
-		{"PATCH", "/api/productos/1", "*/*"}, {"GET", "/assets/nothing.js", "*/*"}, {"OPTIONS", "/", "*/*"}, {"BREW", "/info", "*/*"},
+		{"GET", "/nowhere", "*/*"}, {"GET", "/nowhere", ""}, {"POST", "/nowhere?a=b", "application/json"},
+		{"DELETE", "/info", "*/*"}, {"PATCH", "/api/productos/1", "*/*"}, {"GET", "/assets/nothing.js", "*/*"},
+		{"OPTIONS", "/", "*/*"}, {"BREW", "/info", "*/*"},
 	} {
-		a := p.send(t, call{method: test.method, path: test.path, header: map[string]string{"Accept": test.header, "Accept-Language": "en"}}).
-			want(t, http.StatusNotFound)
+		header := map[string]string{"Accept": test.header, "Accept-Language": "en"}
+		a := p.send(t, call{method: test.method, path: test.path, header: header}).want(t, http.StatusNotFound)
 		path, _, _ := strings.Cut(test.path, "?")
 		want := `{"error":-2,"descripcion":"ruta ` + path + ` método ` + test.method + ` no implementada"}`
 		if a.body != want || a.Header.Get("X-Balanza-Pid") == "" {
 			t.Errorf("%s, want %s", a.body, want)
 		}
 	}
-	a := p.send(t, call{path: "/nowhere", header: map[string]string{"Accept": "text/html", "Accept-Language": "en-GB,en;q=0.9"}}).
-		want(t, http.StatusNotFound)
+	header := map[string]string{"Accept": "text/html", "Accept-Language": "en-GB,en;q=0.9"}
+	a := p.send(t, call{path: "/nowhere", header: header}).want(t, http.StatusNotFound)
 	if !strings.Contains(a.body, `<html lang="en"`) {
 		t.Errorf("%s", a.body)
 	}
@@ -102,10 +107,14 @@ func TestPages(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
-	for _, path := range []string{"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test"} {
+	for _, path := range []string{
+		"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test",
+	} {
 		for _, language := range []string{"es", "en"} {
-			a := p.send(t, call{path: path, cookie: cookie, header: map[string]string{"Accept-Language": language + "-AR"}}).want(t, http.StatusOK)
-			if !strings.Contains(a.body, `<html lang="`+language+`"`) || !strings.HasSuffix(strings.TrimSpace(a.body), "</html>") {
+			header := map[string]string{"Accept-Language": language + "-AR"}
+			a := p.send(t, call{path: path, cookie: cookie, header: header}).want(t, http.StatusOK)
+			whole := strings.HasSuffix(strings.TrimSpace(a.body), "</html>")
+			if !strings.Contains(a.body, `<html lang="`+language+`"`) || !whole {
 				t.Errorf("%s in %s: %s", path, language, a.body)
 			}
 			for _, inline := range []string{"<style", "style=", "onclick=", "<script>", "ZgotmplZ", "%!"} {
@@ -126,7 +135,8 @@ func TestAssets(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := p.send(t, call{path: address}).want(t, http.StatusOK)
-	if !strings.Contains(a.Header.Get("Cache-Control"), "immutable") || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/javascript") {
+	if a.Header.Get("Cache-Control") != "public, max-age=31536000, immutable" ||
+		a.Header.Get("Content-Type") != "text/javascript; charset=utf-8" {
 		t.Errorf("%v", a.Header)
 	}
 	plain := p.send(t, call{path: "/assets/home.js?v=old"}).want(t, http.StatusOK)
@@ -152,20 +162,24 @@ func TestUsers(t *testing.T) {
 		t.Errorf("%s", home.body)
 	}
 	// The same email in another case is the same user.
-	again := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).want(t, http.StatusSeeOther)
+	again := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).
+		want(t, http.StatusSeeOther)
 	if again.Header.Get("Location") != "/failsignup" {
 		t.Errorf("%v", again.Header)
 	}
-	e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: profile("ana@example.org", "something else")}).
+	taken := profile("ana@example.org", "something else")
+	e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: taken}).
 		want(t, http.StatusConflict).refusal(t)
 	if e.Error != codeTaken || e.Campo != "email" {
 		t.Errorf("%+v", e)
 	}
-	wrong := p.send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", "something else")}).want(t, http.StatusSeeOther)
+	wrong := p.send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", "something else")}).
+		want(t, http.StatusSeeOther)
 	if wrong.Header.Get("Location") != "/faillogin" || len(wrong.Cookies()) != 0 {
 		t.Errorf("%v", wrong.Header)
 	}
-	login := p.send(t, call{method: "POST", path: "/login", json: `{"email":"ANA@example.org","password":"long enough"}`}).want(t, http.StatusOK)
+	login := p.send(t, call{method: "POST", path: "/login", json: `{"email":"ANA@example.org","password":"long enough"}`}).
+		want(t, http.StatusOK)
 	if login.body != `{"email":"ana@example.org"}` {
 		t.Errorf("%s", login.body)
 	}
@@ -175,7 +189,8 @@ func TestUsers(t *testing.T) {
 	p.send(t, call{path: "/", header: jsonPlease}).want(t, http.StatusUnauthorized).refusal(t)
 
 	u, err := p.store.User(t.Context(), "ana@example.org")
-	if want := (store.Author{ID: "ana@example.org", Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"}); err != nil || u.Author != want {
+	want := store.Author{ID: "ana@example.org", Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"}
+	if err != nil || u.Author != want {
 		t.Errorf("%+v (%v)", u.Author, err)
 	}
 }
@@ -196,7 +211,8 @@ func TestProfiles(t *testing.T) {
 			form := profile("ana@example.org", "long enough")
 			form.Set("alias", "lechuza")
 			form.Set(field, value)
-			e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: form}).want(t, http.StatusBadRequest).refusal(t)
+			e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: form}).
+				want(t, http.StatusBadRequest).refusal(t)
 			if e.Campo != field {
 				t.Errorf("%s %q: %+v", field, value, e)
 			}
@@ -219,14 +235,16 @@ func TestProducts(t *testing.T) {
 	}
 	const silla = `{"nombre":"Silla","precio":12.5,"foto":"https://example.org/silla.png","id":"mine","extra":[1]}`
 	p.send(t, call{method: "POST", path: "/api/productos", json: silla}).want(t, http.StatusUnauthorized).refusal(t)
-	asked := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: map[string]string{"Accept": "text/html"}})
+	html := map[string]string{"Accept": "text/html"}
+	asked := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: html})
 	if asked.want(t, http.StatusSeeOther).Header.Get("Location") != "/login" {
 		t.Errorf("%v", asked.Header)
 	}
 
 	var made, read store.Product
 	a := p.send(t, call{method: "POST", path: "/api/productos", cookie: cookie, json: silla}).want(t, http.StatusCreated)
-	if err := json.Unmarshal([]byte(a.body), &made); err != nil || made.Nombre != "Silla" || made.Precio != 12.5 || made.ID == "mine" {
+	err := json.Unmarshal([]byte(a.body), &made)
+	if err != nil || made.Nombre != "Silla" || made.Precio != 12.5 || made.ID == "mine" {
 		t.Fatalf("%s (%v)", a.body, err)
 	}
 	place := a.Header.Get("Location")
@@ -234,7 +252,8 @@ func TestProducts(t *testing.T) {
 	if err := json.Unmarshal([]byte(a.body), &read); err != nil || read != made {
 		t.Errorf("%s (%v)", a.body, err)
 	}
-	p.send(t, call{method: "PUT", path: place, cookie: cookie, json: strings.Replace(silla, "Silla", "Mesa", 1)}).want(t, http.StatusOK)
+	mesa := strings.Replace(silla, "Silla", "Mesa", 1)
+	p.send(t, call{method: "PUT", path: place, cookie: cookie, json: mesa}).want(t, http.StatusOK)
 	if a := p.send(t, call{path: "/api/productos"}); !strings.Contains(a.body, "Mesa") || strings.Contains(a.body, "Silla") {
 		t.Errorf("%s", a.body)
 	}
@@ -265,7 +284,8 @@ func TestMocks(t *testing.T) {
 		}
 		before = a.body
 	}
-	if a := p.send(t, call{path: "/productos-test"}).want(t, http.StatusOK); strings.Count(a.body, `src="data:image/svg`) != mocks {
+	a := p.send(t, call{path: "/productos-test"}).want(t, http.StatusOK)
+	if strings.Count(a.body, `src="data:image/svg`) != mocks {
 		t.Errorf("%s", a.body)
 	}
 }

@@ -17,12 +17,13 @@ const lastBreath = time.Second
 // sweepEvery is the mean time between two sweeps of one process.
 const sweepEvery = 10 * time.Minute
 
-// Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln, which other processes may hold
-// too: only this process stops accepting. It is called once. It fails when the listener does.
+// Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln, which other processes may
+// hold too: only this process stops accepting. It is called once. It fails when the listener does.
 //
 // The drain: readiness fails and every answer carries Connection: close; websockets are closed with 1012; after
-// DrainDelay, unless the site is replaced, the listener is closed; connections that are idle may bring a last request until DrainIdle has passed;
-// what is in flight may take DrainTimeout more, then its work is cancelled and its connection closed.
+// DrainDelay, unless the site is replaced, the listener is closed; connections that are idle may bring a last request
+// until DrainIdle has passed; what is in flight may take DrainTimeout more, then its work is cancelled and its
+// connection closed.
 func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	defer s.background.Wait()
 	defer s.stop()
@@ -39,14 +40,14 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	case <-ctx.Done():
 	case <-s.work.Done():
 	}
-	s.drain(ln)
+	s.drain(ln, failed)
 	return nil
 }
 
 // Stop ends a drain, or Serve itself, at once: work in flight is cancelled and its connections are closed.
 func (s *Site) Stop() { s.stop() }
 
-func (s *Site) drain(ln net.Listener) {
+func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	s.draining.Store(true)
 	s.sockets.restart()
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
@@ -58,6 +59,7 @@ func (s *Site) drain(ln net.Listener) {
 		}
 	}
 	_ = ln.Close()
+	<-accepting // what was accepted at that moment is known now
 	s.conns.wait(idle)
 
 	// Only now: fasthttp's Shutdown closes idle connections at once, and a request may be on its way on one of them.

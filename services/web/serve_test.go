@@ -136,7 +136,8 @@ func send(t *testing.T, client *http.Client, r *http.Request) (*http.Response, s
 	return answer, string(body)
 }
 
-// TestDrainLosesNothing drains one of two servers on one socket under keep-alive load, again and again: no request fails.
+// TestDrainLosesNothing drains one of two servers on one socket under keep-alive load, again and again: no request
+// fails.
 func TestDrainLosesNothing(t *testing.T) {
 	master := listen(t)
 	config := Config{DrainIdle: 300 * time.Millisecond}
@@ -187,7 +188,8 @@ func TestDrainLosesNothing(t *testing.T) {
 
 // TestDrain follows one drain from the first sign to the last connection.
 func TestDrain(t *testing.T) {
-	site := bare(t, Config{DrainDelay: 200 * time.Millisecond, DrainIdle: 500 * time.Millisecond, DrainTimeout: 300 * time.Millisecond})
+	const ms = time.Millisecond
+	site := bare(t, Config{DrainDelay: 200 * ms, DrainIdle: 500 * ms, DrainTimeout: 300 * ms})
 	v := serve(t, site, listen(t))
 
 	kept, err := net.Dial("tcp", strings.TrimPrefix(v.url, "http://"))

@@ -84,8 +84,8 @@ func (s *Site) touch(ctx context.Context, session *store.Session) error {
 	return s.config.Store.TouchSession(ctx, session.ID, expires)
 }
 
-// open begins a new session, which takes the place of the one that the request came with: an id that somebody else may have
-// planted in the browser never becomes a logged-in one.
+// open begins a new session, which takes the place of the one that the request came with: an id that somebody else may
+// have planted in the browser never becomes a logged-in one.
 func (s *Site) open(ctx context.Context, c *fiber.Ctx, email string) error {
 	if old := sessionID(c); old != "" {
 		if err := s.close(ctx, old); err != nil {

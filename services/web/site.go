@@ -17,6 +17,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
+	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
 	"balanza/services/store"
@@ -31,8 +32,8 @@ type Process struct {
 	Started time.Time // of the process
 }
 
-// Config is what a site needs. Store, Log, Process and Logger must be set. The log is run by whoever made it, until Serve
-// has returned.
+// Config is what a site needs. Store, Log, Process and Logger must be set. The log is run by whoever made it, until
+// Serve has returned.
 type Config struct {
 	Store   store.Store
 	Log     *store.Log
@@ -83,6 +84,8 @@ type Site struct {
 	assets  assets
 	texts   map[string]texts // by language
 
+	outages rate.Sometimes // an outage of the store meets every request
+
 	started, draining atomic.Bool
 	work              context.Context // ends when what is in flight has to give up
 	stop              context.CancelFunc
@@ -126,6 +129,7 @@ func New(config Config) (*Site, error) {
 		pages:   pages,
 		assets:  assets,
 		texts:   texts,
+		outages: rate.Sometimes{Interval: time.Second},
 	}
 	s.work, s.stop = context.WithCancel(context.Background())
 	s.app = fiber.New(fiber.Config{
@@ -290,7 +294,7 @@ func (s *Site) sign(c *fasthttp.RequestCtx) {
 
 func (s *Site) ready(c *fiber.Ctx) error {
 	if !s.started.Load() || s.draining.Load() {
-		return &failure{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: "error.draining"}
+		return stopping
 	}
 	return c.SendString("ready\n")
 }

@@ -78,7 +78,8 @@ func addSession(t *testing.T, st store.Store, email string) *http.Cookie {
 	var random [32]byte
 	_, _ = rand.Read(random[:])
 	id := base64.RawURLEncoding.EncodeToString(random[:])
-	if err := st.CreateSession(t.Context(), store.Session{ID: id, Email: email, Expires: time.Now().Add(time.Minute)}); err != nil {
+	session := store.Session{ID: id, Email: email, Expires: time.Now().Add(time.Minute)}
+	if err := st.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
 	return &http.Cookie{Name: "balanza", Value: id}

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// recheck is how often the sessions of open websockets are looked up, so that one deleted in the database ends them.
+	// recheck is how often the sessions of open websockets are looked up, so that one deleted in the database ends
+	// them.
 	recheck = 2 * time.Second
 	// lookups is how many of them are under way at a time.
 	lookups = 4
