@@ -25,8 +25,9 @@ import (
 const (
 	firstPause   = 250 * time.Millisecond // before the first new try; doubled each time …
 	longestPause = 8 * time.Second        // … up to this
-	ackPatience  = 10 * time.Second       // then the connection counts as dead
+	silenceEnds  = 10 * time.Second       // the connection, while messages are not acknowledged
 	repeatAfter  = 1500 * time.Millisecond
+	atOnce       = 16 // messages on their way
 )
 
 // The codes of refusals that pass.
@@ -109,6 +110,7 @@ type page struct {
 	again    []int64 // numbers that were told more than once
 	resets   int
 	pending  []*pending
+	silence  *time.Timer
 	acked    map[string]int64 // text → number
 	problems []string
 	closes   map[int]int // how connections ended: close code → how often
@@ -117,7 +119,8 @@ type page struct {
 // pending is a message that is not acknowledged.
 type pending struct {
 	id, text string
-	timer    *time.Timer // set while there is something to wait for
+	sent     bool
+	timer    *time.Timer // of its repetition
 }
 
 // event is any frame of the server.
@@ -138,6 +141,8 @@ func openPage(t *testing.T, u *user, after int64, sites ...string) *page {
 		user: u, sites: sites, last: after,
 		shown: map[int64]chat.Message{}, acked: map[string]int64{}, closes: map[int]int{},
 	}
+	p.silence = time.AfterFunc(time.Hour, p.hangUp)
+	p.silence.Stop()
 	ctx, cancel := context.WithCancel(t.Context())
 	var living sync.WaitGroup
 	living.Go(func() { p.live(ctx) })
@@ -187,17 +192,25 @@ func (p *page) opened(conn *websocket.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = conn
-	for _, m := range p.pending {
-		p.send(m)
-	}
+	p.send()
 }
 
 func (p *page) closed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = nil
+	p.silence.Stop()
 	for _, m := range p.pending {
 		m.stop()
+		m.sent = false
+	}
+}
+
+func (p *page) hangUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		p.conn.Close()
 	}
 }
 
@@ -217,23 +230,29 @@ func (p *page) say(text string) {
 	defer p.mu.Unlock()
 	m := &pending{id: fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()), text: text}
 	p.pending = append(p.pending, m)
-	p.send(m)
+	p.send()
 }
 
-// send is called with mu locked, as all that follow.
-func (p *page) send(m *pending) {
-	if p.conn == nil || !slices.Contains(p.pending, m) {
+// send sends the oldest messages that are not sent yet. It is called with mu locked, as all that follow.
+func (p *page) send() {
+	if p.conn == nil {
 		return
 	}
-	conn := p.conn
-	// A dead connection shows when reading.
-	_ = conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
-	m.wait(ackPatience, func() { conn.Close() })
+	for _, m := range p.pending[:min(atOnce, len(p.pending))] {
+		if !m.sent {
+			m.sent = true
+			// A dead connection shows when reading.
+			_ = p.conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
+		}
+	}
+	p.listen()
 }
 
-func (m *pending) wait(d time.Duration, then func()) {
-	m.stop()
-	m.timer = time.AfterFunc(d, then)
+func (p *page) listen() {
+	p.silence.Stop()
+	if len(p.pending) > 0 {
+		p.silence.Reset(silenceEnds)
+	}
 }
 
 func (m *pending) stop() {
@@ -246,6 +265,7 @@ func (m *pending) stop() {
 func (p *page) receive(e event) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.listen()
 	switch e.Type {
 	case "ack":
 		p.acknowledge(e)
@@ -270,6 +290,7 @@ func (p *page) acknowledge(e event) {
 	p.pending[i].stop()
 	p.acked[p.pending[i].text] = n
 	p.pending = slices.Delete(p.pending, i, i+1)
+	p.send()
 }
 
 func (p *page) refused(e event) {
@@ -279,10 +300,11 @@ func (p *page) refused(e event) {
 		return
 	}
 	m := p.pending[i]
-	m.wait(repeatAfter, func() {
+	m.timer = time.AfterFunc(repeatAfter, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.send(m)
+		m.sent = false
+		p.send()
 	})
 }
 

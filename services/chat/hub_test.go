@@ -75,7 +75,7 @@ func join(t *testing.T, h *Hub, session string, after int64) *Listener {
 
 func say(t *testing.T, h *Hub, author store.Author, text, clientID string) store.Entry {
 	t.Helper()
-	e, err := h.Say(t.Context(), author, text, clientID)
+	e, err := h.Say(t.Context(), author, text, clientID)()
 	if err != nil {
 		t.Fatalf("Say %q: %v", text, err)
 	}
@@ -138,7 +138,7 @@ func TestSayRefuses(t *testing.T) {
 		{"bad UTF-8 in clientId", "a", "c\xff", "clientId"},
 	} {
 		var invalid *InvalidError
-		_, err := h.Say(t.Context(), ana, c.text, c.clientID)
+		_, err := h.Say(t.Context(), ana, c.text, c.clientID)()
 		if !errors.As(err, &invalid) || invalid.Field != c.field {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -264,6 +264,7 @@ func TestUnreadableProduct(t *testing.T) {
 		if e := await(t, l); e.Type != "chat" || len(e.ids()) != 1 {
 			t.Errorf("got %+v", e)
 		}
+		time.Sleep(5 * retry) // it was asked for more than once
 		m.set(func() { m.noProduct = false })
 		if e := await(t, l); e.Type != "product" || e.ID != "p1" {
 			t.Errorf("got %+v", e)

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -23,17 +24,15 @@ type InvalidError struct{ Field, Reason string }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 
-// Say stores a message and returns its entry. The same author and clientID again give the entry that is stored already,
+// Say has a message stored, after what was said before and before what is said next. The function that it returns, to be called
+// once, waits for that and returns the entry. The same author and clientID again give the entry that is stored already,
 // whatever the text, so a page may repeat what was not acknowledged. It fails with an *InvalidError, or with
 // store.ErrUnavailable when the message is not known to be stored.
-func (h *Hub) Say(ctx context.Context, author store.Author, text, clientID string) (store.Entry, error) {
-	if err := checkText(text); err != nil {
-		return store.Entry{}, err
+func (h *Hub) Say(ctx context.Context, author store.Author, text, clientID string) (stored func() (store.Entry, error)) {
+	if err := errors.Join(checkText(text), checkClientID(clientID)); err != nil {
+		return func() (store.Entry, error) { return store.Entry{}, err }
 	}
-	if err := checkClientID(clientID); err != nil {
-		return store.Entry{}, err
-	}
-	return h.log.Append(ctx, store.Entry{
+	return h.log.Submit(ctx, store.Entry{
 		Kind:     store.MessageSaid,
 		Message:  &store.Message{Author: author, Text: text, Time: time.Now().UTC().Truncate(time.Millisecond)},
 		Author:   author.ID,

@@ -73,9 +73,13 @@ func NewLog(s Store) *Log {
 // Append stores an entry and returns it with its number. An entry of the same Author and ClientID that is there already is
 // returned instead, so it is safe to ask again. An empty ClientID gets a random one. Append goes on trying until ctx ends
 // and then fails with ErrUnavailable, which means: not known to be stored.
-func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) {
+func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) { return l.Submit(ctx, e)() }
+
+// Submit is the first half of Append: the entry has its place in the line, before whatever is submitted after Submit has
+// returned. The function that it returns is the rest, to be called once.
+func (l *Log) Submit(ctx context.Context, e Entry) (stored func() (Entry, error)) {
 	if err := e.Check(); err != nil {
-		return Entry{}, err
+		return func() (Entry, error) { return Entry{}, err }
 	}
 	if e.ClientID == "" {
 		e.ClientID = rand.Text()
@@ -91,10 +95,15 @@ func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) {
 	case <-ctx.Done():
 	case <-l.ended:
 	}
+	return func() (Entry, error) { return l.await(r) }
+}
+
+// await waits for the result of a request.
+func (l *Log) await(r *request) (Entry, error) {
 	select {
 	case res := <-r.result:
 		return res.entry, res.err
-	case <-ctx.Done():
+	case <-r.ctx.Done():
 	case <-l.ended:
 	}
 	select {
@@ -102,7 +111,7 @@ func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) {
 		return res.entry, res.err
 	default:
 	}
-	if err := ctx.Err(); err != nil {
+	if err := r.ctx.Err(); err != nil {
 		return Entry{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return Entry{}, fmt.Errorf("%w: the log is closed", ErrUnavailable)

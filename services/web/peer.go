@@ -12,6 +12,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	fiberws "github.com/gofiber/websocket/v2"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
@@ -30,6 +31,7 @@ const (
 	writeWait    = 10 * time.Second
 	goodbyeWait  = time.Second // for the other end's close frame
 	answersQueue = 8
+	sayingAtOnce = 16 // messages of a page
 
 	sessionEnded = "session ended"
 )
@@ -67,6 +69,8 @@ type peer struct {
 
 	after   int64 // the last entry that the page has
 	answers chan []byte
+	saying  errgroup.Group // the messages that are being stored
+	staying sync.Mutex
 
 	ending sync.Once
 	ended  chan struct{} // closed when the connection is to end, for the reason that follows
@@ -113,6 +117,7 @@ func (s *Site) socket(c *fiber.Ctx) error {
 		answers: make(chan []byte, answersQueue),
 		ended:   make(chan struct{}),
 	}
+	p.saying.SetLimit(sayingAtOnce)
 	return fiberws.New(func(pooled *fiberws.Conn) {
 		p.conn = pooled.Conn // the outer one is used again for another client
 		p.serve()
@@ -156,6 +161,7 @@ func (p *peer) serve() {
 		p.end(0, "")
 		listener.Close()
 		writer.Wait()
+		_ = p.saying.Wait()
 	}()
 
 	p.conn.SetReadLimit(largestFrame)
@@ -276,11 +282,19 @@ func (p *peer) join() (*chat.Listener, error) {
 	return p.site.hub.Join(ctx, p.session.ID, p.after)
 }
 
-// say stores a message and acknowledges it.
+// say has a message stored and acknowledged. The next ones need not wait for it: they are stored together.
 func (p *peer) say(f fromPage) {
 	ctx, cancel := p.site.asking()
-	defer cancel()
-	entry, err := p.site.hub.Say(ctx, p.author, f.Text, f.ClientID)
+	stored := p.site.hub.Say(ctx, p.author, f.Text, f.ClientID)
+	p.saying.Go(func() error {
+		defer cancel()
+		p.acknowledge(ctx, f, stored)
+		return nil
+	})
+}
+
+func (p *peer) acknowledge(ctx context.Context, f fromPage, stored func() (store.Entry, error)) {
+	entry, err := stored()
 	if wrong, ok := errors.AsType[*chat.InvalidError](err); ok {
 		p.refuse(f.ClientID, codeInvalid, "error.message", wrong.Field)
 		return
@@ -298,6 +312,8 @@ func (p *peer) say(f fromPage) {
 
 // stay moves the end of the session: who speaks is there.
 func (p *peer) stay(ctx context.Context) {
+	p.staying.Lock()
+	defer p.staying.Unlock()
 	if err := p.site.touch(ctx, &p.session); err != nil {
 		p.site.log.Warn("session not touched", "error", err)
 	}

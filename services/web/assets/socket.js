@@ -2,7 +2,8 @@
 
 const FIRST_PAUSE = 250; // ms before the first new try; doubled each time …
 const LONGEST_PAUSE = 8000; // … up to this
-const PATIENCE = 10_000; // ms that an acknowledgement may take before the connection counts as dead
+const PATIENCE = 10_000; // ms of silence, while messages are not acknowledged, before the connection counts as dead
+const AT_ONCE = 16; // messages on their way
 const REPEAT = 1500; // ms before a message is repeated that the server could not take just now
 const TRANSIENT = new Set([-6, -7]); // codes: too many messages, store unavailable
 
@@ -12,7 +13,8 @@ export class Socket extends EventTarget {
   #socket = null;
   #pause = FIRST_PAUSE;
   #timer = 0;
-  #pending = new Map(); // clientId → {text, timer}, in the order they were written
+  #pending = new Map(); // clientId → {text, sent, timer}, in the order they were written
+  #silence = 0; // timer
   #open = false;
   #joined = false; // the server has told what the page missed
 
@@ -40,9 +42,9 @@ export class Socket extends EventTarget {
   /** Sends a message, now or as soon as there is a connection. */
   say(text) {
     const clientId = newId();
-    this.#pending.set(clientId, { text, timer: 0 });
+    this.#pending.set(clientId, { text, sent: false, timer: 0 });
     this.#tell('pending');
-    if (this.#open) this.#send(clientId);
+    this.#send();
   }
 
   #connect() {
@@ -53,7 +55,7 @@ export class Socket extends EventTarget {
     socket.onopen = () => {
       this.#open = true;
       this.#tell('state', 'open');
-      for (const clientId of this.#pending.keys()) this.#send(clientId);
+      this.#send();
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = () => this.#closed();
@@ -62,7 +64,11 @@ export class Socket extends EventTarget {
   async #closed() {
     const hadJoined = this.#joined;
     this.#open = this.#joined = false;
-    for (const message of this.#pending.values()) clearTimeout(message.timer);
+    clearTimeout(this.#silence);
+    for (const message of this.#pending.values()) {
+      clearTimeout(message.timer);
+      message.sent = false;
+    }
     this.#tell('state', 'waiting');
     // All pages of a server that stops lose it at once: they come back spread over the pause.
     this.#soon(this.#pause * (0.5 + Math.random() / 2));
@@ -76,15 +82,24 @@ export class Socket extends EventTarget {
     this.#timer = setTimeout(() => this.#connect(), pause);
   }
 
-  #send(clientId) {
-    const message = this.#pending.get(clientId);
-    if (!message || !this.#open) return;
-    this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
-    clearTimeout(message.timer);
-    message.timer = setTimeout(() => this.#socket.close(), PATIENCE);
+  /** Sends the oldest messages that are not sent yet, few at a time: the last ones would have to wait for all others. */
+  #send() {
+    if (!this.#open) return;
+    for (const [clientId, message] of [...this.#pending].slice(0, AT_ONCE)) {
+      if (message.sent) continue;
+      message.sent = true;
+      this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
+    }
+    this.#listen();
+  }
+
+  #listen() {
+    clearTimeout(this.#silence);
+    if (this.#pending.size) this.#silence = setTimeout(() => this.#socket.close(), PATIENCE);
   }
 
   #receive(event) {
+    this.#listen();
     switch (event.type) {
       case 'ack':
         this.#settle(event.clientId);
@@ -107,8 +122,10 @@ export class Socket extends EventTarget {
   #refused({ clientId, codigo, descripcion }) {
     const message = this.#pending.get(clientId);
     if (message && TRANSIENT.has(codigo)) {
-      clearTimeout(message.timer);
-      message.timer = setTimeout(() => this.#send(clientId), REPEAT);
+      message.timer = setTimeout(() => {
+        message.sent = false;
+        this.#send();
+      }, REPEAT);
       return;
     }
     this.#settle(clientId);
@@ -119,6 +136,7 @@ export class Socket extends EventTarget {
     clearTimeout(this.#pending.get(clientId)?.timer);
     this.#pending.delete(clientId);
     this.#tell('pending');
+    this.#send();
   }
 
   #tell(type, detail) {
