@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -27,7 +28,7 @@ func (s *Site) attempt(
 ) (forget func(context.Context) error, err error) {
 	now := time.Now()
 	end := now.Truncate(attemptWindow).Add(attemptWindow)
-	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(c.IP())
+	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(clientAddress(c))
 	sum := sha256.Sum256([]byte(email))
 	limits := []struct {
 		key   string
@@ -58,6 +59,15 @@ func (s *Site) attempt(
 		}
 		return nil
 	}, nil
+}
+
+// clientAddress is who asks: of what a trusted proxy says, the last address, for the proxy itself added that one.
+func clientAddress(c *fiber.Ctx) string {
+	if lines := c.Request().Header.PeekAll(fiber.HeaderXForwardedFor); len(lines) > 0 && c.IsProxyTrusted() {
+		chain := string(lines[len(lines)-1])
+		return strings.TrimSpace(chain[strings.LastIndexByte(chain, ',')+1:])
+	}
+	return c.Context().RemoteIP().String()
 }
 
 // network is what one client can be taken to own: an IPv4 address, or an IPv6 network of 64 bits.

@@ -191,7 +191,7 @@ func TestBruteForce(t *testing.T) {
 	addUser(t, processes[0].store, "ana@example.org")
 	login := func(n int, address, password string) answered {
 		return processes[n%2].send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", password),
-			header: map[string]string{"X-Real-IP": address, "Accept": "application/json"}})
+			header: map[string]string{"X-Forwarded-For": "203.0.113.1, " + address, "Accept": "application/json"}})
 	}
 	// The window may end meanwhile and the count begin again, so more than one window's worth is tried.
 	refused := 0
@@ -212,6 +212,17 @@ func TestBruteForce(t *testing.T) {
 	login(1, "192.0.2.1", knownPassword).want(t, http.StatusTooManyRequests)
 	for range attemptsOnEmail + 2 { // what succeeds is not counted
 		login(0, "198.51.100.7", knownPassword).want(t, http.StatusOK)
+	}
+
+	processes = append(processes[:0], startProcess(t, folder, Config{}), startProcess(t, folder, Config{}))
+	refused = 0
+	for n := 0; refused == 0 && n < 2*attemptsOnEmail+1; n++ { // who is no proxy cannot say who it is
+		if a := login(n, fmt.Sprintf("192.0.2.%d", n), "guess"); a.StatusCode == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("guesses of one client under many addresses are not limited")
 	}
 }
 

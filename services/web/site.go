@@ -40,7 +40,8 @@ type Config struct {
 	Process Process
 	Logger  *slog.Logger
 
-	// TrustedProxies are the addresses and CIDR ranges whose X-Forwarded-Proto and X-Real-IP are believed.
+	// TrustedProxies are the addresses and CIDR ranges whose X-Forwarded-Proto, and the last address of whose
+	// X-Forwarded-For, are believed.
 	TrustedProxies []string
 
 	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers can notice.
@@ -141,8 +142,6 @@ func New(config Config) (*Site, error) {
 		DisablePreParseMultipartForm: true,
 		EnableTrustedProxyCheck:      true,
 		TrustedProxies:               config.TrustedProxies,
-		ProxyHeader:                  "X-Real-IP",
-		EnableIPValidation:           true,
 		ErrorHandler:                 s.refuse,
 	})
 	s.routes()
