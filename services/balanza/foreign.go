@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"balanza/services/workers"
@@ -84,5 +83,5 @@ func (p *program) activate(args []string) error {
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ()))
+	return fmt.Errorf("%s: %w", path, workers.Become(path, args, os.Environ()))
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -56,6 +57,18 @@ func (m *Master) attributes() *syscall.SysProcAttr {
 		a.Pdeathsig = syscall.SIGKILL
 	}
 	return a
+}
+
+// Become turns this process, which a master of programs that are not ours started, into such a program: its binary, its
+// arguments with its name, its environment. It returns only when that fails.
+func Become(path string, args, env []string) error {
+	// The kernel's order to kill belongs to a thread, and whichever executes the program is the one that stays.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	return syscall.Exec(path, args, env)
 }
 
 // openImage opens a program's binary, so that it can be started again when its path leads to another; nil if it can't.

@@ -85,10 +85,11 @@ type Master struct {
 
 	// What follows belongs to Run's goroutine.
 	slots      []*slot
-	procs      map[*proc]bool // all that live
-	generation int            // how often the code was loaded, or tried to
-	retired    map[string]float64
-	served     bool // some worker was ready once
+	procs      map[*proc]bool     // all that live
+	generation int                // how often the code was loaded, or tried to
+	retired    map[string]float64 // what the workers counted that are gone
+	told       map[string]float64 // the last totals; not changed any more
+	served     bool               // some worker was ready once
 	stopping   bool
 	failure    error // Run's, when stopping
 	checked    time.Time

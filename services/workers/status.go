@@ -72,7 +72,8 @@ func (s *slot) vacancy() WorkerStatus {
 	return w
 }
 
-// totals adds up the counters of all workers, dead ones included.
+// totals adds up the counters of all workers, dead ones included. What was told before is the least: a sum of fractions
+// depends on the order of its parts, by a hair.
 func (m *Master) totals() map[string]float64 {
 	all := maps.Clone(m.retired)
 	for p := range m.procs {
@@ -81,6 +82,10 @@ func (m *Master) totals() map[string]float64 {
 			all[series] += n
 		}
 	}
+	for series, n := range all {
+		all[series] = max(n, m.told[series])
+	}
+	m.told = all
 	return all
 }
 
