@@ -90,7 +90,7 @@ func (d *database) DeleteSession(ctx context.Context, id string) error {
 
 func (d *database) Products(ctx context.Context) ([]store.Product, error) {
 	products := []store.Product{}
-	err := d.rows(ctx, `SELECT id, nombre, precio, foto FROM products ORDER BY id`, nil, func(scan scanner) error {
+	err := rows(ctx, d.products, nil, func(scan scanner) error {
 		var p store.Product
 		err := scan(&p.ID, &p.Nombre, &p.Precio, &p.Foto)
 		products = append(products, p)

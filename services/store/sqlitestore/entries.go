@@ -70,7 +70,7 @@ func (d *database) append(ctx context.Context, last int64, entries []store.Entry
 
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	entries := []store.Entry{}
-	err := d.rows(ctx, columns+`WHERE n > ? ORDER BY n LIMIT ?`, []any{n, max(0, limit)}, func(scan scanner) error {
+	err := rows(ctx, d.after, []any{n, max(0, limit)}, func(scan scanner) error {
 		e, err := decode(scan)
 		entries = append(entries, e)
 		return err
