@@ -63,8 +63,12 @@ func (p *program) background(args, names []string) error {
 		}
 		online := 0
 		for _, st := range all {
-			if slices.Contains(names, st.Name) && st.Status == "online" {
+			switch {
+			case !slices.Contains(names, st.Name):
+			case st.Status == "online":
 				online++
+			case st.Status == "errored":
+				return fmt.Errorf("%s did not start: %s", st.Name, st.Cause)
 			}
 		}
 		if online == len(names) {
