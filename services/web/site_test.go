@@ -12,10 +12,12 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"golang.org/x/crypto/bcrypt"
 
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
@@ -55,15 +57,23 @@ func start(t *testing.T) *process {
 	return startProcess(t, t.TempDir(), Config{})
 }
 
-// knownPassword is the one whose hash is known without computing it.
-const knownPassword = "nobody's"
+const knownPassword = "correct horse"
+
+// quickHash is knownPassword's, at a cost that lets tests log in often.
+var quickHash = sync.OnceValue(func() []byte {
+	hash, err := bcrypt.GenerateFromPassword(digest(knownPassword), bcrypt.MinCost)
+	if err != nil {
+		panic(err)
+	}
+	return hash
+})
 
 // addUser creates a user with knownPassword.
 func addUser(t *testing.T, st store.Store, email string) {
 	t.Helper()
 	err := st.CreateUser(t.Context(), store.User{
 		Email:        email,
-		PasswordHash: nobodysHash,
+		PasswordHash: quickHash(),
 		Author:       store.Author{ID: email, Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"},
 		Created:      time.Now(),
 	})
