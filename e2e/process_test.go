@@ -337,6 +337,28 @@ func TestMetricsThroughRestarts(t *testing.T) {
 	}
 }
 
+// A process is replaced after so many requests, in either mode, and nobody notices.
+func TestMaxRequestsOfTheSite(t *testing.T) {
+	eachMode(t, func(t *testing.T, args ...string) {
+		s := serve(t, t.TempDir(), append(args, "--max-requests", "100")...)
+		before := s.only().Workers
+		l, stop := startLoad(t, s.address(), 2, "GET /info", "POST /login")
+		for _, was := range before {
+			eventually(t, "replacement", func() error {
+				if now := s.ps()["site"].Workers; slices.ContainsFunc(now, func(w listedWorker) bool { return w.Pid == was.Pid }) {
+					return fmt.Errorf("%+v", now)
+				}
+				return nil
+			})
+		}
+		stop()
+		l.check(t, 0)
+		if l := s.only(); l.Restarts != 0 {
+			t.Errorf("a replacement counted as a death: %+v", l)
+		}
+	})
+}
+
 // A program that is not ours has the same respawn, reload and end.
 func TestForeignProgram(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "activated")

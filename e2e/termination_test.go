@@ -136,6 +136,33 @@ func TestMasterTerminated(t *testing.T) {
 		})
 	}
 
+	t.Run("master TERM twice", func(t *testing.T) {
+		f := up(t)
+		all := f.processes()
+		inFlight := make(chan error, 1)
+		go func() {
+			c := strictClient{address: f.address("cluster")}
+			inFlight <- c.do("GET /api/randoms?cant=1000000000")
+		}()
+		eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
+		signalled(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		eventually(t, "the drain", func() error {
+			if now := f.ps()["cluster"]; now.Status != "stopping" {
+				return fmt.Errorf("%+v", now)
+			}
+			return nil
+		})
+		signalled(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		_ = f.cmd.Wait()
+		if code := f.cmd.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("exit status %d", code)
+		}
+		if err := <-inFlight; err == nil {
+			t.Error("the second signal waited for the request in flight")
+		}
+		f.nothingLeft(all)
+	})
+
 	t.Run("master KILL", func(t *testing.T) {
 		f := up(t)
 		all := f.processes()
@@ -239,6 +266,27 @@ func TestMasterTerminated(t *testing.T) {
 			t.Error("somebody listens")
 		}
 	})
+}
+
+// TestForkTerminated is the rows of a FORK server that nobody watches over: it is one process.
+func TestForkTerminated(t *testing.T) {
+	for _, row := range []struct {
+		how    syscall.Signal
+		status int
+	}{{syscall.SIGTERM, 0}, {syscall.SIGINT, 0}, {syscall.SIGKILL, -1}} {
+		t.Run(row.how.String(), func(t *testing.T) {
+			s := serve(t, t.TempDir(), "--name", "site")
+			s.end(row.how)
+			if code := s.cmd.ProcessState.ExitCode(); code != row.status {
+				t.Errorf("exit status %d", code)
+			}
+			if all := s.ps(); len(all) != 0 {
+				t.Errorf("balanza ps lists %+v", all)
+			}
+			s.start() // on the same port, at once
+			s.calm(1)
+		})
+	}
 }
 
 // drawing says whether a process of the server is at work: more than a tenth of a second of CPU in the last 200 ms.

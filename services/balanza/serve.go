@@ -51,7 +51,7 @@ func (p *program) serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	if p.settings.Mode == forkMode {
+	if p.settings.Mode == forkMode && spec.MaxMemory == 0 && spec.MaxRequests == 0 { // a process can't replace itself
 		spec.Here = s.run
 	}
 	if !*watch {
@@ -171,10 +171,10 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	return g.Wait()
 }
 
-// answered adds up the requests that the site's counters hold.
+// answered adds up the requests that the site's counters hold, without those that ask how it is: every heartbeat does.
 func answered(counters map[string]float64) (n int64) {
 	for series, v := range counters {
-		if strings.HasPrefix(series, "balanza_requests_total{") {
+		if strings.HasPrefix(series, "balanza_requests_total{") && !strings.Contains(series, `route="/healthz"`) {
 			n += int64(v)
 		}
 	}
