@@ -189,7 +189,7 @@ func TestDrainLosesNothing(t *testing.T) {
 // TestDrain follows one drain from the first sign to the last connection.
 func TestDrain(t *testing.T) {
 	const ms = time.Millisecond
-	site := bare(t, Config{DrainDelay: 200 * ms, DrainIdle: 500 * ms, DrainTimeout: 300 * ms})
+	site := bare(t, Config{DrainDelay: 200 * ms, DrainIdle: 1500 * ms, DrainTimeout: 300 * ms})
 	v := serve(t, site, listen(t))
 
 	kept, err := net.Dial("tcp", strings.TrimPrefix(v.url, "http://"))
