@@ -29,7 +29,7 @@ type benefit struct {
 func testBenefits(t *testing.T, s *stack) {
 	asset := assetPath(t)
 	benefits := []benefit{
-		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.evenly(t, 40, 4) }},
+		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.evenly(t, 40, 4, 0) }},
 		{"balance: websockets", "balance.conf", `proxy_set_header Upgrade .*`, "", upgraded},
 
 		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Puts the present source (or the image that BALANZA_IMAGE names) into the running stack without losing a request:
+# Puts the present source into the running stack without losing a request: builds, then replaces fork, cluster and the
+# replicas, one container at a time.
 #
-#   sh services/update.sh              builds, then replaces fork, cluster and the replicas, one container at a time
-#   sh services/update.sh --no-build   the image is there already
+#   sh services/update.sh
 #
 # "docker compose up" would replace all of them at once, and nothing inside a container may command the engine.
 set -eu
@@ -53,7 +53,7 @@ replace_replicas() {
   done
 }
 
-[ "${1:-}" = --no-build ] || compose build fork
+compose build
 replace cluster
 replace fork
 replace_replicas

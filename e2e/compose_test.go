@@ -1,0 +1,269 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestComposeConfig reads the configuration that a user without a .env gets.
+func TestComposeConfig(t *testing.T) {
+	needDocker(t)
+	s := newStack(t)
+	s.env = slices.DeleteFunc(s.env, func(v string) bool { return strings.Contains(v, "_PORT") })
+	var config struct {
+		Services map[string]struct {
+			Image       string
+			CapAdd      []string `json:"cap_add"`
+			CapDrop     []string `json:"cap_drop"`
+			ReadOnly    bool     `json:"read_only"`
+			SecurityOpt []string `json:"security_opt"`
+			MemLimit    string   `json:"mem_limit"`
+			CPUQuota    any      `json:"cpu_quota"`
+			PidsLimit   int      `json:"pids_limit"`
+			Restart     string
+			StopGrace   string `json:"stop_grace_period"`
+			Networks    map[string]any
+			Environment map[string]string
+			Logging     struct{ Options map[string]string }
+			Ports       []struct{ Published string }
+			Deploy      struct{ Replicas int }
+		}
+		Networks map[string]struct{ Internal bool }
+	}
+	if err := json.Unmarshal([]byte(s.compose(t, "config", "--format", "json")), &config); err != nil {
+		t.Fatal(err)
+	}
+	published := map[string]string{
+		"nginx": "80 443", "fork": "8080", "cluster": "8081", "replica": "8082-8085", "mongo": "", "init": "",
+	}
+	if len(config.Services) != len(published) {
+		t.Errorf("%d services, want %d", len(config.Services), len(published))
+	}
+	for name, service := range config.Services {
+		var ports []string
+		for _, port := range service.Ports {
+			ports = append(ports, port.Published)
+		}
+		if got := strings.Join(ports, " "); got != published[name] {
+			t.Errorf("%s publishes %q, want %q", name, got, published[name])
+		}
+		switch {
+		case !service.ReadOnly:
+			t.Errorf("%s: the root is writable", name)
+		case !slices.Equal(service.CapDrop, []string{"ALL"}) || len(service.CapAdd) > 0 && name != "init":
+			t.Errorf("%s: capabilities %v of %v", name, service.CapAdd, service.CapDrop)
+		case !slices.Contains(service.SecurityOpt, "no-new-privileges:true"):
+			t.Errorf("%s: may gain privileges", name)
+		case service.MemLimit == "" || service.CPUQuota == nil || service.PidsLimit == 0:
+			t.Errorf("%s: memory %q, CPU %v, pids %d: one has no limit", name, service.MemLimit, service.CPUQuota, service.PidsLimit)
+		case service.Logging.Options["max-size"] == "":
+			t.Errorf("%s: its log grows without end", name)
+		case service.Restart != "unless-stopped" && name != "init":
+			t.Errorf("%s: restart %q", name, service.Restart)
+		}
+		if timeout, ok := service.Environment["BALANZA_DRAIN_TIMEOUT"]; ok {
+			drain, _ := time.ParseDuration(timeout)
+			delay, _ := time.ParseDuration(service.Environment["BALANZA_DRAIN_DELAY"])
+			grace, err := time.ParseDuration(service.StopGrace)
+			if err != nil || grace <= drain+delay {
+				t.Errorf("%s: a stop takes %v + %v, and is killed after %q", name, delay, drain, service.StopGrace)
+			}
+		}
+	}
+	if n := config.Services["replica"].Deploy.Replicas; n != 4 {
+		t.Errorf("%d replicas", n)
+	}
+	if mongo := config.Services["mongo"]; len(mongo.Networks) != 1 || !config.Networks["data"].Internal {
+		t.Errorf("MongoDB is on %v, and its network is internal: %v", mongo.Networks, config.Networks["data"].Internal)
+	}
+	if _, ok := config.Services["nginx"].Networks["data"]; ok {
+		t.Error("nginx is on MongoDB's network")
+	}
+}
+
+// TestCompose drives one stack through its life: both topologies, every benefit of the proxy, faults, a rolling update.
+func TestCompose(t *testing.T) {
+	s := newStack(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs, _ := s.try("logs", "--no-color") // of what is left
+			t.Logf("the stack's last words:\n%s", tail(complaints(logs), 8000))
+		}
+		if _, err := s.try("down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5"); err != nil {
+			t.Error(err)
+		}
+	})
+	s.compose(t, "down", "--volumes", "--remove-orphans", "--timeout", "5") // of a run that was cut short
+
+	if out, err := s.command("docker", "compose", "up", "--detach", "--build", "--wait").CombinedOutput(); err != nil {
+		t.Fatalf("docker compose up: %v\n%s", err, tail(string(out), 4000))
+	}
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *stack)
+	}{
+		{"image", testImage},
+		{"healthy without the profile", func(t *testing.T, s *stack) { testHealthy(t, s, "nginx", "mongo", "fork", "cluster") }},
+		{"routes without the profile", testRoutesWithoutProfile},
+		{"secrets", testSecrets},
+		{"database", testDatabase},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
+	}
+
+	s.compose(t, "up", "--detach", "--build", "--wait") // docker compose --profile cluster up
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *stack)
+	}{
+		{"healthy with the profile", func(t *testing.T, s *stack) {
+			testHealthy(t, s, "nginx", "mongo", "fork", "cluster", "replica", "replica", "replica", "replica")
+		}},
+		{"balance", testBalance},
+		{"benefits", testBenefits},
+		{"scale", testScale},
+		{"kills", testKills},
+		{"reload", testReload},
+		{"slow clients", testSlowClients},
+		{"HTTPS forced", testForcedHTTPS},
+		{"update", testUpdate},
+	} {
+		if !t.Run(test.name, func(t *testing.T) { test.run(t, s) }) {
+			return // what follows would be measured on a stack that is not whole
+		}
+	}
+}
+
+// complaints are a log's lines without those of requests that went well.
+func complaints(logs string) string {
+	var b strings.Builder
+	for line := range strings.Lines(logs) {
+		if !strings.Contains(line, `"status":2`) && !strings.Contains(line, `"level":"INFO"`) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+func testImage(t *testing.T, s *stack) {
+	out := s.docker(t, "image", "inspect", "--format", "{{.Size}} {{.Config.User}}", composeProject+"-fork")
+	var size int
+	var user string
+	if _, err := fmt.Sscan(out, &size, &user); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("image: %.1f MB, user %s", float64(size)/1e6, user)
+	if size > 30e6 || strings.HasPrefix(user, "0") {
+		t.Errorf("image: %d bytes, user %q", size, user)
+	}
+}
+
+// testHealthy compares what `docker compose ps` lists.
+func testHealthy(t *testing.T, s *stack, want ...string) {
+	var got []string
+	for line := range strings.Lines(s.compose(t, "ps", "--format", "{{.Service}} {{.Health}}")) {
+		service, health, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if health != "healthy" {
+			t.Errorf("%s is %q", service, health)
+		}
+		got = append(got, service)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("there are %v, want %v", got, want)
+	}
+}
+
+func testRoutesWithoutProfile(t *testing.T, s *stack) {
+	services := s.services(t)
+	for path, want := range map[string]string{
+		"/info": "fork", "/login": "fork", "/api/productos-test": "fork",
+		"/api/randoms?cant=1000": "cluster", "/api/randoms/?cant=1000": "cluster", "/test/randoms?cant=1000": "cluster",
+		"/test/random?cant=1000": "cluster", "/test/random/?cant=1000": "cluster",
+	} {
+		counts, err := tally(path, 16)
+		if err != nil {
+			t.Error(err)
+		}
+		for id := range counts {
+			if services[id] != want {
+				t.Errorf("%s was answered by %s, want %s", path, services[id], want)
+			}
+		}
+	}
+	answer, err := ask(http.MethodGet, composeHTTP+"/api/randoms?cant=1000", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	workers := s.compose(t, "exec", "--no-TTY", "cluster", "balanza", "ps")
+	if pid := answer.Header.Get("X-Balanza-Pid"); pid == "1" || !strings.Contains(workers, pid) {
+		t.Errorf("process %s answered, which is no worker of\n%s", pid, workers)
+	}
+}
+
+// testSecrets looks for the passwords where they must not be, and lets the stack start once more.
+func testSecrets(t *testing.T, s *stack) {
+	read := func() string {
+		return s.compose(t, "exec", "--no-TTY", "mongo", "cat", "/secrets/mongo-password", "/secrets/mongo-root-password")
+	}
+	passwords := read()
+	application, root := passwords[:26], passwords[26:]
+	everywhere := s.compose(t, "config") + s.compose(t, "top") + s.compose(t, "logs", "--no-color") +
+		s.docker(t, append([]string{"inspect", composeProject + "-fork"}, slices.Collect(maps.Keys(s.services(t)))...)...)
+	if strings.Contains(everywhere, application) || strings.Contains(everywhere, root) {
+		t.Error("a password is in the configuration, a process list, a log, an image or an environment")
+	}
+	for _, file := range []string{"mongo-password", "mongo-root-password"} {
+		if _, err := s.try("exec", "--no-TTY", "nginx", "cat", "/secrets/"+file); err == nil {
+			t.Errorf("nginx can read %s", file)
+		}
+	}
+	if out, err := s.command("docker", "compose", "up", "--detach", "--wait").CombinedOutput(); err != nil {
+		t.Fatalf("a second start: %v\n%s", err, out)
+	}
+	if read() != passwords {
+		t.Error("a second start made new passwords")
+	}
+}
+
+func testDatabase(t *testing.T, s *stack) {
+	shell := func(args ...string) (string, error) {
+		return s.try(append([]string{"exec", "--no-TTY", "mongo", "mongosh", "--quiet", "--norc", "--host", "mongo"}, args...)...)
+	}
+	if out, err := shell("--eval", `db.getSiblingDB("balanza").users.countDocuments({})`); err == nil {
+		t.Errorf("MongoDB answers an unauthenticated client: %s", out)
+	}
+	// The same question with the application's password, which stays off the command line, is answered.
+	out, err := shell("--eval", `db.getSiblingDB("balanza").auth("balanza", fs.readFileSync("/secrets/mongo-password", "utf8"));`+
+		`print("users:", db.getSiblingDB("balanza").users.countDocuments({}))`)
+	if err != nil || !strings.Contains(out, "users:") {
+		t.Errorf("the application's user: %v %s", err, out)
+	}
+	if out, err := s.try("exec", "--no-TTY", "nginx", "curl", "--max-time", "3", "--silent", "telnet://mongo:27017"); err == nil {
+		t.Errorf("nginx reaches MongoDB: %s", out)
+	}
+}
+
+func testBalance(t *testing.T, s *stack) {
+	s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-t")
+	if err := s.evenly(t, 400, 4, 0); err != nil {
+		t.Error(err)
+	}
+	services := s.services(t)
+	counts, err := tally("/info", 20)
+	if err != nil {
+		t.Error(err)
+	}
+	for id := range counts {
+		if services[id] != "fork" {
+			t.Errorf("/info was answered by %s", services[id])
+		}
+	}
+}
