@@ -32,11 +32,14 @@ type sums struct {
 	Counters map[string]float64 `json:"counters"`
 }
 
-// Beat is a worker's sign of life.
+// Beat is a worker's sign of life; empty when there is nothing new.
 type Beat struct {
 	Requests int64              `json:"requests"` // answered so far
 	Counters map[string]float64 `json:"counters"` // Prometheus series → value; they only grow
 }
+
+// alive is an empty beat, which is nearly all that an idle worker says.
+var alive = []byte(`{"beat":{}}` + "\n")
 
 // link carries messages over one end of a socket pair. Its end of file means that the other process is dead, since
 // only that process holds the other end.
@@ -85,12 +88,16 @@ func (l *link) send(m message) error {
 	if err != nil {
 		return err
 	}
+	return l.write(append(line, '\n'))
+}
+
+func (l *link) write(line []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.conn.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
 		return err
 	}
-	_, err = l.conn.Write(append(line, '\n'))
+	_, err := l.conn.Write(line)
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -249,6 +250,36 @@ func TestStopDuringReload(t *testing.T) {
 	}
 	if err := <-reload; !errors.Is(err, ErrStopping) {
 		t.Errorf("the reload: %v", err)
+	}
+}
+
+// A worker and its successor that die together leave no hole.
+func TestBothDieDuringReload(t *testing.T) {
+	t.Parallel()
+	r := start(t, spec(t, 1))
+	for range 5 {
+		r.behave("hang")
+		reload := make(chan error, 1)
+		go func() { reload <- r.Reload(t.Context()) }()
+		var both []WorkerStatus
+		eventually(t, "successor", func() error {
+			if both = r.Status().Workers; len(both) != 2 {
+				return fmt.Errorf("%+v", both)
+			}
+			return nil
+		})
+		r.behave("")
+		for _, w := range both {
+			kill(t, w.Pid, syscall.SIGKILL)
+		}
+		if err := <-reload; err == nil {
+			t.Error("the reload succeeded")
+		}
+		for _, w := range both {
+			gone(t, w.Pid)
+		}
+		r.online(1)
+		get(t, r.url("/"))
 	}
 }
 

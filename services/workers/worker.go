@@ -28,7 +28,7 @@ type Worker struct {
 	Started    time.Time
 
 	// Health is asked before every heartbeat; a worker whose Health fails or hangs is replaced. Optional, as is Sample,
-	// which tells what the worker has done. Both are set before Ready.
+	// which tells what the worker has done, or nothing when it told that before. Both are set before Ready.
 	Health func() error
 	Sample func() Beat
 
@@ -224,6 +224,10 @@ func (w *Worker) report() {
 	var b Beat
 	if w.Sample != nil {
 		b = w.Sample()
+	}
+	if b.Requests == 0 && b.Counters == nil {
+		_ = w.link.write(alive)
+		return
 	}
 	_ = w.link.send(message{Beat: &b})
 }
