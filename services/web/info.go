@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ type info struct {
 type sample struct {
 	Info
 	json  []byte
+	pages sync.Map // language to rendered page
 	taken time.Time
 }
 
@@ -83,7 +85,16 @@ func (i *info) now() *sample {
 
 func (s *Site) showInfo(c *fiber.Ctx) error {
 	if !wantsJSON(c, false) && c.Query("format") != "json" {
-		return s.show(c, "info", Page{Data: s.info.now().Info})
+		now, l := s.info.now(), lang(c)
+		page, known := now.pages.Load(l)
+		if !known {
+			made, err := s.render(l, "info", Page{Data: now.Info})
+			if err != nil {
+				return err
+			}
+			page, _ = now.pages.LoadOrStore(l, made)
+		}
+		return sendPage(c, page.([]byte))
 	}
 	c.Response().Header.SetContentType(fiber.MIMEApplicationJSON)
 	c.Response().Header.Set(fiber.HeaderCacheControl, "no-store")

@@ -37,19 +37,34 @@ func loadPages(a assets) (*template.Template, error) {
 
 // show answers with a page.
 func (s *Site) show(c *fiber.Ctx, name string, p Page) error {
-	p.Lang = lang(c)
+	page, err := s.render(lang(c), name, p)
+	if err != nil {
+		return err
+	}
+	return sendPage(c, page)
+}
+
+// render makes a page in a language.
+func (s *Site) render(lang, name string, p Page) ([]byte, error) {
+	p.Lang = lang
 	p.T = s.texts[p.Lang].say
 	p.Title = p.T(name + ".title")
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, name, p); err != nil {
-		return fmt.Errorf("page %s: %w", name, err)
+		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
+	return b.Bytes(), nil
+}
+
+// sendPage answers with a page.
+func sendPage(c *fiber.Ctx, page []byte) error {
 	c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 	c.Set(fiber.HeaderContentSecurityPolicy, contentPolicy)
 	c.Set(fiber.HeaderReferrerPolicy, "same-origin")
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Set(fiber.HeaderVary, "Accept, Accept-Language")
-	return c.Send(b.Bytes())
+	c.Response().SetBodyRaw(page)
+	return nil
 }
 
 // page is the handler of a page that is the same for all.
