@@ -36,10 +36,20 @@ func (m *metrics) route(method, path string) *routeMetrics {
 }
 
 func (r *routeMetrics) count(status int, took time.Duration) {
-	r.classes[status/100%6].Add(1)
 	bucket, _ := slices.BinarySearch(bounds[:], took.Seconds())
 	r.buckets[bucket].Add(1)
 	r.nanoseconds.Add(int64(took))
+	r.classes[status/100%6].Add(1) // last: what Answered tells of is in all counters
+}
+
+// Answered returns how many requests this process has answered. While it stays the same, so do the counters.
+func (s *Site) Answered() (n int64) {
+	for _, r := range s.metrics.routes {
+		for class := range r.classes {
+			n += r.classes[class].Load()
+		}
+	}
+	return n
 }
 
 // Counters returns this process's counters, histogram buckets among them: Prometheus series → value.

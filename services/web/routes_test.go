@@ -3,6 +3,7 @@ package web
 import (
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
@@ -320,6 +321,24 @@ func TestMetrics(t *testing.T) {
 	const line = `balanza_requests_total{method="GET",route="/healthz",status="2xx"} 2`
 	if text := double.send(t, call{path: "/metrics"}).body; !strings.Contains(text, line+"\n") {
 		t.Errorf("no line %s in\n%s", line, text)
+	}
+}
+
+// TestAnswered: the counters change when a request was answered, and only then.
+func TestAnswered(t *testing.T) {
+	s := bare(t, Config{})
+	v := serve(t, s, listen(t))
+	v.send(t, call{path: "/healthz"})
+	before, counters := s.Answered(), s.Counters()
+	if err := s.Healthy(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Answered() != before || !maps.Equal(s.Counters(), counters) {
+		t.Error("a heartbeat's own question was counted")
+	}
+	v.send(t, call{path: "/healthz"})
+	if n := s.Answered(); n != before+1 {
+		t.Errorf("%d answers were %d before one more", n, before)
 	}
 }
 

@@ -233,7 +233,9 @@ func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 		if err != nil {
 			err = s.refuse(c, err)
 		}
-		route.count(c.Response().StatusCode(), time.Since(c.Context().Time()))
+		if c.Context().ConnRequestNum() > 0 { // not what Healthy asks: that came over no connection
+			route.count(c.Response().StatusCode(), time.Since(c.Context().Time()))
+		}
 		return err
 	}
 }
