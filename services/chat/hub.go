@@ -90,7 +90,7 @@ func (h *Hub) load(ctx context.Context) error {
 	floor := last
 	var messages []store.Entry
 	for floor > 0 && len(messages) < recent && last-floor < farthest {
-		from := max(0, floor-perRead)
+		from := max(0, floor-recent)
 		entries, err := h.store.After(ctx, from, int(floor-from))
 		if err != nil {
 			return err

@@ -226,7 +226,7 @@ func TestSubscribe(t *testing.T) {
 			got          []Entry
 		}
 		subs := []*subscription{{after: 0, first: 1}, {after: 700, first: 701}, {after: 2499, first: 2500}, {after: 2502, first: 2503},
-			{after: -1, first: 1501}}
+			{after: -1, first: 2500 - portion + 1}}
 		for _, s := range subs {
 			l.Subscribe(s.after, func(entries []Entry) { s.got = append(s.got, entries...) })
 		}

@@ -11,6 +11,7 @@ import (
 const (
 	maxBatch = 500  // entries of one Append, and of one After
 	kept     = 1000 // entries kept in memory, at least, once there are so many
+	portion  = 200  // entries read at the start, and compared at a time after a failure: the slowest server gives them in time
 
 	activePace = 10 * time.Millisecond // between questions for the next entry while a page is open and something happens
 	openPace   = 50 * time.Millisecond // while a page is open and nothing happens
@@ -74,28 +75,32 @@ func (l *Log) due() bool { return len(l.queue) > 0 && !time.Now().Before(l.turnA
 func (l *Log) settle(ctx context.Context) error {
 	recent, sure := l.Recent(), int64(0)
 	if len(recent) > 0 {
-		still, err := l.store.After(ctx, recent[0].N-1, len(recent))
+		sure = recent[0].N - 1
+	}
+	for end := len(recent); end > 0; { // backwards, for it is the last ones that are lost
+		start := max(0, end-portion)
+		there, err := l.store.After(ctx, recent[start].N-1, end-start)
 		if err != nil {
 			return err
 		}
-		same := 0
-		for same < len(still) && still[same].N == recent[same].N && still[same].id() == recent[same].id() {
+		same := start
+		for same < end && same-start < len(there) && there[same-start].N == recent[same].N && there[same-start].id() == recent[same].id() {
 			same++
 		}
-		if same == len(recent) {
+		switch {
+		case same == len(recent):
+			return nil
+		case same > start:
+			l.restart(slices.Clone(recent[:same]), recent[same-1].N)
 			return nil
 		}
-		sure = recent[0].N - 1 + int64(same)
-		if same > 0 {
-			l.restart(slices.Clone(recent[:same]), sure)
-			return nil
-		}
+		end = start
 	}
 	last, err := l.store.Last(ctx)
 	if err != nil {
 		return err
 	}
-	entries, err := l.store.After(ctx, max(0, last-kept), kept)
+	entries, err := l.store.After(ctx, max(0, last-portion), portion)
 	if err != nil {
 		return err
 	}
@@ -152,6 +157,12 @@ func (l *Log) prune() {
 }
 
 func (l *Log) enqueue(r *request) {
+	// Pages that lost their process repeat what it did not answer, all at once: the store need not be asked about each.
+	isIt := func(e Entry) bool { return e.ClientID == r.entry.ClientID && e.Author == r.entry.Author }
+	if i := slices.IndexFunc(l.recent, isIt); i >= 0 {
+		r.result <- result{entry: l.recent[i]}
+		return
+	}
 	w := l.waiting[r.entry.id()]
 	if w == nil {
 		w = &waiting{entry: r.entry}
