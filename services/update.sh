@@ -23,13 +23,21 @@ healthy() {
   return 1
 }
 
+# dismiss removes the stand-in, also when this ends early.
+stand_in=
+dismiss() {
+  [ -z "$stand_in" ] || docker rm --force "$stand_in" >/dev/null
+  stand_in=
+}
+trap dismiss EXIT
+trap 'exit 1' INT TERM
+
 # A published port can't be held twice, so a second container without one, found by the same name, stands in meanwhile.
 replace() {
   say "$1"
   stand_in=$(compose run --detach --no-deps --use-aliases --no-TTY "$1")
   if ! healthy "$stand_in"; then
     docker logs --tail 5 "$stand_in"
-    docker rm --force "$stand_in" >/dev/null
     say "$1: the new image does not get healthy; the old one goes on serving"
     exit 1
   fi
@@ -37,7 +45,7 @@ replace() {
   compose up --detach --no-deps --no-build --force-recreate --wait --quiet-pull "$1"
   noticed
   docker stop --timeout 40 "$stand_in" >/dev/null
-  docker rm "$stand_in" >/dev/null
+  dismiss
 }
 
 # Of the replicas there are others: one at a time is stopped, and made again from the new image.
