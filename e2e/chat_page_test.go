@@ -343,13 +343,23 @@ func (p *page) count() (shown, acked, pending int) {
 	return len(p.shown), len(p.acked), len(p.pending)
 }
 
-// awaitShown waits until the page shows that many messages and waits for no acknowledgement.
+// awaitShown waits until the page shows that many messages and waits for no acknowledgement, as long as there is progress.
 func (p *page) awaitShown(t *testing.T, want int) {
 	t.Helper()
-	eventually(t, "messages of "+p.user.author.ID, func() error {
-		if shown, _, pending := p.count(); shown < want || pending > 0 {
-			return fmt.Errorf("%d messages shown, want %d; %d wait for their acknowledgement", shown, want, pending)
+	const stuck = 30 * time.Second
+	moved, before := time.Now(), [3]int{}
+	for {
+		var now [3]int
+		now[0], now[1], now[2] = p.count()
+		switch {
+		case now[0] >= want && now[2] == 0:
+			return
+		case now != before:
+			moved, before = time.Now(), now
+		case time.Since(moved) > stuck:
+			t.Fatalf("%s: %d messages shown, want %d; %d are acknowledged, %d wait for it, for %v", p.user.author.ID, now[0], want,
+				now[1], now[2], stuck)
 		}
-		return nil
-	})
+		time.Sleep(30 * time.Millisecond)
+	}
 }
