@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -137,10 +138,14 @@ func (f *fleet) address(name string) string {
 	return fmt.Sprintf("127.0.0.1:%d", map[string]int{"edge": 8000, "fork": 8080, "cluster": 8081}[name]+f.shift)
 }
 
+// tried counts the shifts that fleets of this test process tried, so that two that start at once take different ones.
+var tried atomic.Int64
+
 // freeShift is one that leads to ports which are free.
 func freeShift(t *testing.T) int {
 	t.Helper()
-	for shift := 2000 + os.Getpid()%1000*10; shift < 20000; shift += 7 {
+	for range 1000 {
+		shift := 2000 + os.Getpid()%1000*10 + int(tried.Add(1))*7
 		free := true
 		for _, port := range []int{8000, 8080, 8081} {
 			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+shift))

@@ -49,20 +49,47 @@ func TestReloadsOfTheSite(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, t.TempDir(), args...)
 		l, stop := startLoad(t, s.address(), 4, "GET /info", "POST /api/productos", "GET /login", "POST /login")
-		for range 50 {
+		reloads := 20
+		if everything {
+			reloads = 50
+		}
+		for range reloads {
 			l.more(t, 4)
 			s.order("reload", "site")
 		}
 		stop()
 		l.check(t, 0)
 		answers, _ := l.count()
-		t.Logf("50 reloads, %d requests answered", answers)
+		t.Logf("%d reloads, %d requests answered", reloads, answers)
 		for _, w := range s.only().Workers {
-			if w.Generation != 51 {
-				t.Errorf("after 50 reloads: %+v", w)
+			if w.Generation != reloads+1 {
+				t.Errorf("after %d reloads: %+v", reloads, w)
 			}
 		}
 	})
+}
+
+// A balancer hides the death of a process behind it from whoever asks with GET.
+func TestKillsBehindTheBalancer(t *testing.T) {
+	t.Parallel()
+	f := up(t)
+	l, stop := startLoad(t, f.address("edge"), 4, "GET /info", "GET /api/randoms?cant=1000", "GET /login")
+	kills := 5
+	if everything {
+		kills = 60
+	}
+	for n := range kills {
+		server := []string{"cluster", "fork", "cluster"}[n%3]
+		all := f.calm(fleetSize)[server].Workers
+		signalled(syscall.SIGKILL)(t, all[n%len(all)].Pid)
+		l.more(t, 20)
+		time.Sleep(time.Second)
+	}
+	stop()
+	l.check(t, 0)
+	if now := f.calm(fleetSize); now["cluster"].Restarts+now["fork"].Restarts != kills {
+		t.Errorf("after %d kills: %+v", kills, now)
+	}
 }
 
 // What a reload meets in the middle of something is brought to its end by the old process, while the new one serves.
@@ -172,6 +199,7 @@ func (p *partial) answer(t *testing.T) *http.Response {
 
 // A server that can't serve ends with a status that says so, and with the cause.
 func TestFirstBootFails(t *testing.T) {
+	t.Parallel()
 	s := serve(t, t.TempDir(), "--name", "first")
 	_, taken, _ := net.SplitHostPort(s.address())
 	for _, c := range []struct {
@@ -209,8 +237,9 @@ func lastLine(text []byte) string {
 
 // The master stays small, however often it reloads.
 func TestMasterStaysSmall(t *testing.T) {
+	t.Parallel()
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "1", "--name", "site")
-	n := 60
+	n := 30
 	if everything {
 		n = 1000
 	}
@@ -236,6 +265,7 @@ func TestMasterStaysSmall(t *testing.T) {
 
 // Neither a reader that does not read nor a disk that is full keeps anybody waiting.
 func TestNobodyTakesTheLog(t *testing.T) {
+	t.Parallel()
 	s := &server{t: t, home: t.TempDir(), url: "http://127.0.0.1:0"}
 	logs := filepath.Join(s.home, "logs")
 	if err := os.Mkdir(logs, 0o700); err != nil {
@@ -295,6 +325,7 @@ func TestNobodyTakesTheLog(t *testing.T) {
 
 // Counters never fall, whatever becomes of the processes that count.
 func TestMetricsThroughRestarts(t *testing.T) {
+	t.Parallel()
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "2", "--name", "site")
 	before := map[string]float64{}
 	for i, scrapes := 0, 0; scrapes < 100; i++ {
@@ -361,6 +392,7 @@ func TestMaxRequestsOfTheSite(t *testing.T) {
 
 // A program that is not ours has the same respawn, reload and end.
 func TestForeignProgram(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "activated")
 	if said, err := exec.Command("go", "build", "-o", binary, "./testdata/activated").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, said)

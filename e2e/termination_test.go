@@ -21,6 +21,7 @@ const loadClients = 4
 
 // TestProcessTerminated is the rows in which one process ends: it is replaced, and nobody else notices.
 func TestProcessTerminated(t *testing.T) {
+	t.Parallel()
 	f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
 	for _, row := range []struct {
 		server string // whose first process
@@ -113,8 +114,10 @@ func outOfMemory(t *testing.T, pid int) {
 
 // TestMasterTerminated is the rows in which the master is meant, or everything.
 func TestMasterTerminated(t *testing.T) {
+	t.Parallel()
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run("master "+map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT"}[s], func(t *testing.T) {
+			t.Parallel()
 			f := up(t)
 			all := f.processes()
 			inFlight := make(chan error, 1)
@@ -137,6 +140,7 @@ func TestMasterTerminated(t *testing.T) {
 	}
 
 	t.Run("master TERM twice", func(t *testing.T) {
+		t.Parallel()
 		f := up(t)
 		all := f.processes()
 		inFlight := make(chan error, 1)
@@ -164,6 +168,7 @@ func TestMasterTerminated(t *testing.T) {
 	})
 
 	t.Run("master KILL", func(t *testing.T) {
+		t.Parallel()
 		f := up(t)
 		all := f.processes()
 		signalled(syscall.SIGSTOP)(t, f.ps()["cluster"].Workers[0].Pid) // even a process that is stopped ends
@@ -174,6 +179,7 @@ func TestMasterTerminated(t *testing.T) {
 	})
 
 	t.Run("master HUP", func(t *testing.T) {
+		t.Parallel()
 		f := up(t)
 		before := f.calm(fleetSize)
 		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
@@ -210,6 +216,7 @@ func TestMasterTerminated(t *testing.T) {
 	})
 
 	t.Run("master STOP", func(t *testing.T) {
+		t.Parallel()
 		f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
 		before := f.calm(fleetSize)
 		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
@@ -235,6 +242,7 @@ func TestMasterTerminated(t *testing.T) {
 	})
 
 	t.Run("all KILL", func(t *testing.T) {
+		t.Parallel()
 		f := up(t)
 		all := f.processes()
 		for _, pid := range all {
@@ -252,6 +260,7 @@ func TestMasterTerminated(t *testing.T) {
 	})
 
 	t.Run("all TERM", func(t *testing.T) {
+		t.Parallel()
 		f := up(t)
 		all := f.processes()
 		for _, pid := range slices.Backward(all) { // workers first, as an init that signals everything might
@@ -270,6 +279,7 @@ func TestMasterTerminated(t *testing.T) {
 
 // TestForkTerminated is the rows of a FORK server that nobody watches over: it is one process.
 func TestForkTerminated(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		how    syscall.Signal
 		status int

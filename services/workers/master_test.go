@@ -144,7 +144,15 @@ func (r *remote) killMaster() {
 
 func TestMasterKilled(t *testing.T) {
 	t.Parallel()
-	launch(t, spec(t, 3)).killMaster()
+	r := launch(t, spec(t, 3))
+	for range 6 { // requests that would last for ever hold nobody up
+		answer, err := fresh.Get(r.url("/until?file=" + r.home + "/never"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+	}
+	r.killMaster()
 }
 
 func TestMasterKilledAsProcess1(t *testing.T) {
@@ -297,6 +305,12 @@ func TestFork(t *testing.T) {
 	}
 	stop()
 	l.lostNothing(t)
+	if err := c.Order(t.Context(), "restart", 0); err != nil {
+		t.Error(err)
+	}
+	if now := answers(); now < last {
+		t.Errorf("a restart turned %v into %v", last, now)
+	}
 	if err := c.Order(t.Context(), "scale", 2); err == nil || err.Error() != errForkOne.Error() {
 		t.Errorf("scaled: %v", err)
 	}

@@ -149,10 +149,11 @@ func (m *Master) failed(s *slot, cause string, served bool) {
 	now := time.Now()
 	s.cause = cause
 	s.failures = slices.DeleteFunc(append(s.failures, now), func(t time.Time) bool { return now.Sub(t) > failureWindow })
-	s.unready++
 	longest := lastBackoff
 	if served {
-		s.unready, longest = 0, servedBackoff
+		longest = servedBackoff
+	} else {
+		s.unready++
 	}
 	n := len(s.failures)
 	if s.errored = min(n, s.unready) >= maxFailures; s.errored {
