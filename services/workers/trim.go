@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -15,4 +16,9 @@ func trimSoon() {
 	if last := trimming.Swap(time.AfterFunc(settled, trim)); last != nil {
 		last.Stop()
 	}
+}
+
+func trim() {
+	debug.FreeOSMemory()
+	unload()
 }

@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,18 +14,16 @@ import (
 // mapping is a stretch of the address space.
 type mapping struct{ from, to uintptr }
 
-// trim gives back the memory that only the start needed: garbage, and the pages of the program's code and constants that
-// were read then. Those that are needed again come back from the kernel's cache, sixteen at a time.
-func trim() {
-	own := constant()
-	debug.FreeOSMemory()
-	for _, m := range own { // with as little code as can be: what runs here comes back at once
+// unload gives back the pages of the program's code and constants. Those that are needed again come back from the
+// kernel's cache, sixteen at a time: the first request after a rest takes a millisecond or two longer.
+func unload() {
+	for _, m := range constants() { // with as little code as can be: what runs here comes back at once
 		_, _, _ = syscall.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED)
 	}
 }
 
-// constant lists the mappings of this program's file that nobody writes to, as far as they can be known.
-func constant() (all []mapping) {
+// constants lists the mappings of this program's file that nobody writes to, as far as they can be known.
+var constants = sync.OnceValue(func() (all []mapping) {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil
@@ -45,4 +43,4 @@ func constant() (all []mapping) {
 		}
 	}
 	return all
-}
+})

@@ -209,25 +209,36 @@ func (w *Worker) obey(end context.CancelCauseFunc) {
 	}
 }
 
+// unloadEvery is how many heartbeats without news there are from one unload to the next. The first comes at once; the
+// garbage collector, which runs every two minutes at rest, makes others necessary.
+const unloadEvery = 60
+
 // heartbeat goes on while the worker drains, since that may take long: it ends with the process.
 func (w *Worker) heartbeat() {
-	for {
-		if w.Health == nil || w.Health() == nil {
-			w.report()
+	for idle := 0; ; time.Sleep(w.beat) {
+		switch {
+		case w.Health != nil && w.Health() != nil:
+		case w.report():
+			idle = 0
+		default:
+			if idle%unloadEvery == 0 {
+				unload()
+			}
+			idle++
 		}
-		time.Sleep(w.beat)
 	}
 }
 
-// report tells the master that this process lives, and what it has done.
-func (w *Worker) report() {
+// report tells the master that this process lives, and what it has done. It returns whether that was anything new.
+func (w *Worker) report() bool {
 	var b Beat
 	if w.Sample != nil {
 		b = w.Sample()
 	}
 	if b.Requests == 0 && b.Counters == nil {
 		_ = w.link.write(alive)
-		return
+		return false
 	}
 	_ = w.link.send(message{Beat: &b})
+	return true
 }
