@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 const randomsPath = "/api/randoms?cant=1000"
@@ -66,14 +69,30 @@ func (s *stack) waitHealthy(t *testing.T) {
 	})
 }
 
-// testReload reloads nginx again and again. A request under way and an idle connection survive each.
+// testReload reloads nginx again and again: no request fails, and a websocket lives through it all.
 func testReload(t *testing.T, s *stack) {
+	conn, _, err := newUser(t, composeHTTP, "reload").dial(t.Context(), composeHTTP, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
 	underLoad(t, "reloading nginx", func() {
 		for range 8 {
 			s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-s", "reload")
 			time.Sleep(time.Second)
 		}
 	}, randomsPath, "/info", "/login")
+
+	alive := errors.New("still there")
+	conn.SetPongHandler(func(string) error { return alive })
+	err = errors.Join(conn.SetReadDeadline(time.Now().Add(10*time.Second)),
+		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second)))
+	for err == nil {
+		_, _, err = conn.ReadMessage()
+	}
+	if err != alive {
+		t.Errorf("the websocket: %v", err)
+	}
 }
 
 // testSlowClients holds 500 connections that never finish their request, and asks like a healthy client meanwhile.
@@ -170,4 +189,21 @@ func testUpdate(t *testing.T, s *stack) {
 		t.Errorf("containers before %v, after %v", before, after)
 	}
 	eventually(t, "an exactly even split", func() error { return s.evenly(t, 40, 4, 0) })
+}
+
+// testFourTimesTwo is the second seed's layout: each replica is a master of two workers.
+func testFourTimesTwo(t *testing.T, s *stack) {
+	s.env = append(s.env, "REPLICA_MODE=CLUSTER")
+	s.compose(t, "up", "--detach", "--wait")
+	eventually(t, "eight processes", func() error {
+		processes := map[string]bool{}
+		for range 80 {
+			answer, err := ask(http.MethodGet, composeHTTP+"/test/random?cant=1000", "")
+			if err != nil {
+				return err
+			}
+			processes[answer.server()+" "+answer.Header.Get("X-Balanza-Pid")] = true
+		}
+		return expect(nil, len(processes) == 8, "%d processes answered: %v", len(processes), processes)
+	})
 }
