@@ -8,12 +8,13 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
 	"go.mongodb.org/mongo-driver/mongo/options"
+	"golang.org/x/sync/errgroup"
 
 	"balanza/services/store"
 )
 
-// lookUps is how many entries After asks for one by one, by _id, before it asks for a range: in a conversation
-// there is seldom more than that, and on some servers a range costs a scan of all entries.
+// lookUps is how many entries After asks for each by its _id before it asks for a range: in a conversation there is seldom
+// more than that, and on some servers a range costs a scan of all entries.
 const lookUps = 16
 
 type entryDoc struct {
@@ -60,23 +61,20 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 	ctx, cancel := patient(ctx)
 	defer cancel()
 	entries := []store.Entry{}
-	for range min(limit, lookUps) {
-		var doc entryDoc
-		err := d.entries.FindOne(ctx, byID(n+1)).Decode(&doc)
-		if errors.Is(err, mongo.ErrNoDocuments) {
+	for _, together := range []int{1, lookUps - 1} { // mostly there is none, or one
+		together = min(together, limit-len(entries))
+		found, err := d.lookUp(ctx, n, together)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, found...)
+		n += int64(len(found))
+		if len(found) < together || len(entries) >= limit {
 			return entries, nil
 		}
-		if err != nil {
-			return nil, wrap(err)
-		}
-		entries = append(entries, decode(doc))
-		n++
-	}
-	if limit <= lookUps {
-		return entries, nil
 	}
 	above := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
-	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit - lookUps))
+	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit - len(entries)))
 	cursor, err := d.entries.Find(ctx, above, inOrder)
 	if err != nil {
 		return nil, wrap(err)
@@ -92,6 +90,37 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 		}
 		entries = append(entries, decode(doc))
 		n++
+	}
+	return entries, nil
+}
+
+// lookUp returns the count entries above n, or those before the first that is not there. It asks for all at the same time: one
+// after another, a busy server's answers take longer than a call may.
+func (d *database) lookUp(ctx context.Context, n int64, count int) ([]store.Entry, error) {
+	docs := make([]*entryDoc, max(0, count))
+	var group errgroup.Group
+	for i := range docs {
+		group.Go(func() error {
+			var doc entryDoc
+			err := d.entries.FindOne(ctx, byID(n+1+int64(i))).Decode(&doc)
+			if err == nil {
+				docs[i] = &doc
+			}
+			if errors.Is(err, mongo.ErrNoDocuments) {
+				err = nil
+			}
+			return wrap(err)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var entries []store.Entry
+	for _, doc := range docs {
+		if doc == nil {
+			break
+		}
+		entries = append(entries, decode(*doc))
 	}
 	return entries, nil
 }
