@@ -21,7 +21,7 @@ func calm(ctx context.Context, b *bench) error {
 		}
 		var without, with []time.Duration
 		for range rounds {
-			quiet, err := probe(ctx, s, probes)
+			quiet, err := probe(ctx, s, "/info", probes)
 			if err != nil {
 				s.stop()
 				return err
@@ -34,7 +34,7 @@ func calm(ctx context.Context, b *bench) error {
 					_, _ = s.get(busy, halfMilliard)
 				}
 			}()
-			loud, err := probe(ctx, s, probes)
+			loud, err := probe(ctx, s, "/info", probes)
 			stop()
 			<-stopped
 			if err != nil {
@@ -59,14 +59,14 @@ func calm(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// probe measures n requests, a millisecond apart, on one connection.
-func probe(ctx context.Context, s *server, n int) ([]time.Duration, error) {
+// probe measures n requests of a route, a millisecond apart, on one connection.
+func probe(ctx context.Context, s *server, route string, n int) ([]time.Duration, error) {
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	var took []time.Duration
 	for range n {
 		start := time.Now()
-		if _, err := s.getBy(ctx, client, "/info"); err != nil {
+		if _, err := s.getBy(ctx, client, route); err != nil {
 			return nil, err
 		}
 		took = append(took, time.Since(start))

@@ -21,7 +21,7 @@ func memory(ctx context.Context, b *bench) error {
 	}
 	defer theirs.stop()
 
-	resident := map[*server][]float64{}
+	sizes := map[*server][]float64{}
 	for _, s := range []*server{ours, theirs} {
 		pids, err := s.workers(ctx, workers)
 		if err != nil {
@@ -29,21 +29,30 @@ func memory(ctx context.Context, b *bench) error {
 		}
 		time.Sleep(rest)
 		for pid := range pids {
-			p, err := process.NewProcessWithContext(ctx, int32(pid))
+			bytes, err := resident(ctx, pid)
 			if err != nil {
 				return err
 			}
-			m, err := p.MemoryInfoWithContext(ctx)
-			if err != nil {
-				return err
-			}
-			resident[s] = append(resident[s], float64(m.RSS)/(1<<20))
+			sizes[s] = append(sizes[s], bytes/(1<<20))
 		}
 	}
 	c := comparison{what: "an idle worker's resident memory", unit: "MiB", digits: 1, peer: "node:cluster's", target: 4}
 	for i := range workers {
-		c.add(resident[ours][i], resident[theirs][i])
+		c.add(sizes[ours][i], sizes[theirs][i])
 	}
 	c.print()
 	return nil
+}
+
+// resident is the resident memory of a process, in bytes.
+func resident(ctx context.Context, pid int) (float64, error) {
+	p, err := process.NewProcessWithContext(ctx, int32(pid))
+	if err != nil {
+		return 0, err
+	}
+	m, err := p.MemoryInfoWithContext(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return float64(m.RSS), nil
 }

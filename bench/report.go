@@ -2,7 +2,11 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
+	"strings"
+	"time"
 )
 
 // comparison is one figure of ours and of a peer, a value of each for every round.
@@ -52,4 +56,21 @@ func median(values []float64) float64 {
 		return sorted[half]
 	}
 	return (sorted[half-1] + sorted[half]) / 2
+}
+
+// noise says how busy the machine is with other things: how many processes want a processor, and how late one gets it
+// whose sleep is over.
+func noise() string {
+	const naps, nap = 200, time.Millisecond
+	var late []float64
+	for range naps {
+		start := time.Now()
+		time.Sleep(nap)
+		late = append(late, float64(time.Since(start)-nap)/float64(time.Millisecond))
+	}
+	slices.Sort(late)
+	load, _ := os.ReadFile("/proc/loadavg") // empty where there is none
+	words := append(strings.Fields(string(load)), "unknown")
+	return fmt.Sprintf("load %s on %d processors; awake %.1f ms late at the median, %.1f at p90, %.1f at p99",
+		words[0], runtime.GOMAXPROCS(0), late[naps/2], late[naps*9/10], late[naps*99/100])
 }
