@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"math"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -118,6 +119,26 @@ func TestPageOutlivesItsProcess(t *testing.T) {
 	ana.await("document.querySelector('#pending').children.length === 0")
 	ana.say("después")
 	beto.awaitSaid("antes", "mientras tanto", "desde lejos", "después")
+}
+
+// A process that hangs, without closing anything, does not keep the page: it gives up, tries again, and loses nothing.
+func TestPageOutlivesAHang(t *testing.T) {
+	s := serve(t, t.TempDir())
+	p := person(t)
+	p.signUp(s.url, "ana@example.com")
+	hang := func(signal os.Signal) {
+		if err := s.cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hang(syscall.SIGSTOP)
+	t.Cleanup(func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }) // or it could not be ended
+	p.say("hola")
+	p.await("document.querySelector('#state').dataset.state === 'waiting'")
+	hang(syscall.SIGCONT)
+	p.awaitOnline()
+	p.awaitSaid("hola")
+	p.await("document.querySelector('#pending').children.length === 0")
 }
 
 // A reload replaces every worker: the pages come back by themselves and lose nothing.

@@ -136,10 +136,10 @@ func (s *server) end(signal os.Signal) {
 	_ = s.cmd.Wait()                 // how it ended is the test's business, not this helper's
 }
 
-// eventually asks until there is no error, for 30 s.
+// eventually asks until there is no error, for a minute.
 func eventually(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := ask()
 		if err == nil {

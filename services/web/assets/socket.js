@@ -2,7 +2,7 @@
 
 const FIRST_PAUSE = 250; // ms before the first new try; doubled each time …
 const LONGEST_PAUSE = 8000; // … up to this
-const PATIENCE = 10_000; // ms of silence, while messages are not acknowledged, before the connection counts as dead
+const PATIENCE = 10_000; // ms of silence, while the page waits for something, before the connection counts as dead
 const AT_ONCE = 16; // messages on their way
 const REPEAT = 1500; // ms before a message is repeated that the server could not take just now
 const TRANSIENT = new Set([-6, -7]); // codes: too many messages, store unavailable
@@ -27,7 +27,7 @@ export class Socket extends EventTarget {
     super();
     this.#url = new URL(path, location.href.replace(/^http/, 'ws'));
     this.#after = after;
-    addEventListener('offline', () => this.#socket.close());
+    addEventListener('offline', () => this.#giveUp());
     addEventListener('online', () => this.#soon(0));
     addEventListener('pagehide', () => this.#socket?.close());
     addEventListener('pageshow', (event) => event.persisted && this.#soon(0));
@@ -52,6 +52,7 @@ export class Socket extends EventTarget {
     this.#url.searchParams.set('after', this.#after());
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
+    this.#listen();
     socket.onopen = () => {
       this.#open = true;
       this.#tell('state', 'open');
@@ -93,13 +94,22 @@ export class Socket extends EventTarget {
     this.#listen();
   }
 
+  /** A process that hangs neither opens nor closes a connection. */
   #listen() {
     clearTimeout(this.#silence);
-    if (this.#pending.size) this.#silence = setTimeout(() => this.#socket.close(), PATIENCE);
+    if (this.#pending.size || !this.#joined) this.#silence = setTimeout(() => this.#giveUp(), PATIENCE);
+  }
+
+  /** Ends a connection whose other end is not there: the browser would wait a minute for its goodbye. */
+  #giveUp() {
+    const socket = this.#socket;
+    if (socket.readyState >= WebSocket.CLOSING) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.#closed();
   }
 
   #receive(event) {
-    this.#listen();
     switch (event.type) {
       case 'ack':
         this.#settle(event.clientId);
@@ -111,6 +121,7 @@ export class Socket extends EventTarget {
         if (!this.#joined) this.#begin();
         this.#tell(event.type, event);
     }
+    this.#listen();
   }
 
   #begin() {
