@@ -209,9 +209,9 @@ func (w *Worker) obey(end context.CancelCauseFunc) {
 	}
 }
 
-// unloadEvery is how many heartbeats without news there are from one unload to the next. The first comes at once; the
-// garbage collector, which runs every two minutes at rest, makes others necessary.
-const unloadEvery = 60
+// unloadEvery is how many heartbeats without news there are from one unload to the next. The first comes at once; what
+// the runtime reads now and then, to collect garbage or to interrupt a goroutine, makes others necessary.
+const unloadEvery = 10
 
 // heartbeat goes on while the worker drains, since that may take long: it ends with the process.
 func (w *Worker) heartbeat() {
