@@ -3,6 +3,7 @@ package mongostore
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -128,7 +129,21 @@ func (d *database) lookUp(ctx context.Context, n int64, count int) ([]store.Entr
 func (d *database) Last(ctx context.Context) (int64, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
-	return highest(func(n int64) (bool, error) { return has(ctx, d.entries, n) })
+	return highestOf(func(numbers []int64) (int, error) {
+		there := make([]bool, len(numbers))
+		var group errgroup.Group
+		for i, n := range numbers {
+			group.Go(func() (err error) {
+				there[i], err = has(ctx, d.entries, n)
+				return err
+			})
+		}
+		err := group.Wait()
+		if i := slices.Index(there, false); i >= 0 {
+			return i, err
+		}
+		return len(there), err
+	})
 }
 
 func (d *database) Said(ctx context.Context, author, clientID string) (store.Entry, error) {
