@@ -195,15 +195,10 @@ func testUpdate(t *testing.T, s *stack) {
 func testFourTimesTwo(t *testing.T, s *stack) {
 	s.env = append(s.env, "REPLICA_MODE=CLUSTER")
 	s.compose(t, "up", "--detach", "--wait")
-	eventually(t, "eight processes", func() error {
-		processes := map[string]bool{}
-		for range 80 {
-			answer, err := ask(http.MethodGet, composeHTTP+"/test/random?cant=1000", "")
-			if err != nil {
-				return err
-			}
-			processes[answer.server()+" "+answer.Header.Get("X-Balanza-Pid")] = true
+	for _, id := range s.containers(t, "replica") {
+		if processes := s.docker(t, "exec", id, "balanza", "ps"); strings.Count(processes, "worker ") != 2 {
+			t.Errorf("a replica is not two workers:\n%s", processes)
 		}
-		return expect(nil, len(processes) == 8, "%d processes answered: %v", len(processes), processes)
-	})
+	}
+	eventually(t, "an even split", func() error { return s.evenly(t, 40, 4, 0) })
 }

@@ -129,12 +129,12 @@ func TestCompose(t *testing.T) {
 		{"benefits", testBenefits},
 		{"scale", testScale},
 		{"kills", testKills},
-		{"chat", testChat},
 		{"reload", testReload},
 		{"slow clients", testSlowClients},
 		{"HTTPS forced", testForcedHTTPS},
 		{"update", testUpdate},
 		{"four times two", testFourTimesTwo},
+		{"chat", testChat},
 	} {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, s) }) {
 			return // what follows would be measured on a stack that is not whole
