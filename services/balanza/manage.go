@@ -118,7 +118,10 @@ func (p *program) start(args []string) error {
 		if err != nil {
 			return err
 		}
-		return p.order(servers, "start", 0)
+		if err := p.order(servers, "start", 0); err != nil {
+			return err
+		}
+		return p.awaitOnline(words)
 	}
 	if p.settings.Port == 0 {
 		return usagef("start: name a port with --p")
@@ -128,6 +131,29 @@ func (p *program) start(args []string) error {
 	}
 	fmt.Fprintf(p.out, "%s is online: http://localhost:%d\n", p.settings.name(), p.settings.Port)
 	return nil
+}
+
+// startLimit is how long a server that was told to start may take until a worker of it serves.
+const startLimit = time.Minute
+
+// awaitOnline waits until the servers named are online, and fails with the reason when one ends instead.
+func (p *program) awaitOnline(words []string) error {
+	for end := time.Now().Add(startLimit); ; time.Sleep(50 * time.Millisecond) {
+		servers, err := p.pick(words)
+		if err != nil {
+			return err
+		}
+		waiting := false
+		for _, st := range servers {
+			if st.Status == "errored" || time.Now().After(end) {
+				return fmt.Errorf("%s did not start: %s", st.Name, st.Cause)
+			}
+			waiting = waiting || st.Status != "online"
+		}
+		if !waiting {
+			return nil
+		}
+	}
 }
 
 // processStatus is a worker with what it uses now.

@@ -24,7 +24,6 @@ type load struct {
 	answers  int
 	byPid    map[int]int
 	failures []failure
-	wait     func()
 }
 
 // failure is a request without an answer.

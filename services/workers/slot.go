@@ -81,7 +81,7 @@ func (m *Master) settle(s *slot, p *proc) (predecessor *proc) {
 		s.quota = max(1, m.MaxRequests+int64((rand.Float64()-0.5)/5*float64(m.MaxRequests)))
 	}
 	m.Logger.Info("worker ready", "server", m.Name, "worker", s.number, "pid", p.pid(), "generation", p.generation,
-		"after", time.Since(p.started).Round(time.Millisecond))
+		"after", time.Since(p.started).Round(time.Millisecond).String())
 	return predecessor
 }
 
@@ -158,7 +158,7 @@ func (m *Master) failed(s *slot, cause string, served bool) {
 	n := len(s.failures)
 	if s.errored = min(n, s.unready) >= maxFailures; s.errored {
 		m.Logger.Error("worker given up until the next reload", "server", m.Name, "worker", s.number,
-			"failures", n, "within", failureWindow, "cause", cause)
+			"failures", n, "within", failureWindow.String(), "cause", cause)
 	} else {
 		wait := min(firstBackoff<<min(n-1, 20), longest)
 		wait = wait/2 + rand.N(wait) // so that workers that failed together do not try again together
