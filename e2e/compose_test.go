@@ -134,7 +134,6 @@ func TestCompose(t *testing.T) {
 		{"HTTPS forced", testForcedHTTPS},
 		{"update", testUpdate},
 		{"four times two", testFourTimesTwo},
-		{"chat", testChat},
 	} {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, s) }) {
 			return // what follows would be measured on a stack that is not whole
