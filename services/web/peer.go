@@ -31,7 +31,8 @@ const (
 	writeWait    = 10 * time.Second
 	goodbyeWait  = time.Second // for the other end's close frame
 	answersQueue = 8
-	sayingAtOnce = 16 // messages of a page
+	sayingAtOnce = 16               // messages of a page
+	stayEvery    = 10 * time.Second // a crowd that talks would else cost as many writes as its messages
 
 	sessionEnded = "session ended"
 )
@@ -314,6 +315,9 @@ func (p *peer) acknowledge(ctx context.Context, f fromPage, stored func() (store
 func (p *peer) stay(ctx context.Context) {
 	p.staying.Lock()
 	defer p.staying.Unlock()
+	if time.Until(p.session.Expires) > sessionLength-stayEvery {
+		return
+	}
 	if err := p.site.touch(ctx, &p.session); err != nil {
 		p.site.log.Warn("session not touched", "error", err)
 	}
