@@ -15,14 +15,16 @@ import (
 
 const (
 	crowdPages = 32
-	crowdSays  = 100                    // messages of each page
-	crowdPace  = 120 * time.Millisecond // between two of one page: well under what the server allows
-	crowdTabs  = 4                      // pages of one user
+	crowdSays  = 100 // messages of each page
+	crowdTabs  = 4   // pages of one user
+	// Between two messages of a page, about: the one is well under what the server allows, the other under what a small machine's
+	// MongoDB takes while processes come and go.
+	quick, calm = 120 * time.Millisecond, 350 * time.Millisecond
 )
 
-// converse has 32 pages on these sites say 100 messages each while disturb goes on, which ends when its ctx does. Then every
+// converse has 32 pages on these sites say 100 messages each, at that pace, while disturb goes on, which ends when its ctx does. Then every
 // page must show every message once, all in one order.
-func converse(t *testing.T, sites []string, disturb func(ctx context.Context)) {
+func converse(t *testing.T, sites []string, pace time.Duration, disturb func(ctx context.Context)) {
 	t.Helper()
 	var pages []*page
 	for i := range crowdPages / crowdTabs {
@@ -36,20 +38,20 @@ func converse(t *testing.T, sites []string, disturb func(ctx context.Context)) {
 		p.awaitShown(t, 1)
 	}
 
-	ctx, calm := context.WithCancel(t.Context())
-	defer calm()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
 	var trouble, talk sync.WaitGroup
 	trouble.Go(func() { disturb(ctx) })
 	for i, p := range pages {
 		talk.Go(func() {
 			for j := range crowdSays {
 				p.say(fmt.Sprintf("page %d message %d", i, j))
-				time.Sleep(crowdPace/2 + rand.N(crowdPace))
+				time.Sleep(pace/2 + rand.N(pace))
 			}
 		})
 	}
 	talk.Wait()
-	calm()
+	end()
 	trouble.Wait()
 
 	for _, p := range pages {
@@ -178,10 +180,10 @@ func killWorkers(t *testing.T, s *server) func(ctx context.Context) {
 
 func TestWorkersDieUnderACrowd(t *testing.T) {
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "4")
-	converse(t, []string{s.url}, killWorkers(t, s))
+	converse(t, []string{s.url}, quick, killWorkers(t, s))
 }
 
 func TestWorkersDieUnderACrowdOnMongoDB(t *testing.T) {
 	s := serve(t, runMongod(t).home(), "--m", "CLUSTER", "-i", "4")
-	converse(t, []string{s.url}, killWorkers(t, s))
+	converse(t, []string{s.url}, calm, killWorkers(t, s))
 }

@@ -105,7 +105,7 @@ func TestMongodIsKilledUnderChatWrites(t *testing.T) {
 		talk.Go(func() {
 			for j := range says {
 				p.say(fmt.Sprintf("page %d message %d", i, j))
-				time.Sleep(crowdPace/2 + rand.N(crowdPace))
+				time.Sleep(quick/2 + rand.N(quick))
 			}
 		})
 	}
