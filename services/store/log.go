@@ -26,6 +26,7 @@ type Log struct {
 	queue   []*waiting           // to be appended, in order
 	waiting map[entryID]*waiting // the same by identity
 	active  time.Time            // when an entry came last
+	behind  bool                 // there may be more than was read last
 	// Others that append at the same time: see won and lost.
 	crowd  int       // how many there seem to be; each step doubles the time between two turns
 	losses int       // in a row

@@ -243,12 +243,17 @@ func (l *Log) refused(ctx context.Context, e Entry) error {
 
 // follow reads what came after the position and tells whether there may be more.
 func (l *Log) follow(ctx context.Context) (more bool, err error) {
-	entries, err := l.store.After(ctx, l.position(), maxBatch)
+	limit := maxBatch
+	if !l.behind && l.crowd == 0 { // what comes alone is delivered before a store that looks up one by one looks for more
+		limit = 1
+	}
+	entries, err := l.store.After(ctx, l.position(), limit)
 	if err != nil {
 		return false, err
 	}
 	l.take(entries)
-	return len(entries) == maxBatch, nil
+	l.behind = len(entries) == limit
+	return l.behind, nil
 }
 
 // take moves the position over entries that follow it, and answers those who asked for them.
