@@ -89,6 +89,9 @@ func TestComposeConfig(t *testing.T) {
 
 // TestCompose drives one stack through its life: both topologies, every benefit of the proxy, faults, a rolling update.
 func TestCompose(t *testing.T) {
+	if !everything {
+		t.Skip("many minutes with Docker: set BALANZA_TEST_ALL=1")
+	}
 	s := newStack(t)
 	t.Cleanup(func() {
 		if t.Failed() {

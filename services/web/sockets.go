@@ -8,6 +8,7 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"balanza/services/store"
 )
@@ -105,7 +106,13 @@ func (s *Site) watchSessions(ctx context.Context) {
 		}
 		var group errgroup.Group
 		group.SetLimit(lookups)
-		for id, peers := range s.sockets.bySession() {
+		sessions := s.sockets.bySession()
+		// Over half the time there is, not all at once: thousands of look-ups would be in other requests' way.
+		pace := rate.NewLimiter(rate.Limit(2*float64(len(sessions))/recheck.Seconds()), 4*lookups)
+		for id, peers := range sessions {
+			if pace.Wait(ctx) != nil {
+				break
+			}
 			group.Go(func() error {
 				_, err := s.config.Store.Session(ctx, id, time.Now())
 				if errors.Is(err, store.ErrNotFound) {
