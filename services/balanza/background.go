@@ -68,6 +68,9 @@ func (p *program) background(args, names []string) error {
 			case st.Status == "online":
 				online++
 			case st.Status == "errored":
+				for _, name := range names {
+					_ = workers.NewClient(p.settings.runDir(), name).Order(context.Background(), "delete", 0)
+				}
 				return fmt.Errorf("%s did not start: %s", st.Name, st.Cause)
 			}
 		}

@@ -274,11 +274,27 @@ func TestRunClustersAnyProgram(t *testing.T) {
 	}
 	within(t, "both processes answer", ask)
 	w.must("reload", "api")
+	w.must("stop", "api")
+	if table := w.must("ps"); !strings.Contains(table, "stopped") {
+		t.Errorf("after stop:\n%s", table)
+	}
+	w.must("start", "api")
 	w.must("save")
 	w.must("delete", "api")
 	w.must("resurrect")
 	if table := w.must("ps"); !strings.Contains(table, "worker 2") {
 		t.Errorf("after resurrect:\n%s", table)
+	}
+}
+
+func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
+	w := newWorld(t)
+	_, errs, status := w.run("run", "-d", "--name", "none", "--port", freePort(t), "--", "/bin/false")
+	if status != exitFailure || !strings.Contains(errs, "none") || strings.Count(errs, "\n") != 1 {
+		t.Errorf("status %d, %q", status, errs)
+	}
+	if table := w.must("ps"); !strings.Contains(table, "nothing runs") {
+		t.Errorf("what failed is still there:\n%s", table)
 	}
 }
 

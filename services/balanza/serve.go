@@ -110,6 +110,8 @@ func (p *program) spec(s settings, args []string, out *output) (workers.Spec, er
 			Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
 			Limits: s.limits(), Output: out, Logger: out.logger,
 		},
+		// One that nobody's terminal waits for stays on the list when it is stopped, and can be started again.
+		Stay: os.Getenv(backgroundVariable) != "",
 		Mode: string(s.Mode), Host: s.Host, Port: int(s.Port), Home: s.runDir(),
 		Facts: workers.Facts{LogFile: out.file, Command: append([]string{self}, args...), Dir: dir},
 	}, nil
