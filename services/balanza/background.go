@@ -83,6 +83,9 @@ func (p *program) background(args, names []string) error {
 // backgroundVariable tells a process that nobody reads its standard output: what it says goes to its log files alone.
 const backgroundVariable = "BALANZA_BACKGROUND"
 
+// inBackground says whether this is such a process.
+func inBackground() bool { return os.Getenv(backgroundVariable) != "" }
+
 func lastLine(text []byte) string {
 	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
 	return string(lines[len(lines)-1])

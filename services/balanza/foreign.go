@@ -33,9 +33,8 @@ func (p *program) runProgram(args []string) error {
 	if p.settings.Name == "" {
 		p.settings.Name = filepath.Base(command[0])
 	}
-	if *background {
-		plain := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "-d" || a == "--d" })
-		whole := slices.Concat([]string{"run"}, plain, []string{"--"}, command)
+	if *background && !inBackground() {
+		whole := slices.Concat([]string{"run"}, args, []string{"--"}, command)
 		if err := p.background(whole, []string{p.settings.Name}); err != nil {
 			return err
 		}

@@ -201,14 +201,14 @@ func measure(all []workers.Status) []serverStatus {
 		}
 		masterIsWorker := false
 		for _, w := range st.Workers {
-			ps := processStatus{WorkerStatus: w, CPU: round1(100 * (after[w.Pid] - before[w.Pid]) / passed), Memory: resident(w.Pid)}
+			ps := processStatus{WorkerStatus: w, CPU: round1(100 * (after[w.Pid] - before[w.Pid]) / passed), Memory: workers.ResidentMemory(w.Pid)}
 			s.CPU += ps.CPU
 			s.Memory += ps.Memory
 			s.Workers = append(s.Workers, ps)
 			masterIsWorker = masterIsWorker || w.Pid == st.Pid
 		}
 		if !masterIsWorker {
-			s.Memory += resident(st.Pid)
+			s.Memory += workers.ResidentMemory(st.Pid)
 		}
 		measured = append(measured, s)
 	}
@@ -216,18 +216,6 @@ func measure(all []workers.Status) []serverStatus {
 }
 
 func round1(x float64) float64 { return float64(int(x*10+0.5)) / 10 }
-
-func resident(pid int) int64 {
-	pr, err := process.NewProcess(int32(pid))
-	if err != nil {
-		return 0
-	}
-	info, err := pr.MemoryInfo()
-	if err != nil {
-		return 0
-	}
-	return int64(info.RSS)
-}
 
 // ps lists servers and processes.
 func (p *program) ps(args []string) error {

@@ -26,7 +26,7 @@ type output struct {
 // others'. Without a place for log files (a read-only container) there are none.
 func (p *program) openOutput(name, label string) *output {
 	o := &output{format: p.logFormat()}
-	if os.Getenv(backgroundVariable) == "" {
+	if !inBackground() {
 		o.sinks = append(o.sinks, newSink(labelled{p.err, label}))
 	}
 	if p.settings.LogSize > 0 && os.MkdirAll(p.settings.logsDir(), 0o700) == nil {

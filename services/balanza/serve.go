@@ -111,7 +111,7 @@ func (p *program) spec(s settings, args []string, out *output) (workers.Spec, er
 			Limits: s.limits(), Output: out, Logger: out.logger,
 		},
 		// One that nobody's terminal waits for stays on the list when it is stopped, and can be started again.
-		Stay: os.Getenv(backgroundVariable) != "",
+		Stay: inBackground(),
 		Mode: string(s.Mode), Host: s.Host, Port: int(s.Port), Home: s.runDir(),
 		Facts: workers.Facts{LogFile: out.file, Command: append([]string{self}, args...), Dir: dir},
 	}, nil

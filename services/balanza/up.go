@@ -76,13 +76,12 @@ func (p *program) up(args []string) error {
 	if p.settings.Host == "" {
 		p.settings.Host = "127.0.0.1"
 	}
-	if *background {
+	if *background && !inBackground() {
 		names := []string{"edge"}
 		for _, part := range parts {
 			names = append(names, part.name)
 		}
-		rest := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "-d" || a == "--d" })
-		if err := p.background(append([]string{"up"}, rest...), names); err != nil {
+		if err := p.background(append([]string{"up"}, args...), names); err != nil {
 			return err
 		}
 		p.welcome(parts, edgePort+*shift)

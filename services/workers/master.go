@@ -268,7 +268,7 @@ func (m *Master) check(now time.Time) {
 	}
 	for _, s := range m.slots {
 		if s.current != nil && s.current.ready && s.current.cmd != nil {
-			if size := residentBytes(s.current.pid()); size > m.MaxMemory {
+			if size := ResidentMemory(s.current.pid()); size > m.MaxMemory {
 				m.renew(s, fmt.Sprintf("%d MiB of memory, more than the limit", size>>20))
 			}
 		}

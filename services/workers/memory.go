@@ -2,8 +2,8 @@ package workers
 
 import "github.com/shirou/gopsutil/v4/process"
 
-// residentBytes is a process's resident memory, 0 when it can't be told.
-func residentBytes(pid int) int64 {
+// ResidentMemory is a process's resident memory in bytes, 0 when it can't be told.
+func ResidentMemory(pid int) int64 {
 	p, err := process.NewProcess(int32(pid))
 	if err != nil {
 		return 0
