@@ -24,7 +24,7 @@ const (
 type Hub struct {
 	store store.Store
 	log   *store.Log
-	ready chan struct{} // closed once history is in memory
+	ready chan struct{} // closed once the recent messages are in memory
 
 	// The log hands entries over without waiting: they queue here until Run takes them.
 	inboxMu sync.Mutex
@@ -83,19 +83,31 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // load reads the log backwards until it has the recent messages, so that a log full of other entries hides no conversation.
 func (h *Hub) load(ctx context.Context) error {
-	last, err := h.store.Last(ctx)
-	if err != nil {
-		return err
+	select {
+	case <-h.log.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	floor := last
-	var messages []store.Entry
+	entries := h.log.Recent()
+	var floor, last int64
+	if len(entries) > 0 {
+		floor, last = entries[0].N-1, entries[len(entries)-1].N
+	}
+	messages := onlyMessages(entries)
 	for floor > 0 && len(messages) < recent && last-floor < farthest {
 		from := max(0, floor-recent)
-		entries, err := h.store.After(ctx, from, int(floor-from))
-		if err != nil {
-			return err
+		var older []store.Entry
+		for n := from; n < floor; n = older[len(older)-1].N {
+			entries, err := h.log.After(ctx, n, int(floor-n))
+			if err != nil {
+				return err
+			}
+			if len(entries) == 0 { // the store lost them: the log steps back when it sees that
+				break
+			}
+			older = append(older, entries...)
 		}
-		messages = append(onlyMessages(entries), messages...)
+		messages = append(onlyMessages(older), messages...)
 		floor = from
 	}
 	h.mu.Lock()

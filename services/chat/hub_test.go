@@ -320,6 +320,55 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A page that missed more than the store can tell while it waits gets a part each time that it comes.
+func TestJoinOnASlowStore(t *testing.T) {
+	const said = 3000
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		m.fill(said, store.MessageSaid)
+		h, stop := process(t, m)
+		defer stop()
+		await(t, join(t, h, "s", 0))
+		m.set(func() { m.slow = true })
+		var ids []int64
+		last := int64(1)
+		for last < said {
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			l, err := h.Join(ctx, "s", last)
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := last
+			for {
+				e, open := next(t, l)
+				if !open {
+					if !errors.Is(l.Err(), store.ErrUnavailable) {
+						t.Errorf("ended with %v", l.Err())
+					}
+					break
+				}
+				ids, last = append(ids, e.ids()...), e.Last
+				if last == said {
+					break
+				}
+			}
+			l.Close()
+			if last == before {
+				t.Fatalf("no more than %d", last)
+			}
+		}
+		for i, id := range ids {
+			if id != int64(i)+2 {
+				t.Fatalf("message %d is told at place %d", id, i)
+			}
+		}
+		if len(ids) != said-1 {
+			t.Errorf("%d messages, want %d", len(ids), said-1)
+		}
+	})
+}
+
 func TestTooFarBehindStartsAgain(t *testing.T) {
 	m := &memory{}
 	m.fill(farthest+10, store.MessageSaid)

@@ -30,12 +30,14 @@ type Listener struct {
 	c       chan []byte
 	session string
 	after   int64 // entries up to this one are not for it
-	err     error // guarded by hub.mu
+	err     error // guarded by hub.mu, once it listens
 }
 
 // Join adds a listener for a page of that session. The first frames tell it the messages after the entry numbered after, or the
 // recent ones when it has none (after = 0) or is too far behind; there is always at least one. It waits for the hub to have
-// read the log; when ctx ends first, or the store does not answer, the error is a store.ErrUnavailable.
+// read the log; when ctx ends first, or the store does not answer, the error is a store.ErrUnavailable. What was read until then
+// is not lost: the listener gets it and ends with that error, and the page comes back for the rest. So a page that missed more
+// than a slow store can tell at a time gets on.
 func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener, error) {
 	select {
 	case <-h.ready:
@@ -45,54 +47,54 @@ func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener,
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	reset := after <= 0 || h.last-after > farthest
-	var missed []store.Entry
+	missed, last, err := h.messages[max(0, len(h.messages)-recent):], h.last, error(nil)
 	if !reset {
-		var err error
-		if missed, err = h.missed(ctx, after); err != nil {
-			return nil, err
-		}
+		missed, last, err = h.missed(ctx, after)
 	}
-	if h.stopped {
+	switch {
+	case h.stopped:
 		return nil, ErrClosed
+	case err != nil && last == after:
+		return nil, err
 	}
-	if reset {
-		missed = h.messages[max(0, len(h.messages)-recent):]
-	}
-	last := max(after, h.last)
 	frames := chatFrames(missed, last, reset)
 	c := make(chan []byte, queue+len(frames))
 	for _, f := range frames {
 		c <- f
 	}
-	l := &Listener{C: c, hub: h, c: c, session: session, after: last}
+	l := &Listener{C: c, hub: h, c: c, session: session, after: last, err: err}
+	if err != nil {
+		close(c)
+		return l, nil
+	}
 	h.listeners[l] = struct{}{}
 	h.log.Watching(1)
 	return l, nil
 }
 
-// missed returns every message above after. It is called with h.mu locked and returns so, but unlocks it to read what it
-// does not hold itself.
-func (h *Hub) missed(ctx context.Context, after int64) ([]store.Entry, error) {
-	var old []store.Entry
+// missed returns every message above after and the last entry that they are known up to; with an error that is not all there is.
+// It is called with h.mu locked and returns so, but unlocks it to read what it does not hold itself.
+func (h *Hub) missed(ctx context.Context, after int64) (messages []store.Entry, last int64, err error) {
 	for after < h.floor {
 		h.mu.Unlock()
 		entries, err := h.log.After(ctx, after, perRead)
 		h.mu.Lock()
 		if err != nil {
-			return nil, err
+			return messages, after, err
 		}
 		// The log may be ahead of what the listeners were told; what is above the floor is in messages or comes later.
 		entries = entries[:len(entries)-len(above(entries, h.floor))]
 		if len(entries) == 0 {
 			break
 		}
-		old = append(old, onlyMessages(entries)...)
+		messages = append(messages, onlyMessages(entries)...)
 		after = entries[len(entries)-1].N
 	}
-	return append(old, above(h.messages, after)...), nil
+	return append(messages, above(h.messages, after)...), max(after, h.last), nil
 }
 
-// Err says why C was closed: ErrSlow, ErrLoggedOut or ErrClosed; nil while it is open and after Close.
+// Err says why C was closed: ErrSlow, ErrLoggedOut, ErrClosed, or a store.ErrUnavailable as Join has it; nil while it is open and
+// after Close.
 func (l *Listener) Err() error {
 	l.hub.mu.Lock()
 	defer l.hub.mu.Unlock()

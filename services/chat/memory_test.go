@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"balanza/services/store"
 )
@@ -17,7 +18,11 @@ type memory struct {
 	products  map[string]store.Product
 	down      bool // every call fails
 	noProduct bool // Product fails
+	slow      bool // After takes a second
 }
+
+// atMost is how many entries After returns at a time.
+const atMost = 300
 
 func (m *memory) locked() (unlock func(), err error) {
 	m.mu.Lock()
@@ -47,14 +52,22 @@ func (m *memory) Append(_ context.Context, last int64, entries []store.Entry) (i
 	return len(entries), nil
 }
 
-func (m *memory) After(_ context.Context, n int64, limit int) ([]store.Entry, error) {
+func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	unlock, err := m.locked()
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
 	rest := m.entries[min(n, int64(len(m.entries))):]
-	return slices.Clone(rest[:min(limit, len(rest))]), nil
+	rest, slow := slices.Clone(rest[:min(limit, len(rest), atMost)]), m.slow
+	unlock()
+	if slow {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, store.ErrUnavailable
+		}
+	}
+	return rest, nil
 }
 
 func (m *memory) Last(context.Context) (int64, error) {

@@ -15,6 +15,7 @@ type Log struct {
 	store    Store
 	requests chan *request
 	wake     chan struct{} // of capacity 1: cuts the wait for the next question short
+	ready    chan struct{} // closed when it is known where the log stands
 	ended    chan struct{} // closed when Run ends
 
 	mu     sync.Mutex
@@ -66,6 +67,7 @@ func NewLog(s Store) *Log {
 		store:    s,
 		requests: make(chan *request, maxBatch),
 		wake:     make(chan struct{}, 1),
+		ready:    make(chan struct{}),
 		ended:    make(chan struct{}),
 		waiting:  map[entryID]*waiting{},
 	}
@@ -147,7 +149,11 @@ func (l *Log) Watching(delta int) {
 	}
 }
 
-// Recent returns the last entries, oldest first: the last thousand or somewhat more. The caller must not change them.
+// Ready is closed when the store has said where the log stands. Recent then holds at least the last entries, if there are any.
+func (l *Log) Ready() <-chan struct{} { return l.ready }
+
+// Recent returns the last entries, oldest first: the last thousand or somewhat more, fewer soon after the start. The caller must
+// not change them.
 func (l *Log) Recent() []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()

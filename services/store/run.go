@@ -5,13 +5,15 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 )
 
 const (
 	maxBatch = 500  // entries of one Append, and of one After
 	kept     = 1000 // entries kept in memory, at least, once there are so many
-	portion  = 200  // entries read at the start, and compared at a time after a failure: the slowest server gives them in time
+	portion  = 200  // entries read at the start
+	compared = 50   // entries compared at a time after a failure
 
 	activePace = 10 * time.Millisecond // between questions for the next entry while a page is open and something happens
 	openPace   = 50 * time.Millisecond // while a page is open and nothing happens
@@ -27,9 +29,13 @@ const (
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
 	known, backoff := false, minBackoff
+	var begun sync.Once
 	for ctx.Err() == nil {
 		more, err := l.turn(ctx, known)
 		known = err == nil
+		if known {
+			begun.Do(func() { close(l.ready) })
+		}
 		switch {
 		case err != nil:
 			sleep(ctx, backoff)
@@ -78,8 +84,8 @@ func (l *Log) settle(ctx context.Context) error {
 		sure = recent[0].N - 1
 	}
 	for end := len(recent); end > 0; { // backwards, for it is the last ones that are lost
-		start := max(0, end-portion)
-		there, err := l.store.After(ctx, recent[start].N-1, end-start)
+		start := max(0, end-compared)
+		there, err := l.read(ctx, recent[start].N-1, end-start)
 		if err != nil {
 			return err
 		}
@@ -100,12 +106,28 @@ func (l *Log) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := l.store.After(ctx, max(0, last-portion), portion)
+	entries, err := l.read(ctx, max(0, last-portion), portion)
 	if err != nil {
 		return err
 	}
 	l.restart(entries, min(sure, last))
 	return nil
+}
+
+// read returns count entries of the store above n, fewer only when there are no more.
+func (l *Log) read(ctx context.Context, n int64, count int) ([]Entry, error) {
+	var entries []Entry
+	for len(entries) < count {
+		more, err := l.store.After(ctx, n+int64(len(entries)), count-len(entries))
+		if err != nil {
+			return nil, err
+		}
+		if len(more) == 0 {
+			break
+		}
+		entries = append(entries, more...)
+	}
+	return entries, nil
 }
 
 // restart makes recent all that is known of the log. Subscribers get again what is above sure.
@@ -252,7 +274,7 @@ func (l *Log) follow(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	l.take(entries)
-	l.behind = len(entries) == limit
+	l.behind = len(entries) > 0
 	return l.behind, nil
 }
 

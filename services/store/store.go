@@ -124,7 +124,8 @@ type Store interface {
 	// faster), an (Author, ClientID) is there already, or there is no entry last to follow on. The N of entries is not
 	// looked at. After ErrUnavailable any first part of them may be in, now or a little later.
 	Append(ctx context.Context, last int64, entries []Entry) (int, error)
-	// After returns at most limit entries with numbers above n, in order and without a gap.
+	// After returns at most limit entries with numbers above n, in order and without a gap: none only when there is none, but
+	// fewer than limit may be all that could be read in time.
 	After(ctx context.Context, n int64, limit int) ([]Entry, error)
 	// Last returns the highest number of the log, 0 when it is empty.
 	Last(ctx context.Context) (int64, error)

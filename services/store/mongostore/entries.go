@@ -14,9 +14,13 @@ import (
 	"balanza/services/store"
 )
 
-// lookUps is how many entries After asks for each by its _id before it asks for a range: in a conversation there is seldom
-// more than that, and on some servers a range costs a scan of all entries.
-const lookUps = 16
+// A range of entries costs some servers a scan of all. So After asks for lookUps entries each by its _id first, in a conversation
+// there is seldom more, and gives a range no longer than the rest would take in this way too. After one that took longer no other is
+// asked for until rangesAgain has passed.
+const (
+	lookUps     = 16
+	rangesAgain = time.Minute
+)
 
 type entryDoc struct {
 	N        int64       `bson:"_id"`
@@ -61,36 +65,55 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
+	begun := time.Now()
 	entries := []store.Entry{}
-	for _, together := range []int{1, lookUps - 1} { // mostly there is none, or one
-		together = min(together, limit-len(entries))
-		found, err := d.lookUp(ctx, n, together)
-		if err != nil {
+	count := 1 // mostly there is none, or one
+	for len(entries) < limit && time.Since(begun) < store.Patience/2 {
+		last, found, rest := n+int64(len(entries)), len(entries), limit-len(entries)
+		if found > lookUps && time.Now().UnixNano() > d.noRangeUntil.Load() {
+			perEntry := time.Since(begun) / time.Duration(found)
+			more, err := d.readRange(ctx, last, rest, perEntry*time.Duration(rest))
+			if err == nil {
+				return append(entries, more...), nil
+			}
+			d.noRangeUntil.Store(time.Now().Add(rangesAgain).UnixNano())
+			continue
+		}
+		count = min(count, rest)
+		more, err := d.lookUp(ctx, last, count)
+		if err != nil && found == 0 {
 			return nil, err
 		}
-		entries = append(entries, found...)
-		n += int64(len(found))
-		if len(found) < together || len(entries) >= limit {
-			return entries, nil
+		entries = append(entries, more...)
+		if len(more) < count {
+			break
 		}
+		count = lookUps
 	}
+	return entries, nil
+}
+
+// readRange returns up to limit entries above n, if it can within that time.
+func (d *database) readRange(ctx context.Context, n int64, limit int, patience time.Duration) ([]store.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	above := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
-	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit - len(entries)))
+	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
 	cursor, err := d.entries.Find(ctx, above, inOrder)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
 	var docs []entryDoc
 	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
+	var entries []store.Entry
 	for _, doc := range docs {
 		// A number may be missing in what was read while it was written: then what is above it comes later.
-		if doc.N != n+1 {
+		if doc.N != n+int64(len(entries))+1 {
 			break
 		}
 		entries = append(entries, decode(doc))
-		n++
 	}
 	return entries, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -31,7 +32,8 @@ const (
 type database struct {
 	client                                       *mongo.Client
 	users, sessions, products, counters, entries *mongo.Collection
-	indexes                                      chan bool // of capacity 1, a lock: whether the indexes are made
+	indexes                                      chan bool    // of capacity 1, a lock: whether the indexes are made
+	noRangeUntil                                 atomic.Int64 // Unix time in nanoseconds, see rangesAgain
 }
 
 // Open prepares a client for the database that the URI names, or else for "balanza". It fails when the URI is malformed

@@ -135,8 +135,7 @@ func testLogs(t *testing.T, open func() store.Store) {
 	})...))
 	s := open()
 	Verify(t, s, acked...)
-	want, err := s.After(ctx, 0, 500)
-	must(t, err)
+	want := read(t, s, 0, 500)
 	wantEqual(t, "entries", len(want), logs/2*each)
 	for i, l := range listeners {
 		wantEqual(t, fmt.Sprint("seen by process ", i), l.wait(len(want)), want)
@@ -187,8 +186,7 @@ func testLogThroughFailures(t *testing.T, open func() store.Store) {
 	})...))
 	s := open()
 	Verify(t, s, acked...)
-	want, err := s.After(ctx, 0, 500)
-	must(t, err)
+	want := read(t, s, 0, 500)
 	wantEqual(t, "entries", len(want), writers*each)
 	wantEqual(t, "seen", seen.wait(len(want)), want)
 }

@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// testChat has a crowd talk on the fork server and the four replicas, through their own ports, while one of them is killed every
+// second and the fork server is reloaded once.
+func testChat(t *testing.T, s *stack) {
+	sites := []string{"http://127.0.0.1:28080"}
+	for port := 28082; port <= 28085; port++ {
+		sites = append(sites, fmt.Sprintf("http://127.0.0.1:%d", port))
+	}
+	victims := append(s.containers(t, "replica"), s.containers(t, "fork")...)
+	converse(t, sites, calm, func(ctx context.Context) {
+		var starts sync.WaitGroup
+		defer starts.Wait()
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-ctx.Done():
+				t.Logf("%d containers were killed", i)
+				return
+			case <-tick.C:
+			}
+			starts.Go(func() {
+				for _, order := range []string{"kill", "start"} {
+					if out, err := s.command("docker", order, victims[i%len(victims)]).CombinedOutput(); err != nil {
+						t.Errorf("docker %s: %v: %s", order, err, out)
+					}
+				}
+			})
+			if i == 1 { // before the fork server's turn
+				starts.Go(func() {
+					if _, err := s.try("exec", "--no-TTY", "fork", "balanza", "reload"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+	})
+	s.waitHealthy(t)
+}
