@@ -24,9 +24,8 @@ const (
 
 // converse has 32 pages on these sites say 100 messages each, at that pace, while disturb goes on, which ends when its ctx does. Then every
 // page must show every message once, all in one order.
-func converse(t *testing.T, sites []string, pace time.Duration, disturb func(ctx context.Context)) {
+func converse(t *testing.T, sites []string, pace time.Duration, disturb func(ctx context.Context)) (pages []*page) {
 	t.Helper()
-	var pages []*page
 	for i := range crowdPages / crowdTabs {
 		u := newUser(t, sites[i%len(sites)], fmt.Sprintf("persona%d", i))
 		for range crowdTabs {
@@ -61,7 +60,8 @@ func converse(t *testing.T, sites []string, pace time.Duration, disturb func(ctx
 	late.awaitShown(t, crowdPages*crowdSays)
 	late.order = append(pages[0].order[:1:1], late.order...)
 	late.shown[late.order[0]] = pages[0].shown[late.order[0]]
-	oneChat(t, append(pages, late), crowdPages*crowdSays+1)
+	pages = append(pages, late)
+	oneChat(t, pages, crowdPages*crowdSays+1)
 
 	closes := map[int]int{}
 	for _, p := range pages {
@@ -70,6 +70,7 @@ func converse(t *testing.T, sites []string, pace time.Duration, disturb func(ctx
 		}
 	}
 	t.Logf("%d connections were lost, by close code: %v", total(closes), closes)
+	return pages
 }
 
 // oneChat fails unless all pages, which are to be at rest, show the same: that many messages in the order of their numbers,
@@ -81,9 +82,6 @@ func oneChat(t *testing.T, pages []*page, messages int) {
 		defer p.mu.Unlock()
 		if len(p.problems) > 0 {
 			t.Errorf("page %d: %q", i, p.problems)
-		}
-		if len(p.again) > 0 {
-			t.Errorf("page %d was told twice of the messages %v", i, p.again)
 		}
 		if !slices.IsSorted(p.order) {
 			t.Errorf("page %d was told out of order: %v", i, p.order)
@@ -105,6 +103,20 @@ func oneChat(t *testing.T, pages []*page, messages int) {
 			if got := p.shown[n]; got.Text != text || got.Author != p.user.author.ID {
 				t.Errorf("page %d: %q was acknowledged as %d, which is %q of %s", i, text, n, got.Text, got.Author)
 			}
+		}
+	}
+}
+
+// toldOnce fails when a page was told of a message more than once. It would show that once, as it keeps messages by number, but it
+// must not come to that where the log never steps back. MongoDB's does when the server was killed, the stand-in's also when its
+// client was in the middle of a question: such a question can leave the server a connection to its tables that sees them as they were.
+func toldOnce(t *testing.T, pages []*page) {
+	t.Helper()
+	for i, p := range pages {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.again) > 0 {
+			t.Errorf("page %d was told twice of the messages %v", i, p.again)
 		}
 	}
 }
@@ -180,7 +192,8 @@ func killWorkers(t *testing.T, s *server) func(ctx context.Context) {
 
 func TestWorkersDieUnderACrowd(t *testing.T) {
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "4")
-	converse(t, []string{s.url}, quick, killWorkers(t, s))
+	pages := converse(t, []string{s.url}, quick, killWorkers(t, s))
+	toldOnce(t, pages)
 }
 
 func TestWorkersDieUnderACrowdOnMongoDB(t *testing.T) {

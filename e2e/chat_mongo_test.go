@@ -120,10 +120,7 @@ func TestMongodIsKilledUnderChatWrites(t *testing.T) {
 	for _, p := range pages {
 		p.awaitShown(t, each*says+1)
 	}
-	// What a killed server forgot, never an acknowledged message, gave its number to another one, which the page was told too.
-	for _, p := range pages {
-		p.again = nil
-	}
+	// What a killed server forgot, never an acknowledged message, gave its number to another one, which the pages were told too.
 	late := openPage(t, u, pages[0].order[0], s.url)
 	late.awaitShown(t, each*says)
 	late.order = append(pages[0].order[:1:1], late.order...)

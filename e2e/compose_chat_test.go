@@ -19,6 +19,15 @@ func testChat(t *testing.T, s *stack) {
 	converse(t, sites, calm, func(ctx context.Context) {
 		var starts sync.WaitGroup
 		defer starts.Wait()
+		starts.Go(func() {
+			for range 5 { // a kill may come in between
+				if _, err := s.try("exec", "--no-TTY", "fork", "balanza", "reload"); err == nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+			t.Error("the fork server was not reloaded")
+		})
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for i := 0; ; i++ {
@@ -35,13 +44,6 @@ func testChat(t *testing.T, s *stack) {
 					}
 				}
 			})
-			if i == 1 { // before the fork server's turn
-				starts.Go(func() {
-					if _, err := s.try("exec", "--no-TTY", "fork", "balanza", "reload"); err != nil {
-						t.Error(err)
-					}
-				})
-			}
 		}
 	})
 	s.waitHealthy(t)

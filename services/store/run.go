@@ -12,7 +12,7 @@ import (
 const (
 	maxBatch = 500  // entries of one Append, and of one After
 	kept     = 1000 // entries kept in memory, at least, once there are so many
-	portion  = 200  // entries read at the start
+	portion  = 100  // entries read at the start
 	compared = 50   // entries compared at a time after a failure
 
 	activePace = 10 * time.Millisecond // between questions for the next entry while a page is open and something happens

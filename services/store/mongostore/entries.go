@@ -14,11 +14,12 @@ import (
 	"balanza/services/store"
 )
 
-// A range of entries costs some servers a scan of all. So After asks for lookUps entries each by its _id first, in a conversation
-// there is seldom more, and gives a range no longer than the rest would take in this way too. After one that took longer no other is
-// asked for until rangesAgain has passed.
+// A range of entries costs some servers a scan of all. So After asks for entries each by its _id, lookUps at the same time, and for a
+// range only when there may be many more. If that took longer than the same number of look-ups would have, it does not so again
+// until rangesAgain has passed.
 const (
 	lookUps     = 16
+	many        = 100
 	rangesAgain = time.Minute
 )
 
@@ -70,14 +71,14 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 	count := 1 // mostly there is none, or one
 	for len(entries) < limit && time.Since(begun) < store.Patience/2 {
 		last, found, rest := n+int64(len(entries)), len(entries), limit-len(entries)
-		if found > lookUps && time.Now().UnixNano() > d.noRangeUntil.Load() {
-			perEntry := time.Since(begun) / time.Duration(found)
-			more, err := d.readRange(ctx, last, rest, perEntry*time.Duration(rest))
-			if err == nil {
-				return append(entries, more...), nil
+		if found > lookUps && rest > many && time.Now().UnixNano() > d.noRangeUntil.Load() {
+			each := time.Since(begun) / time.Duration(found)
+			asked := time.Now()
+			more, err := d.readRange(ctx, last, rest)
+			if err != nil || time.Since(asked) > each*time.Duration(max(many, len(more))) {
+				d.noRangeUntil.Store(time.Now().Add(rangesAgain).UnixNano())
 			}
-			d.noRangeUntil.Store(time.Now().Add(rangesAgain).UnixNano())
-			continue
+			return append(entries, more...), nil
 		}
 		count = min(count, rest)
 		more, err := d.lookUp(ctx, last, count)
@@ -93,10 +94,8 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 	return entries, nil
 }
 
-// readRange returns up to limit entries above n, if it can within that time.
-func (d *database) readRange(ctx context.Context, n int64, limit int, patience time.Duration) ([]store.Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// readRange returns up to limit entries above n.
+func (d *database) readRange(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	above := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
 	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
 	cursor, err := d.entries.Find(ctx, above, inOrder)
