@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"regexp"
@@ -9,15 +10,24 @@ import (
 	"strings"
 
 	"github.com/shirou/gopsutil/v4/process"
+	"golang.org/x/sys/unix"
 )
 
 // info loads both servers in turn with wrk, and prints what they answer in a second and what they answer in a second of
-// the processor time they take: on one machine the load takes its part of the processors, so that the first ratio says
-// less of a server the cheaper its answers are.
+// the processor time they take. wrk costs as much for each request as Balanza, so it has processors of its own, as
+// many as the servers: else it would take the more from a server the cheaper that one's answers are.
 func info(ctx context.Context, b *bench) error {
+	processors, err := allowed()
+	if err != nil {
+		return err
+	}
+	if len(processors) < 2 {
+		return errors.New("info needs a processor for the servers and one for the load")
+	}
+	half := len(processors) / 2
 	for _, mode := range []string{"FORK", "CLUSTER"} {
 		for _, accept := range []string{"application/json", "text/html"} {
-			if err := infoIn(ctx, b, mode, accept); err != nil {
+			if err := infoIn(ctx, b, mode, accept, processors[:half], processors[half:2*half]); err != nil {
 				return err
 			}
 		}
@@ -25,14 +35,38 @@ func info(ctx context.Context, b *bench) error {
 	return nil
 }
 
-func infoIn(ctx context.Context, b *bench, mode, accept string) error {
-	const rounds = 5
-	ours, err := b.startBalanza(ctx, nil, "--m", mode)
+// allowed are the numbers of the processors that this process may run on.
+func allowed() (numbers []string, err error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, err
+	}
+	for i := 0; len(numbers) < set.Count(); i++ {
+		if set.IsSet(i) {
+			numbers = append(numbers, strconv.Itoa(i))
+		}
+	}
+	return numbers, nil
+}
+
+// on are the words that have a command run on these processors only.
+func on(processors []string) []string {
+	return []string{"taskset", "-c", strings.Join(processors, ",")}
+}
+
+func infoIn(ctx context.Context, b *bench, mode, accept string, forServers, forLoad []string) error {
+	const rounds = 9
+	ourArgs, theirArgs := []string{"--m", mode}, []string{"--mode", mode}
+	if mode == "CLUSTER" {
+		workers := strconv.Itoa(max(2, len(forServers)))
+		ourArgs, theirArgs = append(ourArgs, "-i", workers), append(theirArgs, "--workers", workers)
+	}
+	ours, err := b.startBalanza(ctx, on(forServers), ourArgs...)
 	if err != nil {
 		return err
 	}
 	defer ours.stop()
-	theirs, err := b.startPeer(ctx, "Express", nil, "--mode", mode)
+	theirs, err := b.startPeer(ctx, "Express", on(forServers), theirArgs...)
 	if err != nil {
 		return err
 	}
@@ -44,7 +78,7 @@ func infoIn(ctx context.Context, b *bench, mode, accept string) error {
 	for range rounds {
 		var loads [2]load
 		for i, s := range []*server{ours, theirs} {
-			if loads[i], err = wrk(ctx, s, accept); err != nil {
+			if loads[i], err = wrk(ctx, s, accept, forLoad); err != nil {
 				return err
 			}
 		}
@@ -65,9 +99,10 @@ type load struct {
 
 var wrkSums = regexp.MustCompile(`(?s)(\d+) requests in .*Requests/sec:\s+([0-9.]+)`)
 
-// wrk asks for /info on 32 connections for three seconds. An answer other than 200 fails it.
-func wrk(ctx context.Context, s *server, accept string) (load, error) {
-	argv := []string{"wrk", "-t1", "-c32", "-d3s", "-H", "Accept: " + accept, s.url + "/info"}
+// wrk asks for /info on 32 connections for two seconds. An answer other than 200 fails it.
+func wrk(ctx context.Context, s *server, accept string, processors []string) (load, error) {
+	threads := fmt.Sprint("-t", len(processors))
+	argv := append(on(processors), "wrk", threads, "-c32", "-d2s", "-H", "Accept: "+accept, s.url+"/info")
 	before, err := s.cpu(ctx)
 	if err != nil {
 		return load{}, err

@@ -98,6 +98,8 @@ type Store interface {
 	CreateSession(ctx context.Context, s Session) error
 	// Session fails with ErrNotFound when there is none or when it expired at or before now.
 	Session(ctx context.Context, id string, now time.Time) (Session, error)
+	// LiveSessions returns those of the ids that Session would find, in any order.
+	LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error)
 	// TouchSession moves the end of a session that is there; one that is gone stays gone, and that is no error.
 	TouchSession(ctx context.Context, id string, expires time.Time) error
 	// DeleteSession: deleting what is not there is no error.

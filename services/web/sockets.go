@@ -2,23 +2,20 @@ package web
 
 import (
 	"context"
-	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/fasthttp/websocket"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
-
-	"balanza/services/store"
 )
 
 const (
 	// recheck is how often the sessions of open websockets are looked up, so that one deleted in the database ends
 	// them.
 	recheck = 2 * time.Second
-	// lookups is how many of them are under way at a time.
-	lookups = 4
+	// perLookUp is how many are looked up at a time.
+	perLookUp = 200
 )
 
 // sockets knows the open websockets of the process.
@@ -104,25 +101,31 @@ func (s *Site) watchSessions(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		var group errgroup.Group
-		group.SetLimit(lookups)
-		sessions := s.sockets.bySession()
-		// Over half the time there is, not all at once: thousands of look-ups would be in other requests' way.
-		pace := rate.NewLimiter(rate.Limit(2*float64(len(sessions))/recheck.Seconds()), 4*lookups)
-		for id, peers := range sessions {
-			if pace.Wait(ctx) != nil {
-				break
-			}
-			group.Go(func() error {
-				_, err := s.config.Store.Session(ctx, id, time.Now())
-				if errors.Is(err, store.ErrNotFound) {
-					for _, p := range peers {
-						p.end(websocket.ClosePolicyViolation, sessionEnded)
-					}
-				}
-				return err // any other one says nothing about the session; the rest is asked in the next round
-			})
+		open := s.sockets.bySession()
+		parts := slices.Collect(slices.Chunk(slices.Collect(maps.Keys(open)), perLookUp))
+		for _, ids := range parts {
+			s.endGone(ctx, ids, open)
+			s.pause(recheck / 2 / time.Duration(len(parts))) // thousands at once would be in other requests' way
 		}
-		_ = group.Wait()
+	}
+}
+
+// endGone ends the websockets of those of the sessions that are gone.
+func (s *Site) endGone(ctx context.Context, ids []string, open map[string][]*peer) {
+	live, err := s.config.Store.LiveSessions(ctx, ids, time.Now())
+	if err != nil {
+		return // it says nothing about them; the next round asks again
+	}
+	there := make(map[string]bool, len(live))
+	for _, id := range live {
+		there[id] = true
+	}
+	for _, id := range ids {
+		if there[id] {
+			continue
+		}
+		for _, p := range open[id] {
+			p.end(websocket.ClosePolicyViolation, sessionEnded)
+		}
 	}
 }

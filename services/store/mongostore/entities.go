@@ -77,6 +77,31 @@ func (d *database) Session(ctx context.Context, id string, now time.Time) (store
 	return store.Session(doc), nil
 }
 
+func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
+	if err := store.CheckText(ids...); err != nil {
+		return nil, err
+	}
+	ctx, cancel := patient(ctx)
+	defer cancel()
+	among := bson.D{
+		{Key: "_id", Value: bson.D{{Key: "$in", Value: append([]string{}, ids...)}}}, // of nil it would make null
+		{Key: "expires", Value: bson.D{{Key: "$gt", Value: now}}},
+	}
+	cursor, err := d.sessions.Find(ctx, among, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	if err != nil {
+		return nil, wrap(err)
+	}
+	var docs []sessionDoc
+	if err := cursor.All(ctx, &docs); err != nil {
+		return nil, wrap(err)
+	}
+	var live []string
+	for _, doc := range docs {
+		live = append(live, doc.ID)
+	}
+	return live, nil
+}
+
 func (d *database) TouchSession(ctx context.Context, id string, expires time.Time) error {
 	if err := store.CheckText(id); err != nil {
 		return err

@@ -72,6 +72,24 @@ func (d *database) Session(ctx context.Context, id string, now time.Time) (store
 	return s, nil
 }
 
+func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
+	if err := store.CheckText(ids...); err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	var live []string
+	err = rows(ctx, d.live, []any{string(list), now.UnixMilli()}, func(scan scanner) error {
+		var id string
+		err := scan(&id)
+		live = append(live, id)
+		return err
+	})
+	return live, err
+}
+
 func (d *database) TouchSession(ctx context.Context, id string, expires time.Time) error {
 	if err := store.CheckText(id); err != nil {
 		return err

@@ -31,8 +31,9 @@ const (
 // database implements store.Store. All writes go through one connection, so that the writers of one process queue in
 // order and only processes meet at SQLite's lock, where waiting is by chance.
 type database struct {
-	writer, reader  *sql.DB
-	after, products *sql.Stmt // prepared once: a log asks for what came after up to a hundred times a second
+	writer, reader *sql.DB
+	// Prepared once: a log asks for what came after up to a hundred times a second.
+	after, products, live *sql.Stmt
 }
 
 // Open opens the file, and makes it and its folder when they are not there: for nobody but the user. What is acknowledged is
@@ -67,6 +68,10 @@ func Open(ctx context.Context, path string) (store.Store, error) {
 
 func (d *database) prepare(ctx context.Context) (err error) {
 	if d.after, err = d.reader.PrepareContext(ctx, columns+`WHERE n > ? ORDER BY n LIMIT ?`); err != nil {
+		return err
+	}
+	live := `SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND expires > ?`
+	if d.live, err = d.reader.PrepareContext(ctx, live); err != nil {
 		return err
 	}
 	d.products, err = d.reader.PrepareContext(ctx, `SELECT id, nombre, precio, foto FROM products ORDER BY id`)

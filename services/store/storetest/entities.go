@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -55,10 +56,25 @@ func testSessions(t *testing.T, open func() store.Store) {
 	must(t, err)
 	wantEqual(t, "session seen by another holder", got, session)
 
-	_, err = b.Session(ctx, "s", session.Expires.Add(-time.Millisecond))
+	long := session.Expires.Add(time.Hour)
+	must(t, b.CreateSession(ctx, store.Session{ID: "long", Email: "eve", Expires: long}))
+	live := func(what string, at time.Time, want ...string) {
+		t.Helper()
+		got, err := a.LiveSessions(ctx, []string{"s", "long", "none", "s'"}, at)
+		must(t, err)
+		slices.Sort(got)
+		wantEqual(t, what, got, want)
+	}
+	moment := session.Expires.Add(-time.Millisecond)
+	_, err = b.Session(ctx, "s", moment)
 	must(t, err)
+	live("a moment before its end", moment, "long", "s")
 	_, err = b.Session(ctx, "s", session.Expires)
 	wantError(t, "at its end", err, store.ErrNotFound)
+	live("at its end", session.Expires, "long")
+	none, err := a.LiveSessions(ctx, nil, now)
+	must(t, err)
+	wantEqual(t, "of no sessions", len(none), 0)
 	later := session.Expires.Add(time.Minute)
 	must(t, b.TouchSession(ctx, "s", later))
 	got, err = a.Session(ctx, "s", session.Expires)
@@ -68,6 +84,7 @@ func testSessions(t *testing.T, open func() store.Store) {
 	must(t, b.DeleteSession(ctx, "s"))
 	_, err = a.Session(ctx, "s", now)
 	wantError(t, "deleted", err, store.ErrNotFound)
+	live("deleted", now, "long")
 	must(t, b.DeleteSession(ctx, "s"))
 	must(t, a.TouchSession(ctx, "s", later))
 	_, err = a.Session(ctx, "s", now)

@@ -103,6 +103,7 @@ func calls(s store.Store, text string) map[string]func(context.Context) error {
 		"User":          func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
 		"CreateSession": func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
 		"Session":       func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
+		"LiveSessions":  func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
 		"TouchSession":  func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
 		"DeleteSession": func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
 		"Product":       func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
