@@ -57,6 +57,45 @@ func testKills(t *testing.T, s *stack) {
 	eventually(t, "the site after its database came back", func() error { return status(http.StatusOK, "/api/productos") })
 }
 
+// testSentOnce has fork die with requests that it was sent and has not answered: what only asks is asked again, of cluster, and
+// what may have been done already is not done again.
+func testSentOnce(t *testing.T, s *stack) {
+	requests := []struct {
+		method, path string
+		again        bool
+	}{
+		{http.MethodGet, "/api/productos?sent=once", true},
+		{http.MethodPost, "/api/productos", false},
+		{http.MethodPut, "/api/productos/none", false},
+		{http.MethodDelete, "/api/productos/none", false},
+		{http.MethodPost, "/login", false},
+	}
+	fork := s.containers(t, "fork")[0]
+	s.docker(t, "kill", "--signal", "STOP", fork)
+	answers := make([]reply, len(requests))
+	failures := make([]error, len(requests))
+	var asking sync.WaitGroup
+	for i, r := range requests {
+		asking.Go(func() { answers[i], failures[i] = ask(r.method, composeHTTP+r.path, "{}", "Content-Type: application/json") })
+	}
+	time.Sleep(2 * time.Second) // they are there
+	s.docker(t, "kill", fork)
+	asking.Wait()
+	s.docker(t, "start", fork)
+	services := s.services(t)
+	for i, r := range requests {
+		answer, want := answers[i], http.StatusBadGateway
+		if r.again {
+			want = http.StatusOK
+		}
+		by := services[answer.server()]
+		if failures[i] != nil || answer.StatusCode != want || (by == "cluster") != r.again {
+			t.Errorf("%s %s: %d of %q, %v, want %d", r.method, r.path, answer.StatusCode, by, failures[i], want)
+		}
+	}
+	s.waitHealthy(t)
+}
+
 func (s *stack) waitHealthy(t *testing.T) {
 	t.Helper()
 	eventually(t, "all healthy", func() error {

@@ -129,6 +129,7 @@ func TestCompose(t *testing.T) {
 			testHealthy(t, s, "nginx", "mongo", "fork", "cluster", "replica", "replica", "replica", "replica")
 		}},
 		{"balance", testBalance},
+		{"sent once", testSentOnce},
 		{"chat", testChat},
 		{"benefits", testBenefits},
 		{"scale", testScale},

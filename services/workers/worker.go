@@ -210,8 +210,12 @@ func (w *Worker) obey(end context.CancelCauseFunc) {
 }
 
 // unloadEvery is how many heartbeats without news there are from one unload to the next. The first comes at once; what
-// the runtime reads now and then, to collect garbage or to interrupt a goroutine, makes others necessary.
-const unloadEvery = 10
+// the runtime reads now and then, to collect garbage or to interrupt a goroutine, makes others necessary. freeEvery is
+// how many there are until the little garbage of a process at rest is given back, which the runtime does not hurry to do.
+const (
+	unloadEvery = 10
+	freeEvery   = 60
+)
 
 // heartbeat goes on while the worker drains, since that may take long: it ends with the process.
 func (w *Worker) heartbeat() {
@@ -221,7 +225,10 @@ func (w *Worker) heartbeat() {
 		case w.report():
 			idle = 0
 		default:
-			if idle%unloadEvery == 0 {
+			switch {
+			case idle > 0 && idle%freeEvery == 0:
+				trim()
+			case idle%unloadEvery == 0:
 				unload()
 			}
 			idle++
