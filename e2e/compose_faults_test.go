@@ -76,7 +76,9 @@ func testSentOnce(t *testing.T, s *stack) {
 	failures := make([]error, len(requests))
 	var asking sync.WaitGroup
 	for i, r := range requests {
-		asking.Go(func() { answers[i], failures[i] = ask(r.method, composeHTTP+r.path, "{}", "Content-Type: application/json") })
+		asking.Go(func() {
+			answers[i], failures[i] = ask(r.method, composeHTTP+r.path, "{}", "Content-Type: application/json")
+		})
 	}
 	time.Sleep(2 * time.Second) // they are there
 	s.docker(t, "kill", fork)
