@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,20 +40,28 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type hold struct{ known, killed bool }
-	holders := map[string]hold{} // by address, which may have come again
+	type hold struct {
+		at  time.Time
+		pid string
+	}
+	holders := map[string][]hold{} // by address, which may come again
 	for line := range strings.Lines(string(text)) {
-		pid, address, _ := strings.Cut(strings.TrimSpace(line), " ")
-		holders[address] = hold{true, holders[address].killed || killed[pid]}
+		var at int64
+		var pid, address string
+		if _, err := fmt.Sscan(line, &at, &pid, &address); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		holders[address] = append(holders[address], hold{time.Unix(0, at), pid})
 	}
 	unknown := 0
 	for _, f := range l.failures {
-		switch h := holders[f.local]; {
+		within := func(h hold) bool { return h.at.After(f.dialed) && h.at.Before(f.lost) }
+		switch i := slices.IndexFunc(holders[f.local], within); {
 		case f.refused():
 			t.Errorf("refused: %v", f.err)
-		case !h.known: // killed between accept and writing it down
+		case i < 0: // killed between accept and writing it down
 			unknown++
-		case !h.killed:
+		case !killed[holders[f.local][i].pid]:
 			t.Errorf("a request on a worker that was not killed failed: %v", f.err)
 		}
 	}

@@ -28,8 +28,9 @@ type load struct {
 
 // failure is a request without an answer.
 type failure struct {
-	err   error
-	local string // address of the client's end; empty: there was no connection
+	err          error
+	local        string // address of the client's end; empty: there was no connection
+	dialed, lost time.Time
 }
 
 // startLoad starts clients of each kind: keep-alive and fresh connections, GET and POST. stop ends it.
@@ -48,7 +49,7 @@ func startLoad(t *testing.T, address string, clients int) (l *load, stop func())
 					method = http.MethodPost
 				}
 				pid, local, err := c.do(method)
-				l.note(pid, local, err)
+				l.note(pid, local, c.dialed, err)
 				time.Sleep(time.Millisecond) // the load is to be steady, not great
 			}
 		})
@@ -61,11 +62,11 @@ func startLoad(t *testing.T, address string, clients int) (l *load, stop func())
 	return l, stop
 }
 
-func (l *load) note(pid int, local string, err error) {
+func (l *load) note(pid int, local string, dialed time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.failures = append(l.failures, failure{err, local})
+		l.failures = append(l.failures, failure{err, local, dialed, time.Now()})
 		return
 	}
 	l.answers++
@@ -108,6 +109,7 @@ type client struct {
 	address string
 	keep    bool
 	conn    net.Conn
+	dialed  time.Time
 	in      *bufio.Reader
 }
 
@@ -121,6 +123,7 @@ func (c *client) close() {
 // do sends one request, with 1 KB of body if it is a POST.
 func (c *client) do(method string) (pid int, local string, err error) {
 	if c.conn == nil {
+		c.dialed = time.Now()
 		if c.conn, err = net.DialTimeout("tcp", c.address, waitLimit); err != nil {
 			return 0, "", err
 		}

@@ -138,7 +138,7 @@ func (s *site) state(c net.Conn, state http.ConnState) {
 	case http.StateNew:
 		s.conns.Add(1)
 		if f := s.unwritten.Load(); f != nil {
-			fmt.Fprintf(f, "%d %s\n", os.Getpid(), c.RemoteAddr())
+			fmt.Fprintln(f, time.Now().UnixNano(), os.Getpid(), c.RemoteAddr())
 		}
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)

@@ -27,7 +27,7 @@ type slot struct {
 }
 
 const (
-	// stable is how long a worker must have served for its death not to be followed by a pause.
+	// stable is how long a worker must have served for its death not to be followed by a pause, except the slot's first.
 	stable       = 500 * time.Millisecond
 	firstBackoff = 50 * time.Millisecond
 	// A worker that dies young, but could serve, is needed sooner than one that can't even start.
@@ -162,6 +162,9 @@ func (m *Master) failed(s *slot, cause string, served bool) {
 	} else {
 		wait := min(firstBackoff<<min(n-1, 20), longest)
 		wait = wait/2 + rand.N(wait) // so that workers that failed together do not try again together
+		if served && n == 1 {
+			wait = 0
+		}
 		s.retry = time.AfterFunc(wait, func() { _ = m.do(func() { m.fill(s) }) })
 	}
 	hopeless := func(s *slot) bool { return s.errored || !m.served && len(s.failures) > 0 && s.current == nil }

@@ -129,6 +129,8 @@ type evenListener struct {
 	turns *turns
 	row   int
 	once  atomic.Bool
+
+	closed atomic.Bool
 }
 
 // shareOf returns worker i's share of a listener, which it takes over.
@@ -153,6 +155,7 @@ func (l *evenListener) SyscallConn() (syscall.RawConn, error) { return l.raw, ni
 // Close leaves the round and closes this process's descriptor; the socket stays open in the others.
 func (l *evenListener) Close() error {
 	l.turns.leave(l.row)
+	l.closed.Store(true)
 	return l.file.Close()
 }
 
@@ -178,7 +181,7 @@ func (l *evenListener) Accept() (net.Conn, error) {
 		}
 		return false
 	})
-	if errors.Is(err, os.ErrClosed) {
+	if err != nil && l.closed.Load() { // the error of a wait that a Close ends is internal to the standard library
 		err = net.ErrClosed
 	}
 	if err == nil {

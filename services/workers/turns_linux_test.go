@@ -1,7 +1,9 @@
 package workers
 
 import (
+	"errors"
 	"math"
+	"net"
 	"sync"
 	"testing"
 )
@@ -42,5 +44,45 @@ func TestTurns(t *testing.T) {
 	wg.Wait()
 	if n := page.used.Load(); n != maxRows {
 		t.Errorf("%d rows in use", n)
+	}
+}
+
+// An accept loop that waits learns that its listener is closed, as servers expect to be told: a drain waits for that.
+func TestCloseEndsAccept(t *testing.T) {
+	f, page, err := newTurns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	defer page.close()
+	plain, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := page.shareOf(plain, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				ended <- err
+				return
+			}
+			conn.Close()
+		}
+	}()
+	client, err := net.Dial("tcp", ln.Addr().String()) // the loop runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept ended with %v, want %v", err, net.ErrClosed)
 	}
 }
