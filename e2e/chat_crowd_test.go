@@ -197,6 +197,13 @@ func TestWorkersDieUnderACrowd(t *testing.T) {
 }
 
 func TestWorkersDieUnderACrowdOnMongoDB(t *testing.T) {
-	s := serve(t, runMongod(t).home(), "--m", "CLUSTER", "-i", "4")
-	converse(t, []string{s.url}, calm, killWorkers(t, s))
+	m := runMongod(t)
+	s := serve(t, m.home(), "--m", "CLUSTER", "-i", "4")
+	converse(t, []string{s.url}, calm, func(ctx context.Context) {
+		killWorkers(t, s)(ctx)
+		// When all is said, as in testChat.
+		m.docker("kill", "--signal", "KILL", m.name)
+		m.docker("start", m.name)
+		m.awaitAnswer()
+	})
 }
