@@ -18,7 +18,7 @@ func draws(ctx context.Context, b *bench) error {
 		fmt.Println("on one processor: taskset is missing, not measured")
 		return nil
 	}
-	return drawsOn(ctx, b, "one processor", []string{"taskset", "-c", "0"})
+	return drawsOn(ctx, b, "one processor", on([]string{"0"}))
 }
 
 func drawsOn(ctx context.Context, b *bench, where string, prefix []string) error {

@@ -96,16 +96,9 @@ func (h *Hub) load(ctx context.Context) error {
 	messages := onlyMessages(entries)
 	for floor > 0 && len(messages) < recent && last-floor < farthest {
 		from := max(0, floor-recent)
-		var older []store.Entry
-		for n := from; n < floor; n = older[len(older)-1].N {
-			entries, err := h.log.After(ctx, n, int(floor-n))
-			if err != nil {
-				return err
-			}
-			if len(entries) == 0 { // the store lost them: the log steps back when it sees that
-				break
-			}
-			older = append(older, entries...)
+		older, err := h.log.Read(ctx, from, int(floor-from))
+		if err != nil {
+			return err
 		}
 		messages = append(onlyMessages(older), messages...)
 		floor = from

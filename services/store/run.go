@@ -85,7 +85,7 @@ func (l *Log) settle(ctx context.Context) error {
 	}
 	for end := len(recent); end > 0; { // backwards, for it is the last ones that are lost
 		start := max(0, end-compared)
-		there, err := l.read(ctx, recent[start].N-1, end-start)
+		there, err := l.Read(ctx, recent[start].N-1, end-start)
 		if err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func (l *Log) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := l.read(ctx, max(0, last-portion), portion)
+	entries, err := l.Read(ctx, max(0, last-portion), portion)
 	if err != nil {
 		return err
 	}
@@ -114,8 +114,8 @@ func (l *Log) settle(ctx context.Context) error {
 	return nil
 }
 
-// read returns count entries of the store above n, fewer only when there are no more.
-func (l *Log) read(ctx context.Context, n int64, count int) ([]Entry, error) {
+// Read returns count entries of the store above n, fewer only when there are no more.
+func (l *Log) Read(ctx context.Context, n int64, count int) ([]Entry, error) {
 	var entries []Entry
 	for len(entries) < count {
 		more, err := l.store.After(ctx, n+int64(len(entries)), count-len(entries))

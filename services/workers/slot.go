@@ -160,10 +160,10 @@ func (m *Master) failed(s *slot, cause string, served bool) {
 		m.Logger.Error("worker given up until the next reload", "server", m.Name, "worker", s.number,
 			"failures", n, "within", failureWindow.String(), "cause", cause)
 	} else {
-		wait := min(firstBackoff<<min(n-1, 20), longest)
-		wait = wait/2 + rand.N(wait) // so that workers that failed together do not try again together
-		if served && n == 1 {
-			wait = 0
+		var wait time.Duration
+		if !served || n > 1 {
+			wait = min(firstBackoff<<min(n-1, 20), longest)
+			wait = wait/2 + rand.N(wait) // so that workers that failed together do not try again together
 		}
 		s.retry = time.AfterFunc(wait, func() { _ = m.do(func() { m.fill(s) }) })
 	}

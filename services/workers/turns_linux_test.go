@@ -8,15 +8,21 @@ import (
 	"testing"
 )
 
-// Two workers that take turns end within the slack of each other, a third that came late included, and one that is asked
-// in vain does not hold up the others for ever.
-func TestTurns(t *testing.T) {
+// testTurns are turns that end with the test.
+func testTurns(t *testing.T) *turns {
+	t.Helper()
 	f, page, err := newTurns()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	defer page.close()
+	t.Cleanup(func() { page.close(); f.Close() })
+	return page
+}
+
+// Two workers that take turns end within the slack of each other, a third that came late included, and one that is asked
+// in vain does not hold up the others for ever.
+func TestTurns(t *testing.T) {
+	page := testTurns(t)
 	page.join(0)
 	page.join(1)
 	page.rows[0].accepted.Store(1000)
@@ -49,12 +55,7 @@ func TestTurns(t *testing.T) {
 
 // An accept loop that waits learns that its listener is closed, as servers expect to be told: a drain waits for that.
 func TestCloseEndsAccept(t *testing.T) {
-	f, page, err := newTurns()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	defer page.close()
+	page := testTurns(t)
 	plain, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

@@ -87,13 +87,9 @@ func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time
 		{Key: "_id", Value: bson.D{{Key: "$in", Value: append([]string{}, ids...)}}}, // of nil it would make null
 		{Key: "expires", Value: bson.D{{Key: "$gt", Value: now}}},
 	}
-	cursor, err := d.sessions.Find(ctx, among, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	docs, err := findAll[sessionDoc](ctx, d.sessions, among, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
 	if err != nil {
-		return nil, wrap(err)
-	}
-	var docs []sessionDoc
-	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
 	var live []string
 	for _, doc := range docs {
@@ -120,13 +116,9 @@ func (d *database) DeleteSession(ctx context.Context, id string) error {
 func (d *database) Products(ctx context.Context) ([]store.Product, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
-	cursor, err := d.products.Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
+	docs, err := findAll[productDoc](ctx, d.products, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
 	if err != nil {
-		return nil, wrap(err)
-	}
-	var docs []productDoc
-	if err := cursor.All(ctx, &docs); err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
 	products := make([]store.Product, len(docs))
 	for i, doc := range docs {

@@ -98,12 +98,8 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 func (d *database) readRange(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	above := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
 	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
-	cursor, err := d.entries.Find(ctx, above, inOrder)
+	docs, err := findAll[entryDoc](ctx, d.entries, above, inOrder)
 	if err != nil {
-		return nil, err
-	}
-	var docs []entryDoc
-	if err := cursor.All(ctx, &docs); err != nil {
 		return nil, err
 	}
 	var entries []store.Entry

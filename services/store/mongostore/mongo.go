@@ -129,6 +129,17 @@ func byID[ID string | int64](id ID) bson.D {
 	return bson.D{{Key: "_id", Value: id}}
 }
 
+// findAll returns the documents that the filter lets through.
+func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, how *options.FindOptions) ([]Doc, error) {
+	cursor, err := c.Find(ctx, filter, how)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	var docs []Doc
+	err = cursor.All(ctx, &docs)
+	return docs, wrap(err)
+}
+
 // wrap tells the contract's errors. Whatever else a server says (not reachable, not primary, not ready, not allowed) may
 // be over at the next try.
 func wrap(err error) error {
