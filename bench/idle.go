@@ -123,6 +123,11 @@ func (c *countedStore) Session(ctx context.Context, id string, now time.Time) (s
 	return c.Store.Session(ctx, id, now)
 }
 
+func (c *countedStore) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
+	c.calls.Add(1)
+	return c.Store.LiveSessions(ctx, ids, now)
+}
+
 func (c *countedStore) User(ctx context.Context, email string) (store.User, error) {
 	c.calls.Add(1)
 	return c.Store.User(ctx, email)
