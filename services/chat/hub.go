@@ -24,7 +24,7 @@ const (
 type Hub struct {
 	store store.Store
 	log   *store.Log
-	ready chan struct{} // closed once the recent messages are in memory
+	ready chan struct{} // closed once the recent messages are in memory and the log is followed
 
 	// The log hands entries over without waiting: they queue here until Run takes them.
 	inboxMu sync.Mutex
@@ -62,11 +62,11 @@ func (h *Hub) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	defer h.log.Subscribe(h.last, h.receive)()
 	close(h.ready)
 	var products sync.WaitGroup
 	products.Go(func() { h.tellProducts(ctx) })
 	defer products.Wait()
-	defer h.log.Subscribe(h.last, h.receive)()
 	for {
 		select {
 		case <-ctx.Done():
