@@ -110,6 +110,11 @@ func (s *stack) waitHealthy(t *testing.T) {
 	})
 }
 
+func (s *stack) reloadNginx(t *testing.T) {
+	t.Helper()
+	s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-s", "reload")
+}
+
 // testReload reloads nginx again and again: no request fails, and a websocket lives through it all.
 func testReload(t *testing.T, s *stack) {
 	conn, _, err := newUser(t, composeHTTP, "reload").dial(t.Context(), composeHTTP, 0)
@@ -119,7 +124,7 @@ func testReload(t *testing.T, s *stack) {
 	defer conn.Close()
 	underLoad(t, "reloading nginx", func() {
 		for range 8 {
-			s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-s", "reload")
+			s.reloadNginx(t)
 			time.Sleep(time.Second)
 		}
 	}, randomsPath, "/info", "/login")
@@ -206,13 +211,28 @@ func testForcedHTTPS(t *testing.T, s *stack) {
 	}
 }
 
-// testUpdate puts a new version into the running stack with the documented command.
+// testUpdate puts a new version into the running stack with the documented command, while nginx reloads every two seconds.
 func testUpdate(t *testing.T, s *stack) {
 	before := s.services(t)
 	s.env = append(s.env, "VERSION=second")
 	underLoad(t, "updating", func() {
-		if out, err := s.command("sh", "services/update.sh").CombinedOutput(); err != nil {
-			t.Fatalf("update: %v\n%s", err, tail(string(out), 3000))
+		var out []byte
+		ended := make(chan error, 1)
+		go func() {
+			var err error
+			out, err = s.command("sh", "services/update.sh").CombinedOutput()
+			ended <- err
+		}()
+		for {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Fatalf("update: %v\n%s", err, tail(string(out), 3000))
+				}
+				return
+			case <-time.After(2 * time.Second):
+				s.reloadNginx(t)
+			}
 		}
 	}, randomsPath, "/info", "/login")
 	after := s.services(t)

@@ -350,7 +350,7 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 	}
 	reload(10)
 	wantFds, wantGoroutines, before := fds(), runtime.NumGoroutine(), heap()
-	n := 60
+	n := 30
 	if everything {
 		n = 990
 	}
