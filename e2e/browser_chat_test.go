@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"os"
@@ -8,6 +9,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	dialogs "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
 )
 
 // style tells how an element is drawn.
@@ -135,10 +140,30 @@ func TestPageOutlivesAHang(t *testing.T) {
 	t.Cleanup(func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }) // or it could not be ended
 	p.say("hola")
 	p.await("document.querySelector('#state').dataset.state === 'waiting'")
+	p.isAskedBeforeLeaving()
 	hang(syscall.SIGCONT)
 	p.awaitOnline()
 	p.awaitSaid("hola")
 	p.await("document.querySelector('#pending').children.length === 0")
+}
+
+// isAskedBeforeLeaving reloads the page, which has messages that nobody acknowledged, and has the person stay when asked.
+func (p *tab) isAskedBeforeLeaving() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	defer cancel()
+	asked := chromedp.Events(ctx, dialogs.JavascriptDialogOpening)
+	evaluate[any](p, "setTimeout(() => location.reload()), null")
+	for dialog, err := range asked {
+		if err != nil || dialog.Type != dialogs.DialogTypeBeforeunload {
+			p.t.Fatalf("before leaving: %+v, %v", dialog, err)
+		}
+		break
+	}
+	stay := dialogs.HandleJavaScriptDialogParams{Accept: false}
+	if _, err := chromedp.Call(p.ctx, dialogs.HandleJavaScriptDialog, stay); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // A reload replaces every worker: the pages come back by themselves and lose nothing.

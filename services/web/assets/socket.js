@@ -29,6 +29,9 @@ export class Socket extends EventTarget {
     this.#after = after;
     addEventListener('offline', () => this.#giveUp());
     addEventListener('online', () => this.#soon(0));
+    addEventListener('beforeunload', (event) => {
+      if (this.#pending.size) event.preventDefault(); // the browser asks first: what is not acknowledged would be lost
+    });
     addEventListener('pagehide', () => this.#socket?.close());
     addEventListener('pageshow', (event) => event.persisted && this.#soon(0));
     this.#connect();
