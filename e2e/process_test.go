@@ -240,32 +240,75 @@ func lastLine(text []byte) string {
 	return lines[len(lines)-1]
 }
 
-// The master stays small, however often it reloads.
+// The master stays small, however often it reloads, and nothing of its earlier workers is left.
 func TestMasterStaysSmall(t *testing.T) {
 	t.Parallel()
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "1", "--name", "site")
-	n := 30
-	if os.Getenv("BALANZA_TEST_LONG") == "1" {
-		n = 1000
+	reload := func(n int) {
+		for range n {
+			s.order("reload", "site")
+		}
 	}
-	for range n {
-		s.order("reload", "site")
+	master := fmt.Sprintf("/proc/%d", s.cmd.Process.Pid)
+	if _, err := os.Stat(master); err != nil {
+		t.Skip(err)
 	}
-	left := 0
+	reload(10)
+	before := descriptors(t, master)
+	n := 20
+	if everything {
+		n = 990
+	}
+	reload(n)
+	size := 0
 	eventually(t, "a master of at most 20 MiB", func() error { // it gives back what starts needed when none follows
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+		status, err := os.ReadFile(filepath.Join(master, "status"))
 		if err != nil {
-			t.Skip(err)
+			t.Fatal(err)
 		}
 		_, rest, _ := strings.Cut(string(status), "VmRSS:")
-		size, err := strconv.Atoi(strings.Fields(rest)[0])
-		if err == nil && size > 20<<10 {
-			err = fmt.Errorf("%d KiB", size)
+		size, err = strconv.Atoi(strings.Fields(rest)[0])
+		now, left := descriptors(t, master), children(t, master)
+		switch {
+		case err != nil:
+			return err
+		case size > 20<<10:
+			return fmt.Errorf("%d KiB", size)
+		case now > before:
+			return fmt.Errorf("%d descriptors, before %d", now, before)
+		case len(left) != 1:
+			return fmt.Errorf("child processes: %v", left)
 		}
-		left = size
-		return err
+		return nil
 	})
-	t.Logf("after %d reloads: %d KiB", n, left)
+	t.Logf("after %d reloads: %d KiB, %d descriptors", 10+n, size, before)
+}
+
+func descriptors(t *testing.T, process string) int {
+	t.Helper()
+	all, err := os.ReadDir(filepath.Join(process, "fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// children are a process's children, also those that ended and that it did not bury.
+func children(t *testing.T, process string) []string {
+	t.Helper()
+	threads, err := filepath.Glob(filepath.Join(process, "task", "*", "children")) // each knows its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []string
+	for _, thread := range threads {
+		some, err := os.ReadFile(thread)
+		if err != nil {
+			continue // the thread has ended
+		}
+		pids = append(pids, strings.Fields(string(some))...)
+	}
+	return pids
 }
 
 // Neither a reader that does not read nor a disk that is full keeps anybody waiting.

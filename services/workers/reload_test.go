@@ -350,11 +350,7 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 	}
 	reload(10)
 	wantFds, wantGoroutines, before := fds(), runtime.NumGoroutine(), heap()
-	n := 30
-	if everything {
-		n = 990
-	}
-	reload(n)
+	reload(40)
 	eventually(t, "as many as before", func() error {
 		if now := heap(); now > before+256<<10 {
 			return fmt.Errorf("%d KiB of heap, before %d", now>>10, before>>10)
