@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,10 @@ const (
 	// retry is the pause before a store is asked again that did not answer.
 	retry = 500 * time.Millisecond
 )
+
+// errForgotten is a store's failure to give entries whose successors are known: it is behind, for instance a replica of the one that
+// gave those, or has lost them and not said so yet.
+var errForgotten = fmt.Errorf("%w: entries that were there are not", store.ErrUnavailable)
 
 // Hub hands the log's entries to the listeners of one process, to each in order, without a gap and once.
 type Hub struct {
@@ -99,6 +104,9 @@ func (h *Hub) load(ctx context.Context) error {
 		older, err := h.log.Read(ctx, from, int(floor-from))
 		if err != nil {
 			return err
+		}
+		if int64(len(older)) < floor-from {
+			return errForgotten
 		}
 		messages = append(onlyMessages(older), messages...)
 		floor = from

@@ -320,6 +320,55 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A store that denies for a while what was told before makes no page miss it: the page has to come again.
+func TestJoinOnAStoreThatForgets(t *testing.T) {
+	const said, known = 3000, 1000
+	m := &memory{hole: known + 1}
+	m.fill(said, store.MessageSaid)
+	h, _ := process(t, m)
+	l := join(t, h, "s", 1)
+	last := int64(1)
+	for last < known {
+		last = await(t, l).Last
+	}
+	if e, open := next(t, l); open || !errors.Is(l.Err(), store.ErrUnavailable) {
+		t.Errorf("told up to %d, then %d more, ended with %v", last, len(e.ids()), l.Err())
+	}
+	if _, err := h.Join(t.Context(), "s", last); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("joining where the store knows of nothing: %v", err)
+	}
+	m.set(func() { m.hole = 0 })
+	l = join(t, h, "s", last)
+	for last < said {
+		e := await(t, l)
+		if ids := e.ids(); ids[0] != last+1 || ids[len(ids)-1] != last+int64(len(ids)) {
+			t.Fatalf("after %d: %v", last, ids)
+		}
+		last = e.Last
+	}
+}
+
+// Nor does a process start on a log of which the store denies a part.
+func TestLoadFromAStoreThatForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{hole: 150}
+		m.fill(100, store.MessageSaid)
+		m.fill(500, store.LoggedOut)
+		m.fill(1, store.MessageSaid)
+		h, stop := process(t, m)
+		defer stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if _, err := h.Join(ctx, "s", 0); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("joining before the messages are known: %v", err)
+		}
+		m.set(func() { m.hole = 0 })
+		if e := await(t, join(t, h, "s", 0)); len(e.ids()) != 101 {
+			t.Errorf("%d messages", len(e.ids()))
+		}
+	})
+}
+
 // A page that missed more than the store can tell while it waits gets a part each time that it comes.
 func TestJoinOnASlowStore(t *testing.T) {
 	const said = 3000

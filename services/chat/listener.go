@@ -79,8 +79,11 @@ func (h *Hub) missed(ctx context.Context, after int64) (messages []store.Entry, 
 		h.mu.Unlock()
 		entries, err := h.log.After(ctx, after, perRead)
 		h.mu.Lock()
-		if err != nil {
+		switch {
+		case err != nil:
 			return messages, after, err
+		case len(entries) == 0 && after < h.floor:
+			return messages, after, errForgotten
 		}
 		// The log may be ahead of what the listeners were told; what is above the floor is in messages or comes later.
 		entries = entries[:len(entries)-len(above(entries, h.floor))]

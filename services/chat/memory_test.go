@@ -16,9 +16,10 @@ type memory struct {
 	mu        sync.Mutex
 	entries   []store.Entry
 	products  map[string]store.Product
-	down      bool // every call fails
-	noProduct bool // Product fails
-	slow      bool // After takes a second
+	down      bool  // every call fails
+	noProduct bool  // Product fails
+	slow      bool  // After takes a second
+	hole      int64 // After does not get past this entry from below, as if there were no more; 0: there is none
 }
 
 // atMost is how many entries After returns at a time.
@@ -58,6 +59,9 @@ func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, 
 		return nil, err
 	}
 	rest := m.entries[min(n, int64(len(m.entries))):]
+	if n < m.hole {
+		rest = rest[:min(m.hole-n-1, int64(len(rest)))]
+	}
 	rest, slow := slices.Clone(rest[:min(limit, len(rest), atMost)]), m.slow
 	unlock()
 	if slow {
