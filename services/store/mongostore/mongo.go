@@ -53,7 +53,6 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 		SetServerSelectionTimeout(selectionPatience).
 		SetHeartbeatInterval(heartbeat).
 		ApplyURI(uri). // what the URI says goes before what is above, and after what is below
-		SetTimeout(store.Patience).
 		SetReadPreference(readpref.Primary()).
 		SetReadConcern(readconcern.Majority()).
 		SetWriteConcern(majority))
@@ -120,6 +119,9 @@ func (d *database) Close() error {
 	return wrap(d.client.Disconnect(ctx))
 }
 
+// patient limits a call's time on this side only. A client-wide Timeout would have the driver send the limit along, as maxTimeMS,
+// and FerretDB on SQLite that breaks off a query can fail all later ones of that connection, or answer them from old tables.
+// MongoDB ends what it does for a client that has hung up.
 func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, store.Patience)
 }
