@@ -108,8 +108,7 @@ func oneChat(t *testing.T, pages []*page, messages int) {
 }
 
 // toldOnce fails when a page was told of a message more than once. It would show that once, as it keeps messages by number, but it
-// must not come to that where the log never steps back. MongoDB's does when the server was killed, the stand-in's also when its
-// client was in the middle of a question: such a question can leave the server a connection to its tables that sees them as they were.
+// must not come to that where the log never steps back. A MongoDB's may, when it is killed before what was read is durable.
 func toldOnce(t *testing.T, pages []*page) {
 	t.Helper()
 	for i, p := range pages {

@@ -10,13 +10,14 @@ import (
 
 // testChat has a crowd talk on the fork server and the four replicas, through their own ports, while one of them is killed every
 // second and the fork server is reloaded once. When all is said, the database is killed too, which loses nothing that was
-// acknowledged: the stand-in for it can also be past answering by then, for the reason that toldOnce gives.
+// acknowledged.
 func testChat(t *testing.T, s *stack) {
 	sites := []string{"http://127.0.0.1:28080"}
 	for port := 28082; port <= 28085; port++ {
 		sites = append(sites, fmt.Sprintf("http://127.0.0.1:%d", port))
 	}
 	victims := append(s.containers(t, "replica"), s.containers(t, "fork")...)
+	up := make([]sync.Mutex, len(victims)) // each is started again before it is killed again
 	converse(t, sites, calm, func(ctx context.Context) {
 		var starts sync.WaitGroup
 		defer func() {
@@ -26,7 +27,7 @@ func testChat(t *testing.T, s *stack) {
 			s.docker(t, append([]string{"start"}, mongo...)...)
 		}()
 		starts.Go(func() {
-			for range 5 { // a kill may come in between
+			for ctx.Err() == nil { // a kill may come in between
 				if _, err := s.try("exec", "--no-TTY", "fork", "balanza", "reload"); err == nil {
 					return
 				}
@@ -44,6 +45,8 @@ func testChat(t *testing.T, s *stack) {
 			case <-tick.C:
 			}
 			starts.Go(func() {
+				up[i%len(victims)].Lock()
+				defer up[i%len(victims)].Unlock()
 				for _, order := range []string{"kill", "start"} {
 					if out, err := s.command("docker", order, victims[i%len(victims)]).CombinedOutput(); err != nil {
 						t.Errorf("docker %s: %v: %s", order, err, out)
