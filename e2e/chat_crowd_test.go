@@ -201,8 +201,7 @@ func TestWorkersDieUnderACrowdOnMongoDB(t *testing.T) {
 	converse(t, []string{s.url}, calm, func(ctx context.Context) {
 		killWorkers(t, s)(ctx)
 		// When all is said, as in testChat.
-		m.docker("kill", "--signal", "KILL", m.name)
-		m.docker("start", m.name)
-		m.awaitAnswer()
+		m.kill()
+		m.start()
 	})
 }

@@ -9,9 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +69,18 @@ func (m *mongod) open() store.Store {
 	return s
 }
 
+func (m *mongod) kill() {
+	m.t.Helper()
+	m.docker("kill", "--signal", "KILL", m.name)
+}
+
+// start starts it again and waits until it answers.
+func (m *mongod) start() {
+	m.t.Helper()
+	m.docker("start", m.name)
+	m.awaitAnswer()
+}
+
 func (m *mongod) awaitAnswer() {
 	m.t.Helper()
 	s := m.open()
@@ -80,11 +90,7 @@ func (m *mongod) awaitAnswer() {
 // home is a BALANZA_HOME whose servers use it.
 func (m *mongod) home() string {
 	m.t.Helper()
-	dir := m.t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("MONGODB_URI="+m.uri+"\n"), 0o600); err != nil {
-		m.t.Fatal(err)
-	}
-	return dir
+	return homeWith(m.t, "MONGODB_URI="+m.uri)
 }
 
 func TestMongodIsKilledUnderChatWrites(t *testing.T) {
@@ -111,10 +117,9 @@ func TestMongodIsKilledUnderChatWrites(t *testing.T) {
 	}
 	for range 2 {
 		time.Sleep(2 * time.Second)
-		m.docker("kill", "--signal", "KILL", m.name)
+		m.kill()
 		time.Sleep(time.Second)
-		m.docker("start", m.name)
-		m.awaitAnswer()
+		m.start()
 	}
 	talk.Wait()
 	for _, p := range pages {

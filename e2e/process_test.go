@@ -95,11 +95,7 @@ func TestKillsBehindTheBalancer(t *testing.T) {
 // What a reload meets in the middle of something is brought to its end by the old process, while the new one serves.
 func TestDrainOfTheSite(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
-		home := t.TempDir()
-		if err := os.WriteFile(filepath.Join(home, ".env"), []byte("BALANZA_DRAIN_DELAY=30s\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s := serve(t, home, args...)
+		s := serve(t, homeWith(t, "BALANZA_DRAIN_DELAY=30s"), args...)
 		t.Cleanup(func() { s.end(syscall.SIGKILL) }) // a stop would take the whole delay, a reload only what it needs
 		visitor := newUser(t, s.url, "visitor")
 		socket, _, err := visitor.dial(t.Context(), s.url, 0)

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 // missing skips a test for want of a part, or fails it where BALANZA_TEST_ALL=1 says that every part is there.
 func missing(t *testing.T, why error) {
 	t.Helper()
-	if os.Getenv("BALANZA_TEST_ALL") == "1" {
+	if everything {
 		t.Fatalf("needed here: %v", why)
 	}
 	t.Skipf("not here: %v", why)
@@ -88,6 +88,16 @@ func serve(t *testing.T, home string, args ...string) *server {
 	})
 	s.start()
 	return s
+}
+
+// homeWith is a BALANZA_HOME whose servers have that setting, NAME=value.
+func homeWith(t *testing.T, setting string) string {
+	t.Helper()
+	home := t.TempDir()
+	if err := os.WriteFile(filepath.Join(home, ".env"), []byte(setting+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return home
 }
 
 // balanza is a command of the program in the server's home.

@@ -348,27 +348,6 @@ func TestJoinOnAStoreThatForgets(t *testing.T) {
 	}
 }
 
-// Nor does a process start on a log of which the store denies a part.
-func TestLoadFromAStoreThatForgets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &memory{hole: 150}
-		m.fill(100, store.MessageSaid)
-		m.fill(500, store.LoggedOut)
-		m.fill(1, store.MessageSaid)
-		h, stop := process(t, m)
-		defer stop()
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		if _, err := h.Join(ctx, "s", 0); !errors.Is(err, store.ErrUnavailable) {
-			t.Errorf("joining before the messages are known: %v", err)
-		}
-		m.set(func() { m.hole = 0 })
-		if e := await(t, join(t, h, "s", 0)); len(e.ids()) != 101 {
-			t.Errorf("%d messages", len(e.ids()))
-		}
-	})
-}
-
 // A page that missed more than the store can tell while it waits gets a part each time that it comes.
 func TestJoinOnASlowStore(t *testing.T) {
 	const said = 3000
@@ -500,20 +479,36 @@ func TestStopEndsListeners(t *testing.T) {
 	}
 }
 
-func TestStoreDownAtStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &memory{down: true}
-		m.fill(3, store.MessageSaid)
-		h, stop := process(t, m)
-		defer stop()
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		if _, err := h.Join(ctx, "s", 0); !errors.Is(err, store.ErrUnavailable) {
-			t.Errorf("joining while the store is down: %v", err)
-		}
-		m.set(func() { m.down = false })
-		if e := await(t, join(t, h, "s", 0)); len(e.ids()) != 3 {
-			t.Errorf("%d messages after the store came back", len(e.ids()))
-		}
-	})
+// A process takes pages in once the store has told it what they are to see: not while it is down, nor while it denies a part.
+func TestStoreFailsAtStart(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		m    *memory
+		fill func(m *memory)
+		want int // messages in the end
+	}{
+		{"down", &memory{down: true}, func(m *memory) { m.fill(3, store.MessageSaid) }, 3},
+		{"forgets", &memory{hole: 150}, func(m *memory) {
+			m.fill(100, store.MessageSaid)
+			m.fill(500, store.LoggedOut)
+			m.fill(1, store.MessageSaid)
+		}, 101},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.fill(c.m)
+				h, stop := process(t, c.m)
+				defer stop()
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				if _, err := h.Join(ctx, "s", 0); !errors.Is(err, store.ErrUnavailable) {
+					t.Errorf("joining while the store fails: %v", err)
+				}
+				c.m.set(func() { c.m.down, c.m.hole = false, 0 })
+				if e := await(t, join(t, h, "s", 0)); len(e.ids()) != c.want {
+					t.Errorf("%d messages after the store came back, want %d", len(e.ids()), c.want)
+				}
+			})
+		})
+	}
 }
