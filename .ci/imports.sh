@@ -5,7 +5,8 @@ broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
-  [store]='' [draw]='' [workers]='' [edge]=''
+  [store]='' [draw]='' [edge]=''
+  [workers/control]='' [workers/share]='' [workers]='workers/control workers/share'
   [store/storetest]='store' [store/sqlitestore]='store' [store/mongostore]='store' [chat]='store'
   [web]='store chat draw' [balanza]='.*'
 )

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 // background runs `balanza args…` away from the terminal and returns when the servers of these names are online, or with
@@ -57,7 +57,7 @@ func (p *program) background(args, names []string) error {
 			return fmt.Errorf("it did not start: %w", err)
 		case <-time.After(50 * time.Millisecond):
 		}
-		all, err := workers.List(context.Background(), p.settings.runDir())
+		all, err := control.List(context.Background(), p.settings.runDir())
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (p *program) background(args, names []string) error {
 				online++
 			case st.Status == "errored":
 				for _, name := range names {
-					_ = workers.NewClient(p.settings.runDir(), name).Order(context.Background(), "delete", 0)
+					_ = control.NewClient(p.settings.runDir(), name).Order(context.Background(), "delete", 0)
 				}
 				return fmt.Errorf("%s did not start: %s", st.Name, st.Cause)
 			}

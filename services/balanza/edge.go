@@ -53,16 +53,16 @@ func (p *program) edge(args []string) error {
 		return usageError{err}
 	}
 	serve := func(ctx context.Context, w *workers.Worker) error {
-		w.Sample = func() workers.Beat { return workers.Beat{Counters: balancer.Counters()} }
+		w.Sample = func() workers.Heartbeat { return workers.Heartbeat{Counters: balancer.Counters()} }
 		w.Ready()
 		return balancer.Serve(ctx, w.Listener)
 	}
-	place, err := workers.Inherit()
+	child, err := workers.Inherit()
 	if err != nil {
 		return err
 	}
-	if place != nil {
-		return place.Run(serve, p.signals, log)
+	if child != nil {
+		return child.Run(serve, p.signals, log)
 	}
 	out := p.openOutput("edge", "")
 	defer out.Close()
@@ -72,7 +72,7 @@ func (p *program) edge(args []string) error {
 	if err != nil {
 		return err
 	}
-	spec.Count, spec.Here = 1, serve
+	spec.Count, spec.InProcess = 1, serve
 	return p.run(spec, nil)
 }
 

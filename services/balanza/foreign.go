@@ -44,7 +44,7 @@ func (p *program) runProgram(args []string) error {
 	if _, err := exec.LookPath(command[0]); err != nil {
 		return usageError{err}
 	}
-	workers.Reap(p.logger())
+	workers.ReapOrphans(p.logger())
 	p.settings.Mode = clusterMode
 	out := p.openOutput(p.settings.Name, "")
 	defer out.Close()
@@ -52,15 +52,15 @@ func (p *program) runProgram(args []string) error {
 	if err != nil {
 		return err
 	}
-	spec.Foreign = true
-	spec.Facts.Command = append([]string{spec.Path}, os.Args[1:]...)
-	spec.Facts.Watching = *watch
+	spec.External = true
+	spec.Metadata.Command = append([]string{spec.Path}, os.Args[1:]...)
+	spec.Metadata.Watching = *watch
 	return p.run(spec, func(s *workers.Server) *watcher {
 		if !*watch {
 			return nil
 		}
 		return &watcher{
-			root: spec.Facts.Dir, source: anySource, poll: time.Duration(p.settings.WatchPoll), log: out.logger,
+			root: spec.Metadata.Dir, source: anySource, poll: time.Duration(p.settings.WatchPoll), log: out.logger,
 			build: func() error { return nil }, reload: func() error { return s.Reload(context.Background()) },
 		}
 	})
@@ -82,5 +82,5 @@ func (p *program) activate(args []string) error {
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %w", path, workers.Become(path, args, os.Environ()))
+	return fmt.Errorf("%s: %w", path, workers.Exec(path, args, os.Environ()))
 }

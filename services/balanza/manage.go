@@ -15,21 +15,22 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 
 	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 // list is all servers of this user on this machine.
-func (p *program) list() ([]workers.Status, error) {
-	return workers.List(context.Background(), p.settings.runDir())
+func (p *program) list() ([]control.Status, error) {
+	return control.List(context.Background(), p.settings.runDir())
 }
 
 // pick is the servers that the words name, by name or port; all without words.
-func (p *program) pick(words []string) (picked []workers.Status, err error) {
+func (p *program) pick(words []string) (picked []control.Status, err error) {
 	all, err := p.list()
 	if err != nil || len(words) == 0 {
 		return all, err
 	}
 	for _, word := range words {
-		i := slices.IndexFunc(all, func(st workers.Status) bool { return st.Name == word || strconv.Itoa(st.Port) == word })
+		i := slices.IndexFunc(all, func(st control.Status) bool { return st.Name == word || strconv.Itoa(st.Port) == word })
 		if i < 0 {
 			return nil, fmt.Errorf("no server is named %s or has that port (balanza ps)", word)
 		}
@@ -39,11 +40,11 @@ func (p *program) pick(words []string) (picked []workers.Status, err error) {
 }
 
 // order gives an order to several servers, one after another, and says what came of it.
-func (p *program) order(servers []workers.Status, what string, count int) error {
+func (p *program) order(servers []control.Status, what string, count int) error {
 	var failed []error
 	for _, st := range servers {
 		began := time.Now()
-		if err := workers.NewClient(p.settings.runDir(), st.Name).Order(context.Background(), what, count); err != nil {
+		if err := control.NewClient(p.settings.runDir(), st.Name).Order(context.Background(), what, count); err != nil {
 			failed = append(failed, fmt.Errorf("%s %s: %w", what, st.Name, err))
 			continue
 		}
@@ -158,14 +159,14 @@ func (p *program) awaitOnline(words []string) error {
 
 // processStatus is a worker with what it uses now.
 type processStatus struct {
-	workers.WorkerStatus
+	control.WorkerStatus
 	CPU    float64 `json:"cpu"`    // percent of one CPU, over the last moment
 	Memory int64   `json:"memory"` // resident bytes
 }
 
 // serverStatus is a server as `ps --json` gives it.
 type serverStatus struct {
-	workers.Status
+	control.Status
 	Uptime  float64         `json:"uptime"` // seconds
 	CPU     float64         `json:"cpu"`    // of all its workers
 	Memory  int64           `json:"memory"` // of all its workers and, where it is not one of them, its master
@@ -176,7 +177,7 @@ type serverStatus struct {
 const moment = 200 * time.Millisecond
 
 // measure adds what the processes use.
-func measure(all []workers.Status) []serverStatus {
+func measure(all []control.Status) []serverStatus {
 	spent := func() map[int]float64 {
 		seconds := map[int]float64{}
 		for _, st := range all {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 func TestMonitFillsTheScreenAndNoMore(t *testing.T) {
@@ -31,7 +31,7 @@ func TestMonitFillsTheScreenAndNoMore(t *testing.T) {
 
 func TestMonitCountsRequestsASecond(t *testing.T) {
 	at := func(requests int64) []serverStatus {
-		return []serverStatus{{Workers: []processStatus{{WorkerStatus: workers.WorkerStatus{Pid: 7, Requests: requests}}}}}
+		return []serverStatus{{Workers: []processStatus{{WorkerStatus: control.WorkerStatus{Pid: 7, Requests: requests}}}}}
 	}
 	var r rates
 	if first := r.update(at(100)); len(first) != 0 {

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 // saved is what `save` keeps for `resurrect`: the commands that run now, and how many workers their servers have.
@@ -104,10 +104,10 @@ func (p *program) resurrect([]string) error {
 	return errors.Join(failed...)
 }
 
-func (p *program) relaunch(l launch, running []workers.Status) error {
+func (p *program) relaunch(l launch, running []control.Status) error {
 	var names []string
 	for name := range l.Servers {
-		if slices.ContainsFunc(running, func(st workers.Status) bool { return st.Name == name }) {
+		if slices.ContainsFunc(running, func(st control.Status) bool { return st.Name == name }) {
 			fmt.Fprintf(p.out, "%s runs already\n", name)
 			return nil
 		}
@@ -126,7 +126,7 @@ func (p *program) relaunch(l launch, running []workers.Status) error {
 	}
 	for _, st := range all {
 		if n, ok := l.Servers[st.Name]; ok && n != st.Instances {
-			if err := p.order([]workers.Status{st}, "scale", n); err != nil {
+			if err := p.order([]control.Status{st}, "scale", n); err != nil {
 				return err
 			}
 		}

@@ -21,6 +21,7 @@ import (
 	"balanza/services/store/sqlitestore"
 	"balanza/services/web"
 	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 // serve is `balanza` without a command: one server, in the foreground.
@@ -37,14 +38,14 @@ func (p *program) serve(args []string) error {
 	}
 	s := &site{p.settings, p.logger()}
 
-	place, err := workers.Inherit()
+	child, err := workers.Inherit()
 	if err != nil {
 		return err
 	}
-	if place != nil {
-		return place.Run(s.run, p.signals, s.log)
+	if child != nil {
+		return child.Run(s.run, p.signals, s.log)
 	}
-	workers.Reap(s.log)
+	workers.ReapOrphans(s.log)
 	out := p.openOutput(p.settings.name(), "")
 	defer out.Close()
 	s.log = out.logger
@@ -53,7 +54,7 @@ func (p *program) serve(args []string) error {
 		return err
 	}
 	if p.settings.Mode == forkMode && spec.MaxMemory == 0 && spec.MaxRequests == 0 { // a process can't replace itself
-		spec.Here = s.run
+		spec.InProcess = s.run
 	}
 	if !*watch {
 		return p.run(spec, nil)
@@ -63,7 +64,7 @@ func (p *program) serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	spec.Path, spec.Facts.Watching = binary, true
+	spec.Path, spec.Metadata.Watching = binary, true
 	return p.run(spec, func(s *workers.Server) *watcher {
 		server = s
 		return w
@@ -71,7 +72,7 @@ func (p *program) serve(args []string) error {
 }
 
 // run serves one server in the foreground until it ends, with the watcher that watch makes for it, if any.
-func (p *program) run(spec workers.Spec, watch func(*workers.Server) *watcher) error {
+func (p *program) run(spec workers.Config, watch func(*workers.Server) *watcher) error {
 	server, err := workers.NewServer(spec)
 	if err != nil {
 		return err
@@ -92,28 +93,27 @@ func (p *program) run(spec workers.Spec, watch func(*workers.Server) *watcher) e
 }
 
 // spec describes a server of this program's own code to its master.
-func (p *program) spec(s settings, args []string, out *output) (workers.Spec, error) {
+func (p *program) spec(s settings, args []string, out *output) (workers.Config, error) {
 	if err := workers.CheckName(s.name()); err != nil {
-		return workers.Spec{}, usageError{err}
+		return workers.Config{}, usageError{err}
 	}
 	self, err := selfPath()
 	if err != nil {
-		return workers.Spec{}, err
+		return workers.Config{}, err
 	}
 	dir, err := os.Getwd()
 	if err != nil {
 		dir = ""
 	}
-	return workers.Spec{
-		Config: workers.Config{
-			Name: s.name(), Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
-			Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
-			Limits: s.limits(), Output: out, Logger: out.logger,
-		},
-		// One that nobody's terminal waits for stays on the list when it is stopped, and can be started again.
-		Stay: inBackground(),
-		Mode: string(s.Mode), Host: s.Host, Port: int(s.Port), Home: s.runDir(),
-		Facts: workers.Facts{LogFile: out.file, Command: append([]string{self}, args...), Dir: dir},
+	return workers.Config{
+		Name: s.name(), Mode: string(s.Mode), Host: s.Host, Port: int(s.Port),
+		Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
+		Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
+		Limits: s.limits(), Output: out, Logger: out.logger,
+		// A server in the background stays on the list when it is stopped, and can be started again.
+		KeepStopped: inBackground(),
+		ControlDir:  s.runDir(),
+		Metadata:    control.Metadata{LogFile: out.file, Command: append([]string{self}, args...), Dir: dir},
 	}, nil
 }
 
@@ -159,12 +159,12 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	}
 	w.Health = pages.Healthy
 	var told atomic.Int64
-	w.Sample = func() workers.Beat {
+	w.Sample = func() workers.Heartbeat {
 		if n := pages.Answered(); told.Swap(n) == n {
-			return workers.Beat{} // hundreds of series every second would be most of what an idle worker does
+			return workers.Heartbeat{} // hundreds of series every second would be most of what an idle worker does
 		}
 		counters := pages.Counters()
-		return workers.Beat{Requests: answered(counters), Counters: counters}
+		return workers.Heartbeat{Requests: answered(counters), Counters: counters}
 	}
 
 	var g errgroup.Group

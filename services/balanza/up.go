@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"balanza/services/workers"
+	"balanza/services/workers/control"
 )
 
 // fleet is what `up` calls its servers together, and `down` knows them by.
@@ -91,7 +92,7 @@ func (p *program) up(args []string) error {
 }
 
 func (p *program) runTopology(parts []part, port int, watch bool) error {
-	workers.Reap(p.logger())
+	workers.ReapOrphans(p.logger())
 	out := p.openOutput("edge", label("edge"))
 	defer out.Close()
 	var servers []*workers.Server
@@ -110,11 +111,11 @@ func (p *program) runTopology(parts []part, port int, watch bool) error {
 			return err
 		}
 	}
-	add := func(spec workers.Spec) error {
-		spec.Stay, spec.Facts.Fleet = true, fleet
-		spec.Facts.Command = append([]string{spec.Path}, os.Args[1:]...)
+	add := func(spec workers.Config) error {
+		spec.KeepStopped, spec.Metadata.Fleet = true, fleet
+		spec.Metadata.Command = append([]string{spec.Path}, os.Args[1:]...)
 		if watch {
-			spec.Path, spec.Facts.Watching = binary, true
+			spec.Path, spec.Metadata.Watching = binary, true
 		}
 		server, err := workers.NewServer(spec)
 		if err == nil {
@@ -181,7 +182,7 @@ func label(name string) string { return fmt.Sprintf("%-9s | ", name) }
 func port16(n int) port { return port(n) }
 
 // edgeSpec describes the balancer, which is a server like the others.
-func (p *program) edgeSpec(parts []part, listen int, out *output) (workers.Spec, error) {
+func (p *program) edgeSpec(parts []part, listen int, out *output) (workers.Config, error) {
 	address := func(part part) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(part.port)) }
 	args := []string{"edge", "--p", strconv.Itoa(listen), "--default", address(parts[0])}
 	if len(parts) == 2 {
@@ -240,7 +241,7 @@ func (p *program) down(args []string) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(st workers.Status) bool { return st.Fleet != fleet })
+	all = slices.DeleteFunc(all, func(st control.Status) bool { return st.Fleet != fleet })
 	if len(all) == 0 {
 		fmt.Fprintln(p.out, "nothing is up")
 		return nil

@@ -54,7 +54,7 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	defer cancel()
 	if s.config.Replaced == nil || !s.config.Replaced() {
 		s.pause(s.config.DrainDelay)
-		if last, ok := ln.(interface{ Quiet() error }); ok && last.Quiet() == nil {
+		if last, ok := ln.(interface{ RejectNew() error }); ok && last.RejectNew() == nil {
 			s.pause(lastCallers)
 		}
 	}

@@ -9,18 +9,23 @@ import (
 	"syscall"
 )
 
-func startChild(cmd *exec.Cmd) error { return cmd.Start() }
+// children starts and waits for processes; elsewhere than on Linux it need not know them.
+var children childProcesses
 
-func waitChild(cmd *exec.Cmd) error { return cmd.Wait() }
+type childProcesses struct{}
 
-func (m *Master) attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+func (childProcesses) start(cmd *exec.Cmd) error { return cmd.Start() }
+func (childProcesses) wait(cmd *exec.Cmd) error  { return cmd.Wait() }
 
-// Become turns this process into another program. It returns only when that fails.
-func Become(path string, args, env []string) error { return syscall.Exec(path, args, env) }
+func (s *Server) attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-func openImage(string) *os.File { return nil } // a binary can't be started by its descriptor here
+// Exec turns this process into another program: path is its binary, args include its name. It returns only when that
+// fails.
+func Exec(path string, args, env []string) error { return syscall.Exec(path, args, env) }
+
+func openImage(string) *os.File { return nil } // a binary cannot be started by its descriptor here
 
 func imagePath(*os.File) string { return "" }
 
-// Reap is Linux's: elsewhere nobody runs Balanza as process 1.
-func Reap(*slog.Logger) {}
+// ReapOrphans does nothing here: Balanza runs as process 1 only in containers, which are Linux's.
+func ReapOrphans(*slog.Logger) {}

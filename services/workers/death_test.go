@@ -10,18 +10,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/services/workers/control"
 )
 
 // Only what was in flight on the killed worker fails, and nobody is refused.
 func TestWorkersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 3)
-	accepts := filepath.Join(s.Home, "accepts")
+	s := testConfig(t, 3)
+	accepts := filepath.Join(s.ControlDir, "accepts")
 	s.Env = []string{acceptsVariable + "=" + accepts}
 	r := start(t, s)
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
 	kills, every := 10, 800*time.Millisecond
-	if everything {
+	if fullNumbers {
 		kills, every = 60, time.Second
 	}
 	killed := map[string]bool{}
@@ -76,7 +78,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 
 func TestStoppedWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 3)
+	s := testConfig(t, 3)
 	s.HeartbeatTimeout = 2 * time.Second
 	r := start(t, s)
 	all := r.online(3)
@@ -122,7 +124,7 @@ func asleep(t *testing.T, pid int) {
 // A worker that answers, but not to its own question whether it is well, hangs in what matters.
 func TestSickWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	s.HeartbeatTimeout = 2 * time.Second
 	r := start(t, s)
 	before := r.online(2)
@@ -137,7 +139,7 @@ func TestSickWorkerIsReplaced(t *testing.T) {
 // A worker that somebody else tells to end finishes what it has, and its replacement does not wait for that.
 func TestWorkerToldToEnd(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	old, finish := r.busy()
 	kill(t, old, syscall.SIGTERM)
 	eventually(t, "replacement", func() error {
@@ -159,7 +161,7 @@ func TestWorkerToldToEnd(t *testing.T) {
 // HUP is the master's; a terminal that hangs up or `kill -HUP` to all must not end workers.
 func TestWorkersIgnoreHangUp(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	before := r.online(2)
 	for _, w := range before {
 		kill(t, w.Pid, syscall.SIGHUP)
@@ -174,7 +176,7 @@ func TestWorkersIgnoreHangUp(t *testing.T) {
 // A signal that comes when the worker has not yet begun to wait for it still counts.
 func TestSignalBeforeReady(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
+	s := testConfig(t, 1)
 	r := start(t, s)
 	r.behave("slow")
 	r.crash(0)
@@ -195,7 +197,7 @@ func TestSignalBeforeReady(t *testing.T) {
 // in the end. A reload gives it another chance.
 func TestExitAtBoot(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	r := run(t, s)
 	r.behave("exit 2")
 	kill := func() { // whoever was started before the behaviour was written
@@ -205,7 +207,7 @@ func TestExitAtBoot(t *testing.T) {
 			}
 		}
 	}
-	second := func() (w WorkerStatus) {
+	second := func() (w control.WorkerStatus) {
 		for _, w = range r.Status().Workers {
 			if w.Worker == 2 {
 				return w
@@ -247,7 +249,7 @@ func TestExitAtBoot(t *testing.T) {
 // A worker that gets ready and dies at once is tried again, for ever: what kills it may pass.
 func TestBriefWorkersAreNotGivenUp(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 1))
+	r := start(t, testConfig(t, 1))
 	r.behave("brief")
 	r.crash(0)
 	eventually(t, "restarts", func() error {
@@ -266,7 +268,7 @@ func TestBriefWorkersAreNotGivenUp(t *testing.T) {
 
 func TestStopDuringBackoff(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 1))
+	r := start(t, testConfig(t, 1))
 	r.behave("exit")
 	r.crash(0)
 	eventually(t, "a pause of some length", func() error {
@@ -282,35 +284,44 @@ func TestStopDuringBackoff(t *testing.T) {
 
 func TestNoWorkerStarts(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 3)
-	how := filepath.Join(s.Home, "behaviour")
+	s := testConfig(t, 3)
+	how := filepath.Join(s.ControlDir, "behaviour")
 	if err := os.WriteFile(how, []byte("exit"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, s)
 	select {
-	case r.over = <-r.ended:
+	case r.result = <-r.ended:
 	case <-time.After(waitLimit):
 		t.Fatal("the server goes on")
 	}
 	r.ended = nil
-	if r.over == nil || !strings.Contains(r.over.Error(), "no wish to serve") {
-		t.Errorf("the server's end: %v", r.over)
+	if r.result == nil || !strings.Contains(r.result.Error(), "no wish to serve") {
+		t.Errorf("the server's end: %v", r.result)
 	}
 }
 
-// What holds a worker's place in the books is the process, not its number: another that gets the number is safe.
+// A process that gets the pid of a worker that has ended is safe: the master signals processes, not numbers. Here the
+// test's goroutine owns the server's state in place of Run's.
 func TestReusedPid(t *testing.T) {
 	const last = "/proc/sys/kernel/ns_last_pid"
-	r := start(t, spec(t, 1))
-	m, err := r.running()
+	c := testConfig(t, 1)
+	c.Output = &lines{make(chan string, 1000)}
+	s, err := NewServer(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var p *proc
-	_ = m.do(func() { p = m.slots[0].current })
+	defer s.socket.Close()
+	s.start()
+	p := s.slots[0].current
 	kill(t, p.pid(), syscall.SIGKILL)
-	<-p.done
+	for e := range s.events {
+		if e.exited {
+			s.stopping = true // so that nothing takes its place
+			s.handleEvent(e)
+			break
+		}
+	}
 	var victim *os.Process
 	for range 200 {
 		if err := os.WriteFile(last, []byte(fmt.Sprint(p.pid()-1)), 0); err != nil {
@@ -334,15 +345,10 @@ func TestReusedPid(t *testing.T) {
 		_ = victim.Kill()
 		_, _ = victim.Wait()
 	}()
-	_ = m.do(func() {
-		m.drain(p, false)
-		m.kill(p, "a test")
-		m.check(time.Now().Add(time.Hour))
-	})
-	r.Kill()
-	if err := r.stopped(); err != nil {
-		t.Fatal(err)
-	}
+	s.drain(p, false)
+	s.kill(p, "a test")
+	s.check(time.Now().Add(time.Hour))
+	time.Sleep(sendTimeout) // drain signals from a goroutine
 	state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", victim.Pid))
 	if err != nil || strings.Contains(string(state), ") Z ") {
 		t.Errorf("the process that got the pid: %s, %v", state, err)

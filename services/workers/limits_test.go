@@ -12,7 +12,7 @@ import (
 // A worker above the memory limit is replaced, its successor ready first.
 func TestMaxMemory(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	s.MaxMemory = 100 << 20
 	r := start(t, s)
 	before := r.online(2)
@@ -48,20 +48,13 @@ func (r *running) has(pid int) bool {
 // A worker is replaced after about so many requests, none of which is lost; the workers not all after the same number.
 func TestMaxRequests(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	s.MaxRequests, s.HeartbeatTimeout = 300, 2500*time.Millisecond
 	r := start(t, s)
 	quotas := map[int64]bool{}
-	m, err := r.running()
-	if err != nil {
-		t.Fatal(err)
+	for range 20 {
+		quotas[r.requestQuota()] = true
 	}
-	_ = m.do(func() {
-		for range 20 {
-			m.settle(m.slots[0], m.slots[0].current)
-			quotas[m.slots[0].quota] = true
-		}
-	})
 	for q := range quotas {
 		if q < 270 || q > 330 {
 			t.Errorf("a quota of %d", q)
@@ -87,7 +80,7 @@ func TestMaxRequests(t *testing.T) {
 // A worker that does not drain is killed after StopTimeout.
 func TestStopTimeout(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
+	s := testConfig(t, 1)
 	s.StopTimeout, s.HeartbeatTimeout = time.Second, time.Minute
 	r := start(t, s)
 	r.behave("deaf")
@@ -113,7 +106,7 @@ func TestStopTimeout(t *testing.T) {
 // Kill does not wait for what is in flight.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	s.StopTimeout, s.HeartbeatTimeout = time.Hour, time.Hour
 	r := run(t, s)
 	r.behave("deaf")
@@ -128,7 +121,7 @@ func TestKill(t *testing.T) {
 // workers had not yet told.
 func TestTotalsNeverFall(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 3))
+	r := start(t, testConfig(t, 3))
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
 	scrape := func() float64 {
 		text, _, err := ask(r.url("/totals"))
@@ -175,9 +168,9 @@ func TestTotalsNeverFall(t *testing.T) {
 
 // A late heartbeat that was sampled before a scrape does not lower what the scrape told.
 func TestCountersOnlyGrow(t *testing.T) {
-	p := &proc{}
-	p.note(Beat{Requests: 5, Counters: map[string]float64{"a": 5, "b": 1}})
-	p.note(Beat{Requests: 4, Counters: map[string]float64{"a": 4, "b": 2}})
+	p := &process{}
+	p.merge(Heartbeat{Requests: 5, Counters: map[string]float64{"a": 5, "b": 1}})
+	p.merge(Heartbeat{Requests: 4, Counters: map[string]float64{"a": 4, "b": 2}})
 	if p.requests != 5 || p.counters["a"] != 5 || p.counters["b"] != 2 {
 		t.Errorf("%d, %v", p.requests, p.counters)
 	}
@@ -185,18 +178,18 @@ func TestCountersOnlyGrow(t *testing.T) {
 
 // Output with lines of any length, or without an end of line, reaches the log whole; the master waits for no reader.
 func TestCopyLines(t *testing.T) {
-	m := &Master{Config: Config{Output: &lines{make(chan string, 10)}}}
-	p := &proc{}
-	long := strings.Repeat("y", longestLine+10)
-	m.copyLines(p, strings.NewReader("one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2"))
+	s := &Server{Config: Config{Output: &lines{make(chan string, 10)}}}
+	p := &process{}
+	long := strings.Repeat("y", maxLine+10)
+	s.copyLines(p, strings.NewReader("one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2"))
 	var all string
-	for len(m.Output.(*lines).all) > 0 {
-		all += <-m.Output.(*lines).all
+	for len(s.Output.(*lines).all) > 0 {
+		all += <-s.Output.(*lines).all
 	}
 	if all != "one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2" {
 		t.Errorf("%d bytes came through", len(all))
 	}
-	if got := *p.words.Load(); got != "panic: why" {
+	if got := *p.lastLine.Load(); got != "panic: why" {
 		t.Errorf("the cause is %q", got)
 	}
 }

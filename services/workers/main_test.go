@@ -20,12 +20,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/services/workers/control"
 )
 
 // The tests' processes are this test binary again, told by the environment what to be.
 const (
-	roleVariable      = "WORKERS_TEST_ROLE"      // master or foreign; a worker is told by its master
-	specVariable      = "WORKERS_TEST_SPEC"      // a master's, see masterSpec
+	roleVariable      = "WORKERS_TEST_ROLE"      // master or external; a master tells its workers theirs
+	specVariable      = "WORKERS_TEST_SPEC"      // a master's, see masterConfig
 	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file that says how the workers behave, see behaviour
 	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write whom they accepted
 )
@@ -34,17 +36,17 @@ func TestMain(m *testing.M) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	var err error
-	place, err := Inherit()
+	child, err := Inherit()
 	switch role := os.Getenv(roleVariable); {
 	case err != nil:
-	case place != nil:
-		if behaviour(place.Slot) == "slow" {
-			fmt.Println("slow, but here")
+	case child != nil:
+		if behaviour(child.Slot) == "slow" {
+			fmt.Println("slow, but alive")
 			time.Sleep(500 * time.Millisecond)
 		}
-		err = place.Run(program, signals, slog.New(slog.DiscardHandler))
-	case role == "foreign":
-		err = foreign(signals)
+		err = child.Run(program, signals, slog.New(slog.DiscardHandler))
+	case role == "external":
+		err = externalProgram(signals)
 	case role == "master":
 		err = masterProcess(signals)
 	default:
@@ -86,9 +88,9 @@ func program(ctx context.Context, w *Worker) error {
 		return errors.New("too much to do")
 	}
 	s := &site{w: w}
-	w.Sample = func() Beat {
+	w.Sample = func() Heartbeat {
 		n := s.answered.Load()
-		return Beat{Requests: n, Counters: map[string]float64{"answers": float64(n)}}
+		return Heartbeat{Requests: n, Counters: map[string]float64{"answers": float64(n)}}
 	}
 	w.Health = func() error {
 		if behaviour(w.Slot) == "sick" {
@@ -182,8 +184,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// foreign is a program that knows systemd's protocol and nothing of us.
-func foreign(signals <-chan os.Signal) error {
+// externalProgram knows systemd's protocol and nothing of this package.
+func externalProgram(signals <-chan os.Signal) error {
 	if os.Getenv("LISTEN_FDS") != "1" {
 		return errors.New("LISTEN_FDS is not 1")
 	}
@@ -199,35 +201,32 @@ func foreign(signals <-chan os.Signal) error {
 	return server.Shutdown(context.Background())
 }
 
-// masterSpec is what a master that is a process of its own is told.
-type masterSpec struct {
-	Home            string
-	Port, Count     int
-	Foreign, Single bool
+// masterConfig is what a test tells a master that is a process of its own.
+type masterConfig struct {
+	ControlDir       string
+	Port, Count      int
+	External, Single bool
 }
 
 // masterProcess is a master that can be killed.
 func masterProcess(signals <-chan os.Signal) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	Reap(log)
-	var told masterSpec
-	if err := json.Unmarshal([]byte(os.Getenv(specVariable)), &told); err != nil {
+	ReapOrphans(log)
+	var from masterConfig
+	if err := json.Unmarshal([]byte(os.Getenv(specVariable)), &from); err != nil {
 		return err
 	}
-	spec := Spec{
-		Config: Config{
-			Name: "test", Count: told.Count, Foreign: told.Foreign, Single: told.Single,
-			Path: os.Args[0], Env: []string{roleVariable + "="}, Output: os.Stderr, Logger: log,
-		},
-		Host: "127.0.0.1", Port: told.Port, Home: told.Home,
+	config := Config{
+		Name: "test", Host: "127.0.0.1", Port: from.Port, Count: from.Count, External: from.External, Single: from.Single,
+		Path: os.Args[0], Env: []string{roleVariable + "="}, ControlDir: from.ControlDir, Output: os.Stderr, Logger: log,
 	}
-	if told.Foreign {
-		spec.Env = []string{roleVariable + "=foreign"}
+	if from.External {
+		config.Env = []string{roleVariable + "=external"}
 	}
-	if told.Single {
-		spec.Here = program
+	if from.Single {
+		config.InProcess = program
 	}
-	server, err := NewServer(spec)
+	server, err := NewServer(config)
 	if err != nil {
 		return err
 	}
@@ -261,7 +260,7 @@ type running struct {
 	behaviour string // file
 	ended     chan error
 	end       context.CancelFunc
-	over      error
+	result    error // of Run
 	output    *lines
 }
 
@@ -278,17 +277,14 @@ func (l *lines) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// spec is a server of n workers on a free port; its limits are short, so that what they end, ends soon, but not so short
-// that a busy machine reaches them.
-func spec(t *testing.T, n int) Spec {
+// testConfig is a server of n workers on a free port. Its limits are short, so that tests of them end soon, but not so
+// short that a busy machine reaches them.
+func testConfig(t *testing.T, n int) Config {
 	t.Helper()
-	return Spec{
-		Config: Config{
-			Name: "test", Count: n, Path: os.Args[0],
-			Limits: Limits{StopTimeout: 20 * time.Second},
-			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		},
-		Mode: "CLUSTER", Host: "127.0.0.1", Home: shortDir(t),
+	return Config{
+		Name: "test", Mode: "CLUSTER", Host: "127.0.0.1", Count: n, Path: os.Args[0],
+		Limits:     Limits{StopTimeout: 20 * time.Second},
+		ControlDir: shortDir(t), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
@@ -304,15 +300,15 @@ func shortDir(t *testing.T) string {
 }
 
 // run starts a server without waiting for its workers.
-func run(t *testing.T, spec Spec) *running {
+func run(t *testing.T, c Config) *running {
 	t.Helper()
 	r := &running{
-		t: t, behaviour: filepath.Join(spec.Home, "behaviour"), ended: make(chan error, 1),
+		t: t, behaviour: filepath.Join(c.ControlDir, "behaviour"), ended: make(chan error, 1),
 		output: &lines{make(chan string, 1000)},
 	}
-	spec.Env = append(spec.Env, behaviourVariable+"="+r.behaviour)
-	spec.Output = r.output
-	server, err := NewServer(spec)
+	c.Env = append(c.Env, behaviourVariable+"="+r.behaviour)
+	c.Output = r.output
+	server, err := NewServer(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +317,7 @@ func run(t *testing.T, spec Spec) *running {
 	r.end = cancel
 	go func() { r.ended <- server.Run(ctx) }()
 	t.Cleanup(func() {
-		if err := r.stopped(); err != nil && r.over == nil {
+		if err := r.stopped(); err != nil && r.result == nil {
 			t.Errorf("the server's end: %v", err)
 		}
 	})
@@ -329,23 +325,23 @@ func run(t *testing.T, spec Spec) *running {
 }
 
 // start starts a server and waits until all workers serve.
-func start(t *testing.T, spec Spec) *running {
+func start(t *testing.T, c Config) *running {
 	t.Helper()
-	r := run(t, spec)
-	r.online(spec.Count)
+	r := run(t, c)
+	r.online(c.Count)
 	return r
 }
 
 // stopped ends the server and returns what Run returned.
 func (r *running) stopped() error {
 	if r.ended == nil {
-		return r.over
+		return r.result
 	}
 	r.end()
 	select {
-	case r.over = <-r.ended:
+	case r.result = <-r.ended:
 		r.ended = nil
-		return r.over
+		return r.result
 	case <-time.After(waitLimit):
 		r.t.Fatalf("the server does not end: %+v", r.Status())
 		return nil
@@ -361,9 +357,9 @@ func (r *running) behave(how string) {
 }
 
 // online waits until exactly n workers live, and all serve.
-func (r *running) online(n int) []WorkerStatus {
+func (r *running) online(n int) []control.WorkerStatus {
 	r.t.Helper()
-	var all []WorkerStatus
+	var all []control.WorkerStatus
 	eventually(r.t, "all online", func() error {
 		all = r.Status().Workers
 		for _, w := range all {
@@ -406,10 +402,10 @@ func get(t *testing.T, url string) (body string, pid int) {
 	return body, pid
 }
 
-var fresh = http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: waitLimit}
+var noKeepAlive = http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: waitLimit}
 
 func ask(url string) (body string, pid int, err error) {
-	answer, err := fresh.Get(url)
+	answer, err := noKeepAlive.Get(url)
 	if err != nil {
 		return "", 0, err
 	}
@@ -422,7 +418,7 @@ func ask(url string) (body string, pid int, err error) {
 	return string(text), pid, err
 }
 
-func pids(all []WorkerStatus) (pids []int) {
+func pids(all []control.WorkerStatus) (pids []int) {
 	for _, w := range all {
 		pids = append(pids, w.Pid)
 	}
@@ -447,5 +443,5 @@ func kill(t *testing.T, pid int, s syscall.Signal) {
 	}
 }
 
-// everything: BALANZA_TEST_ALL=1 asks for the full numbers.
-var everything = os.Getenv("BALANZA_TEST_ALL") == "1"
+// fullNumbers: BALANZA_TEST_ALL=1 asks for as many kills and reloads as CI makes.
+var fullNumbers = os.Getenv("BALANZA_TEST_ALL") == "1"

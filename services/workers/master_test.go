@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/services/workers/control"
 )
 
 // remote is a server in a process of its own, which may be killed.
@@ -36,14 +38,14 @@ func (r *remote) Write(text []byte) (int, error) {
 	return r.said.Write(text)
 }
 
-func (r *remote) words() string {
+func (r *remote) output() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.said.String()
 }
 
 // launch starts a master as a process, behind the command given, if any, and waits until its workers serve.
-func launch(t *testing.T, s Spec, behind ...string) *remote {
+func launch(t *testing.T, s Config, behind ...string) *remote {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free, to be known beforehand
 	if err != nil {
@@ -51,14 +53,14 @@ func launch(t *testing.T, s Spec, behind ...string) *remote {
 	}
 	s.Port = ln.Addr().(*net.TCPAddr).Port
 	ln.Close()
-	told, err := json.Marshal(masterSpec{Home: s.Home, Port: s.Port, Count: s.Count, Foreign: s.Foreign, Single: s.Single})
+	config, err := json.Marshal(masterConfig{ControlDir: s.ControlDir, Port: s.Port, Count: s.Count, External: s.External, Single: s.Single})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &remote{t: t, home: s.Home, port: s.Port, over: make(chan struct{})}
+	r := &remote{t: t, home: s.ControlDir, port: s.Port, over: make(chan struct{})}
 	args := append(slices.Clone(behind), os.Args[0])
 	r.cmd = exec.Command(args[0], args[1:]...)
-	r.cmd.Env = append(os.Environ(), roleVariable+"=master", specVariable+"="+string(told))
+	r.cmd.Env = append(os.Environ(), roleVariable+"=master", specVariable+"="+string(config))
 	r.cmd.Stdout, r.cmd.Stderr = r, r
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := r.cmd.Start(); err != nil {
@@ -75,7 +77,7 @@ func launch(t *testing.T, s Spec, behind ...string) *remote {
 		_ = r.cmd.Process.Kill()
 		<-r.over
 		if t.Failed() {
-			t.Log(r.words())
+			t.Log(r.output())
 		}
 	})
 	eventually(t, "the master's workers", func() error {
@@ -106,7 +108,9 @@ func launch(t *testing.T, s Spec, behind ...string) *remote {
 	return r
 }
 
-func (r *remote) status() (Status, error) { return NewClient(r.home, "test").Status(r.t.Context()) }
+func (r *remote) status() (control.Status, error) {
+	return control.NewClient(r.home, "test").Status(r.t.Context())
+}
 
 func (r *remote) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", r.port, path) }
 
@@ -144,9 +148,9 @@ func (r *remote) killMaster() {
 
 func TestMasterKilled(t *testing.T) {
 	t.Parallel()
-	r := launch(t, spec(t, 3))
+	r := launch(t, testConfig(t, 3))
 	for range 6 { // requests that would last for ever hold nobody up
-		answer, err := fresh.Get(r.url("/until?file=" + r.home + "/never"))
+		answer, err := noKeepAlive.Get(r.url("/until?file=" + r.home + "/never"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,14 +161,14 @@ func TestMasterKilled(t *testing.T) {
 
 func TestMasterKilledAsProcess1(t *testing.T) {
 	t.Parallel()
-	launch(t, spec(t, 3), namespace(t)...).killMaster()
+	launch(t, testConfig(t, 3), namespace(t)...).killMaster()
 }
 
 // A program that knows nothing of its master ends with it all the same.
-func TestMasterOfForeignProgramKilled(t *testing.T) {
+func TestMasterOfExternalProgramKilled(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
-	s.Foreign = true
+	s := testConfig(t, 2)
+	s.External = true
 	launch(t, s).killMaster()
 }
 
@@ -179,9 +183,9 @@ func namespace(t *testing.T) []string {
 }
 
 // Process 1 buries the orphans that come to it, and only those: what its workers died of it learns as ever.
-func TestProcess1BuriesOrphans(t *testing.T) {
+func TestProcess1ReapsOrphans(t *testing.T) {
 	t.Parallel()
-	r := launch(t, spec(t, 2), namespace(t)...)
+	r := launch(t, testConfig(t, 2), namespace(t)...)
 	for range 10 {
 		get(t, r.url("/orphan"))
 	}
@@ -204,7 +208,7 @@ func TestProcess1BuriesOrphans(t *testing.T) {
 			return err
 		})
 	}
-	if n := strings.Count(r.words(), "signal: killed"); n != 5 {
+	if n := strings.Count(r.output(), "signal: killed"); n != 5 {
 		t.Errorf("five were killed, the master speaks of %d", n)
 	}
 	eventually(t, "burial", func() error {
@@ -235,11 +239,11 @@ func innerPid(t *testing.T, pid int) int {
 }
 
 // A program that is not ours is respawned, reloaded and scaled like ours.
-func TestForeignProgram(t *testing.T) {
+func TestExternalProgram(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
-	s.Foreign = true
-	s.Env = []string{roleVariable + "=foreign"}
+	s := testConfig(t, 2)
+	s.External = true
+	s.Env = []string{roleVariable + "=external"}
 	r := start(t, s)
 	first := r.online(2)
 	get(t, r.url("/"))
@@ -272,7 +276,7 @@ func TestForeignProgram(t *testing.T) {
 // FORK is one process: the master's own. A reload moves the work to a child, losing nothing, and counters go on.
 func TestFork(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
+	s := testConfig(t, 1)
 	s.Single = true
 	r := launch(t, s)
 	if _, pid := get(t, r.url("/")); pid != r.pid {
@@ -289,7 +293,7 @@ func TestFork(t *testing.T) {
 		}
 		return totals["answers"]
 	}
-	c := NewClient(r.home, "test")
+	c := control.NewClient(r.home, "test")
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.port), 4)
 	last := 0.0
 	for range 5 {
@@ -311,7 +315,7 @@ func TestFork(t *testing.T) {
 	if now := answers(); now < last {
 		t.Errorf("a restart turned %v into %v", last, now)
 	}
-	if err := c.Order(t.Context(), "scale", 2); err == nil || err.Error() != errForkOne.Error() {
+	if err := c.Order(t.Context(), "scale", 2); err == nil || err.Error() != errScaleFork.Error() {
 		t.Errorf("scaled: %v", err)
 	}
 	if _, pid := get(t, r.url("/")); pid == r.pid {
@@ -328,11 +332,11 @@ func TestFork(t *testing.T) {
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
 	for _, single := range []bool{true, false} {
-		s := spec(t, 1)
+		s := testConfig(t, 1)
 		s.Single = single
 		r := launch(t, s)
-		file := s.Home + "/go"
-		answer, err := fresh.Get(r.url("/until?file=" + file))
+		file := s.ControlDir + "/go"
+		answer, err := noKeepAlive.Get(r.url("/until?file=" + file))
 		if err != nil {
 			t.Fatal(err)
 		}

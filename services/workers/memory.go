@@ -1,10 +1,11 @@
 package workers
 
-import "github.com/shirou/gopsutil/v4/process"
+import gopsutil "github.com/shirou/gopsutil/v4/process"
 
-// ResidentMemory is a process's resident memory in bytes, 0 when it can't be told.
+// ResidentMemory is a process's resident memory in bytes, 0 when it cannot be read. Source: gopsutil, which reads
+// /proc/PID/statm on Linux.
 func ResidentMemory(pid int) int64 {
-	p, err := process.NewProcess(int32(pid))
+	p, err := gopsutil.NewProcess(int32(pid))
 	if err != nil {
 		return 0
 	}

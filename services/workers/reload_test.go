@@ -15,13 +15,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/services/workers/control"
 )
 
 // busy opens a request that lasts until finish, which checks that it was answered whole, by the process returned.
 func (r *running) busy() (pid int, finish func()) {
 	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "go")
-	answer, err := fresh.Get(r.url("/until?file=" + url.QueryEscape(file)))
+	answer, err := noKeepAlive.Get(r.url("/until?file=" + url.QueryEscape(file)))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -46,7 +48,7 @@ func (r *running) busy() (pid int, finish func()) {
 
 func TestReloadsLoseNothing(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
 	for range 50 {
 		l.more(t, 5)
@@ -68,7 +70,7 @@ func TestReloadsLoseNothing(t *testing.T) {
 
 func TestScaleLosesNothing(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
 	for _, n := range []int{5, 1, 3, 2, 4, 1} {
 		if err := r.Scale(t.Context(), n); err != nil {
@@ -113,7 +115,7 @@ func TestReloadFails(t *testing.T) {
 	if err := os.Symlink(self, link); err != nil {
 		t.Fatal(err)
 	}
-	s := spec(t, 2)
+	s := testConfig(t, 2)
 	s.Path, s.ReadyTimeout = link, 4*time.Second
 	r := start(t, s)
 	before := pids(r.online(2))
@@ -159,7 +161,7 @@ func TestReloadFails(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	before := r.online(2)
 	if err := r.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -173,7 +175,7 @@ func TestRestart(t *testing.T) {
 
 func TestReloadsAtOnce(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
@@ -193,7 +195,7 @@ func TestReloadsAtOnce(t *testing.T) {
 // A reload does not wait for the requests that an earlier one left in flight, up to one generation of them.
 func TestReloadDuringDrain(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 1))
+	r := start(t, testConfig(t, 1))
 	first, finishFirst := r.busy()
 	var reloads sync.WaitGroup
 	reload := func(generation string) {
@@ -203,7 +205,7 @@ func TestReloadDuringDrain(t *testing.T) {
 			}
 		})
 		eventually(t, "the new code", func() error {
-			answer, err := fresh.Get(r.url("/"))
+			answer, err := noKeepAlive.Get(r.url("/"))
 			if err != nil {
 				return err
 			}
@@ -233,7 +235,7 @@ func TestReloadDuringDrain(t *testing.T) {
 
 func TestStopDuringReload(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 2))
+	r := start(t, testConfig(t, 2))
 	r.behave("hang")
 	reload := make(chan error, 1)
 	go func() { reload <- r.Reload(t.Context()) }()
@@ -256,12 +258,12 @@ func TestStopDuringReload(t *testing.T) {
 // A worker and its successor that die together leave no hole.
 func TestBothDieDuringReload(t *testing.T) {
 	t.Parallel()
-	r := start(t, spec(t, 1))
+	r := start(t, testConfig(t, 1))
 	for range 5 {
 		r.behave("hang")
 		reload := make(chan error, 1)
 		go func() { reload <- r.Reload(t.Context()) }()
-		var both []WorkerStatus
+		var both []control.WorkerStatus
 		eventually(t, "successor", func() error {
 			if both = r.Status().Workers; len(both) != 2 {
 				return fmt.Errorf("%+v", both)
@@ -306,7 +308,7 @@ func TestReleaseSwapped(t *testing.T) {
 		}
 	}
 	release("one")
-	s := spec(t, 1)
+	s := testConfig(t, 1)
 	s.Path = filepath.Join(link, "worker")
 	r := start(t, s)
 	release("two")
@@ -327,7 +329,7 @@ func TestReleaseSwapped(t *testing.T) {
 }
 
 func TestManyReloadsLeaveNothing(t *testing.T) {
-	r := start(t, spec(t, 1))
+	r := start(t, testConfig(t, 1))
 	reload := func(n int) {
 		for range n {
 			if err := r.Reload(t.Context()); err != nil {
@@ -367,7 +369,7 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 
 // Among connections that all bring one request, no worker gets much more than its share.
 func TestEvenness(t *testing.T) {
-	r := start(t, spec(t, 4))
+	r := start(t, testConfig(t, 4))
 	const clients, requests = 8, 2000
 	counts := map[string]int{}
 	var mu sync.Mutex
@@ -375,7 +377,7 @@ func TestEvenness(t *testing.T) {
 	for range clients {
 		wg.Go(func() {
 			for range requests / clients {
-				answer, err := fresh.Get(r.url("/"))
+				answer, err := noKeepAlive.Get(r.url("/"))
 				if err != nil {
 					t.Error(err)
 					return

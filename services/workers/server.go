@@ -1,319 +1,230 @@
+// Package workers runs the processes of a server: a master that binds a port and keeps it, and workers that inherit the
+// socket. The master replaces dead and hung workers, reloads them one at a time without losing a request, scales them
+// and ends them. The package does not know what the workers serve.
 package workers
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
+	"io"
+	"log/slog"
 	"regexp"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
+
+	"balanza/services/workers/control"
+	"balanza/services/workers/share"
 )
 
-// Spec says what a server is: a name, an address, and what its master runs. Config.Listener is the server's own affair.
-type Spec struct {
-	Config
-	Mode string // FORK or CLUSTER, for people
-	Host string // interface to bind; empty: all
-	Port int    // 1 to 65535; 0: one that is free
-	Home string // folder of the control sockets
+// Config describes a server.
+type Config struct {
+	Name   string // see CheckName
+	Mode   string // FORK, CLUSTER or EDGE; shown, not interpreted
+	Host   string // interface to bind; empty: all
+	Port   int    // 1 to 65535; 0: a free one
+	Count  int    // number of workers, 1 to MaxWorkers
+	Single bool   // the server is one process by definition: Scale is an error
 
-	// Stay: the server outlives an order to stop, and can be started again.
-	Stay bool
-	// Facts are what a client of the control socket is told beyond the state.
-	Facts Facts
+	Path string   // the program's binary; looked up anew at every reload, so that a new one is found
+	Args []string // without the program's name
+	Env  []string // NAME=value, added to the master's own environment
+	Dir  string   // the workers' working directory; empty: the master's
+
+	// External is for programs that are not built on this package. They get the socket by systemd's protocol
+	// (LISTEN_FDS, see sd_listen_fds(3)), count as ready when they have lived for a second, and have no heartbeat.
+	External bool
+	// InProcess, when set, runs in the master's own process in place of a first worker: FORK is one process. A reload
+	// moves the work to a child process, and the master only holds the socket from then on. MaxMemory and MaxRequests
+	// do not apply to it.
+	InProcess Program
+
+	// KeepStopped makes the server outlive an order to stop and a failure, so that it can be started again.
+	KeepStopped bool
+	ControlDir  string           // folder of the control sockets; see package control
+	Metadata    control.Metadata // what clients of the control socket are told beyond the state
+
+	Limits
+	Output io.Writer // gets the workers' output line by line; must not block
+	Logger *slog.Logger
 }
 
-// Facts describe a server to the client of its control socket.
-type Facts struct {
-	Watching bool     `json:"watching"`
-	LogFile  string   `json:"logFile,omitempty"`
-	Command  []string `json:"command"` // what started it: the program and its arguments
-	Dir      string   `json:"dir"`     // where
-	Fleet    string   `json:"fleet,omitempty"`
+// Limits are the times and sizes at which a master acts. A zero time means the default of its comment; a zero MaxMemory
+// or MaxRequests means no limit.
+type Limits struct {
+	ReadyTimeout     time.Duration // from start to ready; default 10 s
+	HeartbeatTimeout time.Duration // from one heartbeat to the next, then the worker is killed; default 5 s
+	StopTimeout      time.Duration // from the order to drain to SIGKILL; default 30 s
+	MaxMemory        int64         // resident bytes of a worker above which it is replaced
+	MaxRequests      int64         // answers after which a worker is replaced, give or take a tenth
 }
 
-// Status is a server as `ps` shows it.
-type Status struct {
-	Name      string         `json:"name"`
-	Mode      string         `json:"mode"`
-	Host      string         `json:"host"`
-	Port      int            `json:"port"`
-	Pid       int            `json:"pid"`    // of the master
-	Status    string         `json:"status"` // online, starting, stopping, stopped, errored or unresponsive
-	Since     time.Time      `json:"since"`  // when it was started
-	Restarts  int            `json:"restarts"`
-	Instances int            `json:"instances"` // how many workers it is meant to have
-	Cause     string         `json:"cause,omitempty"`
-	Workers   []WorkerStatus `json:"workers"`
-	Facts
+func (l *Limits) setDefaults() {
+	for value, standard := range map[*time.Duration]time.Duration{
+		&l.ReadyTimeout: 10 * time.Second, &l.HeartbeatTimeout: 5 * time.Second, &l.StopTimeout: 30 * time.Second,
+	} {
+		if *value <= 0 {
+			*value = standard
+		}
+	}
 }
 
-// Server is a master with a name, a port and a control socket.
+// MaxWorkers is how many workers a server can have: each may have four processes (see rollout) that share its socket.
+const MaxWorkers = share.MaxProcesses / 4
+
+var (
+	// ErrStopping is returned by orders to a server that is about to end.
+	ErrStopping  = errors.New("the server is stopping")
+	errScaleFork = errors.New("a FORK server is one process; start it with --m CLUSTER to scale it")
+)
+
+// Server is a master and its workers. One goroutine, Run's, owns the state; all methods send it commands, and may be
+// called from any goroutine while Run runs or after it has returned.
 type Server struct {
-	spec   Spec
-	orders chan order
+	Config
+	commands  chan command
+	questions chan chan control.Status
+	events    chan event
+	ended     chan struct{} // closed when Run's loop has ended
 
-	mu       sync.Mutex
-	master   *Master // nil while stopped
-	ending   bool    // the master was told to stop
-	listener *net.TCPListener
-	stop     context.CancelFunc
-	started  time.Time
-	cause    error // why it is errored
+	// All fields below belong to Run's goroutine.
+	socket     *share.Socket // nil while the server is stopped
+	started    time.Time
+	slots      []*workerSlot
+	processes  map[*process]bool  // all that live, draining ones included
+	generation int                // how often the code was loaded, failed attempts included
+	retired    map[string]float64 // counters of the workers that have ended
+	reported   map[string]float64 // the totals that were reported last; not changed any more
+	wasReady   bool               // some worker was ready since the start
+	checked    time.Time          // when check ran last
+
+	rollout   *rollout   // under way; nil: none
+	queue     []*rollout // waiting for their turn
+	finishing []*rollout // complete, but for old processes that drain
+
+	stopping  bool
+	failure   error        // why the server stops or has stopped; nil: it was told to
+	quit      bool         // Run returns when the server has stopped
+	onStopped []chan error // orders to stop and to delete, answered when the server has stopped
+	onRestart []chan error // orders to start that came during a stop
 }
 
-// order is what moves a server between running and stopped; done is closed when it has.
-type order struct {
-	start  bool
-	delete bool
-	done   chan error
-}
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-var names = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-
-// CheckName says what is wrong with a server's name; nil when nothing is.
+// CheckName returns an error that says what is wrong with a server's name, nil for a good one.
 func CheckName(name string) error {
-	if !names.MatchString(name) {
+	if !namePattern.MatchString(name) {
 		return fmt.Errorf("name %q: use 1 to 64 letters, digits, dots, hyphens and underscores", name)
 	}
 	return nil
 }
 
-// NewServer binds the port, so that what is wrong with the address shows at once.
-func NewServer(spec Spec) (*Server, error) {
-	if err := CheckName(spec.Name); err != nil {
+// NewServer binds the port, so that an error of the address shows at once, and returns a server that Run brings to life.
+func NewServer(c Config) (*Server, error) {
+	if err := CheckName(c.Name); err != nil {
 		return nil, err
 	}
-	s := &Server{spec: spec, orders: make(chan order)}
+	if err := checkCount(c.Count); err != nil {
+		return nil, err
+	}
+	c.Limits.setDefaults()
+	s := &Server{
+		Config: c, commands: make(chan command), questions: make(chan chan control.Status),
+		events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{},
+	}
 	if err := s.bind(); err != nil {
 		return nil, err
 	}
+	s.Config.Port = s.socket.Port()
 	return s, nil
 }
 
-func (s *Server) bind() error {
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // its sockets take no filter: see quiet
-	ln, err := plain.Listen(context.Background(), "tcp", net.JoinHostPort(s.spec.Host, strconv.Itoa(s.spec.Port)))
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d is taken by another process", s.spec.Port)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("port %d: not allowed to listen on it", s.spec.Port)
-	case err != nil:
-		return err
+func checkCount(n int) error {
+	if n < 1 || n > MaxWorkers {
+		return fmt.Errorf("workers: %d is not between 1 and %d", n, MaxWorkers)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listener = ln.(*net.TCPListener)
-	s.spec.Port = s.listener.Addr().(*net.TCPAddr).Port
 	return nil
 }
 
-// Port is the port that is bound.
-func (s *Server) Port() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.spec.Port
+func (s *Server) bind() (err error) {
+	s.socket, err = share.Listen(s.Host, strconv.Itoa(s.Config.Port), s.External)
+	return err
 }
 
-// Run serves until ctx ends, or until the server is told to stop or delete itself. It returns why it could not go on.
-func (s *Server) Run(ctx context.Context) error {
-	control, err := s.openControl()
-	if err != nil {
-		s.unbind()
+// Port is the port that was bound, 1 to 65535.
+func (s *Server) Port() int { return s.Config.Port }
+
+// command is an order on its way to Run's goroutine.
+type command struct {
+	order order
+	count int        // of a scaleOrder
+	reply chan error // of capacity 1: the caller may be gone
+}
+
+type order int
+
+const (
+	reloadOrder order = iota
+	restartOrder
+	scaleOrder
+	recycleOrder // replaces one worker; given by the server to itself
+	startOrder
+	stopOrder
+	deleteOrder
+	killOrder
+)
+
+// send gives an order and waits for the reply. An end of ctx ends the wait; an order that was begun is carried out.
+func (s *Server) send(ctx context.Context, o order, count int) error {
+	c := command{order: o, count: count, reply: make(chan error, 1)}
+	select {
+	case s.commands <- c:
+	case <-s.ended:
+		return ErrStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-c.reply:
 		return err
-	}
-	defer control.Close()
-	for {
-		err := s.live(ctx)
-		if ctx.Err() != nil || !s.spec.Stay {
-			return err
-		}
-		s.mu.Lock()
-		s.cause = err
-		s.mu.Unlock()
-		if err != nil {
-			s.spec.Logger.Error("server ended", "server", s.spec.Name, "cause", err)
-		}
-		if again := s.rest(ctx); !again {
-			return nil
-		}
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
-// live runs one master.
-func (s *Server) live(ctx context.Context) error {
-	defer s.unbind()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	s.mu.Lock()
-	config := s.spec.Config
-	config.Listener = s.listener
-	s.mu.Unlock()
-	m, err := New(config)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.master, s.stop, s.ending, s.started, s.cause = m, stop, false, time.Now(), nil
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.master = nil
-		s.mu.Unlock()
-	}()
-	return m.Run(ctx)
-}
+// Reload replaces the workers one at a time by ones that run what Path names now, each only when its successor is ready,
+// and returns when the old ones have ended. When a successor does not get ready, its predecessor and those after it
+// stay, and the error says why. Concurrent reloads take turns, but do not wait for each other's draining workers.
+func (s *Server) Reload(ctx context.Context) error { return s.send(ctx, reloadOrder, 0) }
 
-// rest waits, stopped, for the order to start; false when there will be none.
-func (s *Server) rest(ctx context.Context) (again bool) {
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case o := <-s.orders:
-			if !o.start {
-				o.done <- nil
-				if o.delete {
-					return false
-				}
-				continue
-			}
-			err := s.bind()
-			o.done <- err
-			if err == nil {
-				return true
-			}
-		}
-	}
-}
+// Restart ends all workers and starts new ones that run what Path names now. The socket stays open, so clients that
+// connect meanwhile wait. It returns when the new workers are ready, or with the reason why one is not; then workers of
+// the old code are started again. A stopped server is started.
+func (s *Server) Restart(ctx context.Context) error { return s.send(ctx, restartOrder, 0) }
 
-func (s *Server) unbind() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listener != nil {
-		s.listener.Close()
-		s.listener = nil
-	}
-}
+// Scale changes the number of workers to count, 1 to MaxWorkers, and returns when new ones are ready and surplus ones
+// have ended. When a new one does not get ready, it and those after it are not added, and the error says why.
+func (s *Server) Scale(ctx context.Context, count int) error { return s.send(ctx, scaleOrder, count) }
 
-// running returns the master, or the error that there is none.
-func (s *Server) running() (*Master, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.master == nil {
-		return nil, fmt.Errorf("%s is stopped", s.spec.Name)
-	}
-	return s.master, nil
-}
+// Start starts a stopped server; for one that runs it does nothing. It returns when the port is bound.
+func (s *Server) Start(ctx context.Context) error { return s.send(ctx, startOrder, 0) }
 
-// Reload, Restart and Scale are the master's.
-func (s *Server) Reload(ctx context.Context) error {
-	m, err := s.running()
-	if err != nil {
-		return err
-	}
-	return m.Reload(ctx)
-}
-
-// Restart starts a server that is stopped.
-func (s *Server) Restart(ctx context.Context) error {
-	m, err := s.running()
-	if err != nil {
-		return s.Start()
-	}
-	return m.Restart(ctx)
-}
-
-// Scale is the master's.
-func (s *Server) Scale(ctx context.Context, count int) error {
-	m, err := s.running()
-	if err != nil {
-		return err
-	}
-	if err := m.Scale(ctx, count); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.spec.Count = count
-	return nil
-}
-
-// Start starts a server that is stopped; one that runs stays as it is.
-func (s *Server) Start() error { return s.give(order{start: true}) }
-
-// Stop drains the server and returns when it is down.
-func (s *Server) Stop() error { return s.give(order{}) }
+// Stop drains the workers and returns when all have ended. Stopping a stopped server is no error.
+func (s *Server) Stop(ctx context.Context) error { return s.send(ctx, stopOrder, 0) }
 
 // Delete stops the server and ends Run.
-func (s *Server) Delete() error { return s.give(order{delete: true}) }
+func (s *Server) Delete(ctx context.Context) error { return s.send(ctx, deleteOrder, 0) }
 
-func (s *Server) give(o order) error {
-	s.mu.Lock()
-	m, stop := s.master, s.stop
-	s.ending = s.ending || !o.start
-	ending := s.ending
-	s.mu.Unlock()
-	if m != nil {
-		if !ending {
-			return nil
-		}
-		stop()
-		<-m.over
-		if !s.spec.Stay {
-			return nil
-		}
-	}
-	o.done = make(chan error, 1)
+// Kill stops the server without letting the workers finish what they have.
+func (s *Server) Kill() { _ = s.send(context.Background(), killOrder, 0) }
+
+// Status returns the server's state and its workers', by slot, draining processes last.
+func (s *Server) Status() control.Status {
+	reply := make(chan control.Status, 1)
 	select {
-	case s.orders <- o:
-		return <-o.done
-	case <-time.After(5 * time.Second):
-		return fmt.Errorf("%s is ending", s.spec.Name)
+	case s.questions <- reply:
+		return <-reply
+	case <-s.ended:
+		return s.status()
 	}
-}
-
-// Kill ends a server that drains too slowly, at once.
-func (s *Server) Kill() {
-	if m, err := s.running(); err == nil {
-		m.Kill()
-	}
-}
-
-// Status tells how the server is.
-func (s *Server) Status() Status {
-	s.mu.Lock()
-	m, st := s.master, Status{
-		Name: s.spec.Name, Mode: s.spec.Mode, Host: s.spec.Host, Port: s.spec.Port, Pid: os.Getpid(),
-		Status: "stopped", Since: s.started, Instances: s.spec.Count, Facts: s.spec.Facts,
-	}
-	if s.cause != nil {
-		st.Status, st.Cause = "errored", s.cause.Error()
-	}
-	s.mu.Unlock()
-	if m == nil {
-		return st
-	}
-	var stopping bool
-	st.Workers, stopping = m.Workers()
-	st.Status = "starting"
-	for _, w := range st.Workers {
-		st.Restarts += w.Restarts
-		if w.Status == "online" {
-			st.Status = "online"
-		}
-		if w.Cause != "" && st.Cause == "" {
-			st.Cause = w.Cause
-		}
-	}
-	if stopping {
-		st.Status = "stopping"
-	}
-	return st
 }

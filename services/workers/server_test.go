@@ -10,18 +10,20 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"balanza/services/workers/control"
 )
 
 func TestControlSocket(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 2)
-	s.Stay = true
-	s.Facts = Facts{LogFile: "a.log", Command: []string{"balanza"}, Dir: "/"}
+	s := testConfig(t, 2)
+	s.KeepStopped = true
+	s.Metadata = control.Metadata{LogFile: "a.log", Command: []string{"balanza"}, Dir: "/"}
 	r := start(t, s)
-	c := NewClient(s.Home, s.Name)
+	c := control.NewClient(s.ControlDir, s.Name)
 	order := func(what string, count int) error { return c.Order(t.Context(), what, count) }
-	status := func() Status {
-		all, err := List(t.Context(), s.Home)
+	status := func() control.Status {
+		all, err := control.List(t.Context(), s.ControlDir)
 		if err != nil || len(all) != 1 {
 			t.Fatalf("%+v, %v", all, err)
 		}
@@ -73,7 +75,7 @@ func TestControlSocket(t *testing.T) {
 	if err := r.stopped(); err != nil {
 		t.Error(err)
 	}
-	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 0 {
+	if all, err := control.List(t.Context(), s.ControlDir); err != nil || len(all) != 0 {
 		t.Errorf("deleted: %+v, %v", all, err)
 	}
 }
@@ -81,19 +83,19 @@ func TestControlSocket(t *testing.T) {
 // A socket left by a server that was killed is no server, and does not stop the next one of its name.
 func TestStaleControlSocket(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
-	path := socketPath(s.Home, s.Name)
+	s := testConfig(t, 1)
+	path := filepath.Join(s.ControlDir, s.Name+".sock")
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
-	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 0 {
+	if all, err := control.List(t.Context(), s.ControlDir); err != nil || len(all) != 0 {
 		t.Errorf("%+v, %v", all, err)
 	}
 	start(t, s)
-	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 1 {
+	if all, err := control.List(t.Context(), s.ControlDir); err != nil || len(all) != 1 {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
@@ -102,12 +104,12 @@ func TestStaleControlSocket(t *testing.T) {
 func TestUnresponsiveServer(t *testing.T) {
 	t.Parallel()
 	home := shortDir(t)
-	ln, err := net.Listen("unix", socketPath(home, "mute"))
+	ln, err := net.Listen("unix", filepath.Join(home, "mute.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	all, err := List(t.Context(), home)
+	all, err := control.List(t.Context(), home)
 	if err != nil || len(all) != 1 || all[0].Name != "mute" || all[0].Status != "unresponsive" {
 		t.Errorf("%+v, %v", all, err)
 	}
@@ -115,7 +117,7 @@ func TestUnresponsiveServer(t *testing.T) {
 
 func TestSecondServer(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
+	s := testConfig(t, 1)
 	r := start(t, s)
 	s.Port = r.Port()
 	if _, err := NewServer(s); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d is taken", s.Port)) {
@@ -129,7 +131,7 @@ func TestSecondServer(t *testing.T) {
 	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "a server named test is running already") {
 		t.Errorf("of the same name: %v", err)
 	}
-	if all, err := List(t.Context(), s.Home); err != nil || len(all) != 1 || all[0].Status != "online" {
+	if all, err := control.List(t.Context(), s.ControlDir); err != nil || len(all) != 1 || all[0].Status != "online" {
 		t.Errorf("the first: %+v, %v", all, err)
 	}
 	for _, name := range []string{"", "../up", "a/b", ".hidden", strings.Repeat("x", 65), "a b"} {
@@ -137,7 +139,7 @@ func TestSecondServer(t *testing.T) {
 			t.Errorf("the name %q is accepted", name)
 		}
 	}
-	s.Home = filepath.Join(s.Home, strings.Repeat("x", longestSocket))
+	s.ControlDir = filepath.Join(s.ControlDir, strings.Repeat("x", 103))
 	long, err := NewServer(s)
 	if err != nil {
 		t.Fatal(err)
@@ -150,9 +152,9 @@ func TestSecondServer(t *testing.T) {
 // A server that ended with an error stays, errored, and can be started again.
 func TestErroredServerStartsAgain(t *testing.T) {
 	t.Parallel()
-	s := spec(t, 1)
-	s.Stay = true
-	if err := os.WriteFile(filepath.Join(s.Home, "behaviour"), []byte("exit"), 0o600); err != nil {
+	s := testConfig(t, 1)
+	s.KeepStopped = true
+	if err := os.WriteFile(filepath.Join(s.ControlDir, "behaviour"), []byte("exit"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, s)

@@ -1,7 +1,6 @@
 package workers
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,166 +8,129 @@ import (
 	"time"
 )
 
-// slot is a worker's place; the process in it changes.
-type slot struct {
-	number     int
-	generation int   // of the code that serves in it; 0: none did yet, in a slot that Scale is about to add
-	current    *proc // serves, or is the first to
-	next       *proc // its successor, until it is ready
+// workerSlot is a worker's position in its server: it stays while the processes in it change.
+type workerSlot struct {
+	number     int      // 1, 2 …
+	generation int      // of the code that serves in it; 0: none did yet, in a slot that a scale is about to add
+	current    *process // serves, or is the first to
+	next       *process // its successor, until that is ready
 	restarts   int
-	cause      string   // why the last one died
-	image      *os.File // the binary of the code that served last
-	quota      int64    // requests after which the current one is replaced; 0: none
+	cause      string   // why the last process died
+	image      *os.File // the binary of the code that was ready last
+	quota      int64    // requests after which the current process is replaced; 0: none
 
 	failures []time.Time // recent deaths that came too early
-	unready  int         // how many of them in a row never got ready
-	errored  bool
-	retry    *time.Timer
+	notReady int         // how many processes in a row died before they were ready
+	disabled bool        // it gets no process until the next reload or restart
+	retryAt  time.Time   // zero: no retry is scheduled
 }
 
 const (
-	// stable is how long a worker must have served for its death not to be followed by a pause, except the slot's first.
-	stable       = 500 * time.Millisecond
-	firstBackoff = 50 * time.Millisecond
-	// A worker that dies young, but could serve, is needed sooner than one that can't even start.
-	servedBackoff = time.Second
-	lastBackoff   = 5 * time.Second
-	// A slot in which maxFailures processes did not get ready within failureWindow is given up, until the next reload
-	// or restart.
+	// stableAfter is how long a worker must have served for its death not to be followed by a pause, except the slot's
+	// first one.
+	stableAfter = 500 * time.Millisecond
+	minBackoff  = 50 * time.Millisecond
+	// maxServedBackoff is for workers that could serve: they are missed more than those that cannot even start.
+	maxServedBackoff = time.Second
+	maxBackoff       = 5 * time.Second
+	// A slot in which maxFailures processes did not get ready within failureWindow is disabled.
 	maxFailures   = 10
 	failureWindow = time.Minute
 )
 
-// slot finds the place of a process, nil when it has none any more.
-func (m *Master) slot(p *proc) *slot {
-	for _, s := range m.slots {
-		if s.current == p || s.next == p {
-			return s
+// slotOf returns the slot of a process, nil when the process has none any more.
+func (s *Server) slotOf(p *process) *workerSlot {
+	for _, slot := range s.slots {
+		if slot.current == p || slot.next == p {
+			return slot
 		}
 	}
 	return nil
 }
 
-// fill starts a worker in an empty slot, with the code that served there last.
-func (m *Master) fill(s *slot) {
-	s.calm()
-	if m.stopping || s.current != nil || s.generation == 0 || !slices.Contains(m.slots, s) {
+// fill starts a process in an empty slot, with the code that served there last.
+func (s *Server) fill(slot *workerSlot) {
+	slot.cancelRetry()
+	if s.stopping || slot.current != nil || slot.generation == 0 {
 		return
 	}
-	if p, err := m.spawn(s, s.generation, s.image); err != nil {
-		m.failed(s, err.Error(), false)
+	if p, err := s.spawn(slot, slot.generation, slot.image); err != nil {
+		s.scheduleRetry(slot, err.Error(), false)
 	} else {
-		s.current = p
+		slot.current = p
 	}
 }
 
-// settle makes a process that is ready its slot's current one, and orders its predecessor, if any, to drain.
-func (m *Master) settle(s *slot, p *proc) (predecessor *proc) {
-	if s.next == p {
-		predecessor, s.current, s.next = s.current, p, nil
-		s.failures = nil
-		if predecessor != nil {
-			m.drain(predecessor, true)
-		}
-	}
-	trimSoon()
-	s.generation, s.errored, s.unready, s.cause = p.generation, false, 0, ""
-	if p.image != nil {
-		s.keep(p.image)
-		p.image = nil
-	}
-	if m.MaxRequests > 0 {
-		s.quota = max(1, m.MaxRequests+int64((rand.Float64()-0.5)/5*float64(m.MaxRequests)))
-	}
-	m.Logger.Info("worker ready", "server", m.Name, "worker", s.number, "pid", p.pid(), "generation", p.generation,
-		"after", time.Since(p.started).Round(time.Millisecond).String())
-	return predecessor
-}
-
-// keep holds on to the binary of code that was ready: that is what a crash brings back, whatever has become of its path.
-func (s *slot) keep(image *os.File) {
+// setImage keeps the binary of code that was ready: a crash brings back this code, whatever its path names by then.
+func (s *workerSlot) setImage(image *os.File) {
 	if s.image != nil {
 		s.image.Close()
 	}
 	s.image = image
 }
 
-// calm gives up the slot's wait for its next try.
-func (s *slot) calm() {
-	if s.retry != nil {
-		s.retry.Stop()
-		s.retry = nil
-	}
-}
+func (s *workerSlot) cancelRetry() { s.retryAt = time.Time{} }
 
-// bury takes a dead process out of the books and fills its place.
-func (m *Master) bury(p *proc, exit error) {
-	s := m.slot(p)
-	p.sample()
-	for series, n := range p.counters {
-		m.retired[series] += n
-	}
-	delete(m.procs, p)
-	if p.row >= 0 {
-		m.turns.leave(p.row)
-	}
-	if p.image != nil {
-		p.image.Close()
-	}
-	p.exit = exit
-	defer close(p.done)
-	switch {
-	case m.stopping:
-		if p.cmd == nil && m.failure == nil {
-			m.failure = exit
-		}
-	case s == nil:
-	case s.next == p:
-		s.next = nil
-		m.fill(s) // in case that its predecessor died meanwhile
-	case p.cmd == nil: // FORK's one process is this one
-		m.stop(errors.New("the server ended: " + p.cause()))
-	default:
-		s.current = nil
-		s.restarts++
-		m.Logger.Warn("worker died", "server", m.Name, "worker", p.slot, "pid", p.pid(), "cause", p.cause())
-		switch {
-		case s.next != nil: // its successor is on the way
-			s.cause = p.cause()
-		case p.ready && time.Since(p.started) >= stable:
-			s.cause = p.cause()
-			m.fill(s)
-		default:
-			m.failed(s, p.cause(), p.ready)
-		}
-	}
-}
-
-// failed plans the next try in a slot whose process died young, or could not be started. served: it was ready.
-func (m *Master) failed(s *slot, cause string, served bool) {
+// scheduleRetry plans the next attempt in a slot whose process died early or could not be started. served: the process
+// was ready. The server stops when no slot has a chance left.
+func (s *Server) scheduleRetry(slot *workerSlot, cause string, served bool) {
 	now := time.Now()
-	s.cause = cause
-	s.failures = slices.DeleteFunc(append(s.failures, now), func(t time.Time) bool { return now.Sub(t) > failureWindow })
-	longest := lastBackoff
+	slot.cause = cause
+	slot.failures = slices.DeleteFunc(append(slot.failures, now), func(t time.Time) bool { return now.Sub(t) > failureWindow })
+	longest := maxBackoff
 	if served {
-		longest = servedBackoff
+		longest = maxServedBackoff
 	} else {
-		s.unready++
+		slot.notReady++
 	}
-	n := len(s.failures)
-	if s.errored = min(n, s.unready) >= maxFailures; s.errored {
-		m.Logger.Error("worker given up until the next reload", "server", m.Name, "worker", s.number,
-			"failures", n, "within", failureWindow.String(), "cause", cause)
+	n := len(slot.failures)
+	if slot.disabled = min(n, slot.notReady) >= maxFailures; slot.disabled {
+		s.Logger.Error(fmt.Sprintf("worker disabled after %d failures, until the next reload", n), "server", s.Name,
+			"worker", slot.number, "within", failureWindow.String(), "cause", cause)
 	} else {
-		var wait time.Duration
+		slot.retryAt = now
 		if !served || n > 1 {
-			wait = min(firstBackoff<<min(n-1, 20), longest)
-			wait = wait/2 + rand.N(wait) // so that workers that failed together do not try again together
+			wait := min(minBackoff<<min(n-1, 20), longest)
+			slot.retryAt = now.Add(wait/2 + rand.N(wait)) // so that workers that failed together do not retry together
 		}
-		s.retry = time.AfterFunc(wait, func() { _ = m.do(func() { m.fill(s) }) })
 	}
-	hopeless := func(s *slot) bool { return s.errored || !m.served && len(s.failures) > 0 && s.current == nil }
-	if !slices.ContainsFunc(m.slots, func(s *slot) bool { return !hopeless(s) }) {
-		m.stop(fmt.Errorf("no worker of %s starts: %s", m.Name, cause))
+	if !slices.ContainsFunc(s.slots, s.hasChance) {
+		s.stop(fmt.Errorf("no worker of %s starts: %s", s.Name, cause))
 	}
+}
+
+// hasChance tells whether a slot may still serve: it is not disabled, and its program is not one that never started.
+func (s *Server) hasChance(slot *workerSlot) bool {
+	return !slot.disabled && (s.wasReady || len(slot.failures) == 0 || slot.current != nil)
+}
+
+// nextRetry fires when the first of the scheduled retries is due; it is nil when there is none.
+func (s *Server) nextRetry() <-chan time.Time {
+	var first time.Time
+	for _, slot := range s.slots {
+		if !slot.retryAt.IsZero() && (first.IsZero() || slot.retryAt.Before(first)) {
+			first = slot.retryAt
+		}
+	}
+	if first.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(first))
+}
+
+// retryDue fills the slots whose retry is due.
+func (s *Server) retryDue(now time.Time) {
+	for _, slot := range s.slots {
+		if !slot.retryAt.IsZero() && !now.Before(slot.retryAt) {
+			s.fill(slot)
+		}
+	}
+}
+
+// requestQuota is MaxRequests give or take a tenth, so that workers that started together do not end together.
+func (s *Server) requestQuota() int64 {
+	if s.MaxRequests == 0 {
+		return 0
+	}
+	return max(1, s.MaxRequests+int64((rand.Float64()-0.5)/5*float64(s.MaxRequests)))
 }

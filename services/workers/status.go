@@ -2,54 +2,64 @@ package workers
 
 import (
 	"maps"
-	"time"
+	"os"
+
+	"balanza/services/workers/control"
 )
 
-// WorkerStatus is one process of a server.
-type WorkerStatus struct {
-	Worker     int       `json:"worker"`
-	Pid        int       `json:"pid"`    // 0: none
-	Status     string    `json:"status"` // starting, online, draining, backoff or errored
-	Since      time.Time `json:"since"`  // when the process was started
-	Restarts   int       `json:"restarts"`
-	Generation int       `json:"generation"`
-	Requests   int64     `json:"requests"`        // answered by this process
-	Cause      string    `json:"cause,omitempty"` // why its predecessor died
+// status describes the server and its processes: by slot, then those that drain.
+func (s *Server) status() control.Status {
+	st := control.Status{
+		Name: s.Name, Mode: s.Mode, Host: s.Host, Port: s.Port(), Pid: os.Getpid(),
+		Status: "starting", Since: s.started, Instances: s.Count, Metadata: s.Metadata,
+	}
+	listed := map[*process]bool{}
+	for _, slot := range s.slots {
+		for _, p := range []*process{slot.current, slot.next} {
+			if p == nil {
+				continue
+			}
+			w := p.status()
+			if p == slot.current {
+				w.Restarts, w.Cause = slot.restarts, slot.cause
+			}
+			st.Workers = append(st.Workers, w)
+			listed[p] = true
+		}
+		if slot.current == nil {
+			st.Workers = append(st.Workers, slot.status())
+		}
+	}
+	for p := range s.processes {
+		if !listed[p] {
+			st.Workers = append(st.Workers, p.status())
+		}
+	}
+	for _, w := range st.Workers {
+		st.Restarts += w.Restarts
+		if w.Status == "online" {
+			st.Status = "online"
+		}
+		if w.Cause != "" && st.Cause == "" {
+			st.Cause = w.Cause
+		}
+	}
+	switch {
+	case s.stopping:
+		st.Status = "stopping"
+	case s.socket == nil && s.failure != nil:
+		st.Status, st.Cause = "errored", s.failure.Error()
+	case s.socket == nil:
+		st.Status = "stopped"
+	}
+	return st
 }
 
-// Workers lists the processes, by slot; those that drain come last. stopping: the server is about to end.
-func (m *Master) Workers() (all []WorkerStatus, stopping bool) {
-	err := m.do(func() {
-		stopping = m.stopping
-		listed := map[*proc]bool{}
-		for _, s := range m.slots {
-			for _, p := range []*proc{s.current, s.next} {
-				if p != nil {
-					w := p.status()
-					if p == s.current {
-						w.Restarts, w.Cause = s.restarts, s.cause
-					}
-					all = append(all, w)
-					listed[p] = m.procs[p]
-				}
-			}
-			if s.current == nil {
-				all = append(all, s.vacancy())
-			}
-		}
-		for p := range m.procs {
-			if !listed[p] {
-				all = append(all, p.status())
-			}
-		}
-	})
-	return all, stopping || err != nil
-}
-
-func (p *proc) status() WorkerStatus {
+func (p *process) status() control.WorkerStatus {
 	p.sample()
-	w := WorkerStatus{
-		Worker: p.slot, Pid: p.pid(), Status: "starting", Since: p.started, Generation: p.generation, Requests: p.requests,
+	w := control.WorkerStatus{
+		Worker: p.slot, Pid: p.pid(), Status: "starting", Since: p.started, Generation: p.generation,
+		Requests: p.requests, Details: p.details,
 	}
 	switch {
 	case p.draining:
@@ -60,50 +70,58 @@ func (p *proc) status() WorkerStatus {
 	return w
 }
 
-// vacancy is the status of a slot without a process.
-func (s *slot) vacancy() WorkerStatus {
-	w := WorkerStatus{Worker: s.number, Status: "starting", Restarts: s.restarts, Generation: s.generation, Cause: s.cause}
+// status describes a slot without a process.
+func (s *workerSlot) status() control.WorkerStatus {
+	w := control.WorkerStatus{
+		Worker: s.number, Status: "starting", Restarts: s.restarts, Generation: s.generation, Cause: s.cause,
+	}
 	switch {
-	case s.errored:
+	case s.disabled:
 		w.Status = "errored"
-	case s.retry != nil:
+	case !s.retryAt.IsZero():
 		w.Status = "backoff"
 	}
 	return w
 }
 
-// totals adds up the counters of all workers, dead ones included. What was told before is the least: a sum of fractions
-// depends on the order of its parts, by a hair.
-func (m *Master) totals() map[string]float64 {
-	all := maps.Clone(m.retired)
-	for p := range m.procs {
+// totals adds up the counters of all workers, ended ones included. They never fall below the totals reported before,
+// which a sum of fractions could, by a rounding error, when its parts come in another order.
+func (s *Server) totals() map[string]float64 {
+	sums := maps.Clone(s.retired)
+	for p := range s.processes {
 		p.sample()
 		for series, n := range p.counters {
-			all[series] += n
+			sums[series] += n
 		}
 	}
-	for series, n := range all {
-		all[series] = max(n, m.told[series])
-	}
-	m.told = all
-	return all
+	mergeCounters(sums, s.reported)
+	s.reported = sums
+	return sums
 }
 
-// note takes in what a process says that it has done. Counters only grow: a heartbeat that comes after the answer to a
-// scrape may have been sampled before it.
-func (p *proc) note(b Beat) {
-	p.requests = max(p.requests, b.Requests)
+// merge takes in what a worker says that it has done. A heartbeat that arrives after the answer to a scrape may have
+// been sampled before it, so the larger number counts.
+func (p *process) merge(h Heartbeat) {
+	p.requests = max(p.requests, h.Requests)
 	if p.counters == nil {
-		p.counters = make(map[string]float64, len(b.Counters))
+		p.counters = make(map[string]float64, len(h.Counters))
 	}
-	for series, n := range b.Counters {
-		p.counters[series] = max(p.counters[series], n)
+	mergeCounters(p.counters, h.Counters)
+	if h.Details != nil {
+		p.details = h.Details
 	}
 }
 
-// sample asks the master's own process what it has done; children tell by themselves.
-func (p *proc) sample() {
-	if p.worker != nil && p.ready && p.worker.Sample != nil {
-		p.note(p.worker.Sample())
+// sample asks the in-process worker what it has done; child processes send heartbeats.
+func (p *process) sample() {
+	if p.inProcess != nil && p.ready && p.inProcess.Sample != nil {
+		p.merge(p.inProcess.Sample())
+	}
+}
+
+// mergeCounters raises the counters of into to those of from where these are larger.
+func mergeCounters(into, from map[string]float64) {
+	for series, n := range from {
+		into[series] = max(into[series], n)
 	}
 }

@@ -1,0 +1,119 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	socketSuffix = ".sock"
+	lockSuffix   = ".lock"
+	// maxSocketPath is the longest path of a Unix socket in bytes: 107 on Linux, 103 elsewhere.
+	maxSocketPath = 103
+)
+
+func socketPath(dir, name string) string { return filepath.Join(dir, name+socketSuffix) }
+func lockPath(dir, name string) string   { return filepath.Join(dir, name+lockSuffix) }
+
+// Serve answers on the control socket of the server called name until the result is closed. It creates dir (mode 0700)
+// where it is missing. It fails when a server of that name runs already and when the socket's path is too long.
+func Serve(dir, name string, s Server) (io.Closer, error) {
+	path := socketPath(dir, name)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("control socket %s: the path is longer than %d bytes; set BALANZA_HOME to a shorter one", path, maxSocketPath)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	// The kernel releases the lock when its holder ends, however it ends. A socket without a lock is a killed server's.
+	lock, err := acquireLock(lockPath(dir, name))
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("a server named %s is running already", name)
+	} else if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	ln, err := listenUnix(path)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	server := &http.Server{Handler: handler(s), ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(ln) }()
+	return closer(func() error {
+		defer lock.Close()
+		// A short grace, so that the client that ordered the end gets its answer.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return server.Shutdown(ctx)
+	}), nil
+}
+
+// handler routes the requests. An order is carried out to its end even when its client disconnects.
+func handler(s Server) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(s.Status())
+	})
+	order := func(name string, run func(ctx context.Context, r *http.Request) error) {
+		mux.HandleFunc("POST /"+name, func(w http.ResponseWriter, r *http.Request) {
+			if err := run(context.WithoutCancel(r.Context()), r); err != nil {
+				http.Error(w, err.Error(), http.StatusConflict)
+			}
+		})
+	}
+	for name, run := range map[string]func(context.Context) error{
+		"reload": s.Reload, "restart": s.Restart, "start": s.Start, "stop": s.Stop, "delete": s.Delete,
+	} {
+		order(name, func(ctx context.Context, _ *http.Request) error { return run(ctx) })
+	}
+	order("scale", func(ctx context.Context, r *http.Request) error {
+		n, err := strconv.Atoi(r.FormValue("count"))
+		if err != nil {
+			return fmt.Errorf("count: %q is not a whole number", r.FormValue("count"))
+		}
+		return s.Scale(ctx, n)
+	})
+	return mux
+}
+
+// acquireLock locks a file and writes this process's pid into it; EWOULDBLOCK means that another process has the lock.
+func acquireLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteString(strconv.Itoa(os.Getpid()))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// listenUnix listens on a path, in place of a socket that was left there.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return net.Listen("unix", path)
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }

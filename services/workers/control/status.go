@@ -1,0 +1,59 @@
+// Package control is the control socket of a running server: HTTP with JSON over a Unix socket, NAME.sock in a folder
+// that only the user can read. Serve answers on it; a Client gives orders; List finds every server of a folder.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Server is what a control socket gives access to. Each order returns when it is carried out, or with the reason why it
+// cannot be.
+type Server interface {
+	Status() Status
+	Reload(ctx context.Context) error
+	Restart(ctx context.Context) error
+	Scale(ctx context.Context, count int) error
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+	Delete(ctx context.Context) error
+}
+
+// Status is a server as `ps` shows it. Its JSON is the answer of GET /status.
+type Status struct {
+	Name      string         `json:"name"`
+	Mode      string         `json:"mode"` // FORK, CLUSTER or EDGE
+	Host      string         `json:"host"` // interface it listens on; empty: all
+	Port      int            `json:"port"`
+	Pid       int            `json:"pid"`    // of the master
+	Status    string         `json:"status"` // online, starting, stopping, stopped, errored or unresponsive
+	Since     time.Time      `json:"since"`  // of the last start
+	Restarts  int            `json:"restarts"`
+	Instances int            `json:"instances"` // configured number of workers
+	Cause     string         `json:"cause,omitempty"`
+	Workers   []WorkerStatus `json:"workers"`
+	Metadata
+}
+
+// WorkerStatus is one process of a server.
+type WorkerStatus struct {
+	Worker     int             `json:"worker"` // 1, 2 …
+	Pid        int             `json:"pid"`    // 0: there is no process at the moment
+	Status     string          `json:"status"` // starting, online, draining, backoff or errored
+	Since      time.Time       `json:"since"`  // of the process's start
+	Restarts   int             `json:"restarts"`
+	Generation int             `json:"generation"`        // how often the server's code was loaded, this time included
+	Requests   int64           `json:"requests"`          // answered by this process
+	Cause      string          `json:"cause,omitempty"`   // why the previous process ended
+	Details    json.RawMessage `json:"details,omitempty"` // what the process reports of itself beyond that
+}
+
+// Metadata is what a server tells its clients about itself beyond its state. The server does not interpret it.
+type Metadata struct {
+	Watching bool     `json:"watching"`
+	LogFile  string   `json:"logFile,omitempty"`
+	Command  []string `json:"command"` // that started it: the program and its arguments
+	Dir      string   `json:"dir"`     // working directory of that command
+	Fleet    string   `json:"fleet,omitempty"`
+}

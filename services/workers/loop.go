@@ -1,0 +1,287 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"balanza/services/workers/control"
+)
+
+const (
+	// externalReadyDelay is how long an external program must have lived to count as ready.
+	externalReadyDelay = time.Second
+	// maxTick is the longest time between two checks of the workers' deadlines.
+	maxTick = 250 * time.Millisecond
+)
+
+// Run starts the workers, answers on the control socket and keeps the workers alive until ctx ends, or until the server
+// is told to stop or to delete itself; then it drains them and returns nil. It returns an error when the control socket
+// cannot be had, and, unless KeepStopped is set, when no worker can be started.
+func (s *Server) Run(ctx context.Context) error {
+	if s.External { // the kernel kills external programs when the thread that started them ends: see attributes
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	socket, err := control.Serve(s.ControlDir, s.Name, s)
+	if err != nil {
+		close(s.ended)
+		s.socket.Close()
+		return err
+	}
+	defer socket.Close()
+	defer close(s.ended)
+	s.start()
+	tick := time.NewTicker(min(s.HeartbeatTimeout/5, maxTick))
+	defer tick.Stop()
+	done := ctx.Done()
+	for {
+		select {
+		case c := <-s.commands:
+			s.handleCommand(c)
+		case reply := <-s.questions:
+			reply <- s.status()
+		case e := <-s.events:
+			s.handleEvent(e)
+		case <-tick.C:
+			s.check(time.Now())
+		case <-s.nextRetry():
+			s.retryDue(time.Now())
+		case <-done:
+			done = nil
+			s.quit = true
+			s.stop(nil)
+		}
+		s.advance()
+		if s.stopping && len(s.processes) == 0 {
+			s.stopped()
+			if s.quit {
+				return s.failure
+			}
+		}
+		if s.quit && s.socket == nil { // it was stopped before
+			return nil
+		}
+	}
+}
+
+// start begins with new workers on a socket that is bound.
+func (s *Server) start() {
+	s.started, s.checked = time.Now(), time.Now()
+	s.failure, s.wasReady, s.generation = nil, false, 1
+	s.retired, s.reported = map[string]float64{}, nil
+	s.slots = nil
+	for n := range s.Count {
+		s.slots = append(s.slots, &workerSlot{number: n + 1, generation: s.generation})
+	}
+	for _, slot := range s.slots {
+		s.fill(slot)
+	}
+}
+
+// handleCommand carries out an order, or queues it where it takes longer.
+func (s *Server) handleCommand(c command) {
+	switch {
+	case c.order == killOrder:
+		s.stop(nil)
+		for p := range s.processes {
+			s.kill(p, "killed by a second signal")
+		}
+		c.reply <- nil
+	case c.order == stopOrder, c.order == deleteOrder:
+		s.quit = s.quit || c.order == deleteOrder
+		if s.socket == nil {
+			c.reply <- nil
+			return
+		}
+		s.stop(nil)
+		s.onStopped = append(s.onStopped, c.reply)
+	case s.socket == nil && (c.order == startOrder || c.order == restartOrder):
+		c.reply <- s.startAgain()
+	case s.socket == nil:
+		c.reply <- fmt.Errorf("%s is stopped", s.Name)
+	case c.order == startOrder && s.stopping:
+		s.onRestart = append(s.onRestart, c.reply)
+	case c.order == startOrder:
+		c.reply <- nil
+	case s.stopping:
+		c.reply <- ErrStopping
+	case c.order == scaleOrder && s.Single && c.count != 1:
+		c.reply <- errScaleFork
+	case c.order == scaleOrder && checkCount(c.count) != nil:
+		c.reply <- checkCount(c.count)
+	default:
+		s.queue = append(s.queue, &rollout{order: c.order, count: c.count, reply: c.reply})
+	}
+}
+
+// startAgain starts a stopped server.
+func (s *Server) startAgain() error {
+	if s.quit {
+		return fmt.Errorf("%s is ending", s.Name)
+	}
+	err := s.bind()
+	if err == nil {
+		s.start()
+	}
+	return err
+}
+
+// stop begins to drain everything; why is the server's failure, nil when it was told to stop.
+func (s *Server) stop(why error) {
+	if s.stopping || s.socket == nil {
+		return
+	}
+	s.stopping, s.failure = true, why
+	s.socket.StopListening()
+	s.abortRollouts()
+	for _, slot := range s.slots {
+		slot.cancelRetry()
+	}
+	for p := range s.processes {
+		s.drain(p, false)
+	}
+}
+
+// stopped ends a stop: all processes have ended.
+func (s *Server) stopped() {
+	for _, slot := range s.slots {
+		slot.setImage(nil)
+	}
+	s.socket.Close()
+	s.socket, s.slots, s.stopping = nil, nil, false
+	s.quit = s.quit || !s.KeepStopped
+	if s.failure != nil && !s.quit {
+		s.Logger.Error("server ended", "server", s.Name, "cause", s.failure)
+	}
+	for _, reply := range s.onStopped {
+		reply <- nil
+	}
+	restarts := s.onRestart
+	s.onStopped, s.onRestart = nil, nil
+	for _, reply := range restarts {
+		if s.socket == nil {
+			reply <- s.startAgain()
+		} else {
+			reply <- nil
+		}
+	}
+}
+
+// handleEvent reacts to a worker's message or to the end of its process.
+func (s *Server) handleEvent(e event) {
+	p := e.process
+	if !s.processes[p] {
+		return // an in-process worker that was killed, and ends only now
+	}
+	slot := s.slotOf(p)
+	switch {
+	case e.exited:
+		s.onExit(p, e.exit)
+	case e.Ready && !p.ready && !p.draining:
+		p.ready, p.heartbeat, p.deadline = true, time.Now(), time.Time{}
+		s.wasReady = true
+		if slot != nil {
+			s.promote(slot, p)
+		}
+	case e.Heartbeat != nil:
+		p.heartbeat = time.Now()
+		p.merge(*e.Heartbeat)
+		if slot != nil && slot.current == p && slot.quota > 0 && p.requests >= slot.quota {
+			s.recycle(slot, "request limit reached")
+		}
+	case e.Draining && !s.stopping:
+		// Its replacement does not wait until it has drained.
+		s.drain(p, true)
+		if slot != nil && slot.current == p {
+			s.Logger.Info("worker received a signal to end, replacing it", "server", s.Name, "worker", p.slot, "pid", p.pid())
+			slot.current = nil
+			slot.restarts++
+			s.fill(slot)
+		}
+	case e.Ask != nil:
+		p.merge(Heartbeat{Counters: e.Ask.Counters})
+		go func(all map[string]float64) { _ = p.send(message{Totals: &counters{all}}) }(s.totals())
+	}
+}
+
+// check kills processes whose deadline or heartbeat has passed, and replaces workers that have grown too large.
+func (s *Server) check(now time.Time) {
+	suspended := now.Sub(s.checked) > s.HeartbeatTimeout/2 // the master itself was, so heartbeats may wait unread
+	s.checked = now
+	for p := range s.processes {
+		if suspended {
+			p.heartbeat = now
+		}
+		switch {
+		case !p.deadline.IsZero() && now.After(p.deadline):
+			s.kill(p, p.deadlineCause)
+		case p.conn != nil && p.ready && now.Sub(p.heartbeat) > s.HeartbeatTimeout:
+			s.kill(p, fmt.Sprintf("no heartbeat for %v", s.HeartbeatTimeout))
+		case s.External && !p.ready && now.Sub(p.started) >= externalReadyDelay:
+			s.handleEvent(event{process: p, message: message{Ready: true}})
+		}
+	}
+	if s.MaxMemory == 0 {
+		return
+	}
+	for _, slot := range s.slots {
+		if p := slot.current; p != nil && p.ready && p.cmd != nil {
+			if size := ResidentMemory(p.pid()); size > s.MaxMemory {
+				s.recycle(slot, fmt.Sprintf("%d MiB of memory, more than the limit", size>>20))
+			}
+		}
+	}
+}
+
+// post sends an event to Run's goroutine.
+func (s *Server) post(e event) {
+	select {
+	case s.events <- e:
+	case <-s.ended:
+	}
+}
+
+// onExit removes a process that has ended, and fills its place.
+func (s *Server) onExit(p *process, exit error) {
+	slot := s.slotOf(p)
+	p.sample()
+	for series, n := range p.counters {
+		s.retired[series] += n
+	}
+	delete(s.processes, p)
+	if p.row >= 0 {
+		s.socket.Leave(p.row)
+	}
+	if p.image != nil {
+		p.image.Close()
+	}
+	p.exit = exit
+	switch {
+	case s.stopping:
+		if p.cmd == nil && s.failure == nil {
+			s.failure = exit
+		}
+	case slot == nil:
+	case slot.next == p:
+		slot.next = nil
+		s.rolloutFailed(slot, fmt.Errorf("worker %d: the new process did not get ready: %s", slot.number, p.cause()))
+	case p.cmd == nil: // the only process of a FORK server is this one
+		s.stop(errors.New("the server ended: " + p.cause()))
+	default:
+		slot.current = nil
+		slot.restarts++
+		s.Logger.Warn("worker died", "server", s.Name, "worker", p.slot, "pid", p.pid(), "cause", p.cause())
+		switch {
+		case slot.next != nil: // its successor is about to be ready
+			slot.cause = p.cause()
+		case p.ready && time.Since(p.started) >= stableAfter:
+			slot.cause = p.cause()
+			s.fill(slot)
+		default:
+			s.scheduleRetry(slot, p.cause(), p.ready)
+		}
+	}
+}

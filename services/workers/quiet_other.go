@@ -1,8 +1,0 @@
-//go:build !linux
-
-package workers
-
-import "syscall"
-
-// quiet is Linux's.
-func quiet(syscall.Conn) error { return nil }

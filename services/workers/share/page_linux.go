@@ -1,0 +1,221 @@
+package share
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// page is memory that all processes of a Socket share, one row each, in which they count what they accepted. The kernel
+// alone shares connections unevenly: it wakes all waiting processes, and the same ones win. A process that is ahead of
+// the others therefore leaves the next connection to them for a moment. The connections stay in the kernel's queue until
+// a process accepts them, so a process that dies loses none but its own.
+type page struct {
+	used atomic.Int64 // rows below this number were live at some time
+	_    [56]byte     // every row has a cache line of its own
+	rows [MaxProcesses]row
+}
+
+type row struct {
+	accepted atomic.Int64
+	live     atomic.Bool
+	_        [48]byte
+}
+
+const pageSize = int(unsafe.Sizeof(page{}))
+
+const (
+	// burst is how many connections a process may be ahead of the last one: bursts are accepted without a wait.
+	burst = 4
+	// maxDelay is how long a process that is ahead leaves a connection to the others. Then it accepts it, and processes
+	// that did not (they are busy, or stopped) count as level with it.
+	maxDelay = 4 * time.Millisecond
+	// pollInterval is the time between two looks at the page meanwhile.
+	pollInterval = 100 * time.Microsecond
+)
+
+// newPage returns the page's file, for child processes, and the parent's mapping of it.
+func newPage() (*os.File, *page, error) {
+	fd, err := unix.MemfdCreate("balanza-share", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "share page")
+	err = f.Truncate(int64(pageSize))
+	var p *page
+	if err == nil {
+		p, err = openPage(f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, p, nil
+}
+
+func openPage(f *os.File) (*page, error) {
+	mem, err := unix.Mmap(int(f.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return (*page)(unsafe.Pointer(&mem[0])), nil
+}
+
+func (p *page) close() {
+	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(p)), pageSize))
+}
+
+// join makes row i live, level with the row that has the fewest connections.
+func (p *page) join(i int) {
+	if least, ok := p.least(i); ok {
+		p.rows[i].accepted.Store(least)
+	}
+	for used := p.used.Load(); used <= int64(i) && !p.used.CompareAndSwap(used, int64(i)+1); used = p.used.Load() {
+	}
+	p.rows[i].live.Store(true)
+}
+
+// leave takes row i out of the comparison. A nil page has no rows.
+func (p *page) leave(i int) {
+	if p != nil {
+		p.rows[i].live.Store(false)
+	}
+}
+
+// least is the smallest count of the live rows other than i, false when there is none.
+func (p *page) least(i int) (n int64, ok bool) {
+	for j := range p.used.Load() {
+		if r := &p.rows[j]; j != int64(i) && r.live.Load() {
+			if v := r.accepted.Load(); !ok || v < n {
+				n, ok = v, true
+			}
+		}
+	}
+	return n, ok
+}
+
+// ahead tells whether row i has accepted more than burst connections more than another live row.
+func (p *page) ahead(i int) bool {
+	least, ok := p.least(i)
+	return ok && p.rows[i].accepted.Load() > least+burst
+}
+
+// catchUp raises the live rows that are behind row i to its count.
+func (p *page) catchUp(i int) {
+	count := p.rows[i].accepted.Load()
+	for j := range p.used.Load() {
+		r := &p.rows[j]
+		if v := r.accepted.Load(); r.live.Load() && v < count {
+			r.accepted.CompareAndSwap(v, count)
+		}
+	}
+}
+
+// fairListener accepts from the shared socket when it is not ahead of the other processes.
+type fairListener struct {
+	file   *os.File
+	raw    syscall.RawConn
+	addr   net.Addr
+	page   *page
+	row    int
+	joined atomic.Bool
+	closed atomic.Bool
+}
+
+// listener returns the fairListener of row i on a listener's socket, and takes the listener over.
+func (p *page) listener(tcp *net.TCPListener, i int) (net.Listener, error) {
+	defer tcp.Close()
+	file, err := descriptor(tcp, false)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &fairListener{file: file, raw: raw, addr: tcp.Addr(), page: p, row: i}, nil
+}
+
+func (l *fairListener) Addr() net.Addr { return l.addr }
+
+func (l *fairListener) SyscallConn() (syscall.RawConn, error) { return l.raw, nil }
+
+func (l *fairListener) Close() error {
+	l.page.leave(l.row)
+	l.closed.Store(true)
+	return l.file.Close()
+}
+
+func (l *fairListener) Accept() (net.Conn, error) {
+	if l.joined.CompareAndSwap(false, true) {
+		l.page.join(l.row)
+	}
+	var conn net.Conn
+	var failed error
+	err := l.raw.Read(func(fd uintptr) bool {
+		for l.awaitTurn(int(fd)) {
+			accepted, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			switch {
+			case err == nil:
+				l.page.rows[l.row].accepted.Add(1)
+				conn, failed = newConn(accepted)
+				return true
+			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
+			default:
+				failed = os.NewSyscallError("accept", err)
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil && l.closed.Load() { // the standard library's own error for an interrupted wait is not exported
+		err = net.ErrClosed
+	}
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: err}
+	}
+	return conn, nil
+}
+
+// awaitTurn waits until this process may accept the connection at the head of the queue; false when the queue is empty.
+func (l *fairListener) awaitTurn(fd int) bool {
+	var began time.Time
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(fds, 0); n == 0 {
+			return false
+		}
+		if !l.page.ahead(l.row) {
+			return true
+		}
+		if began.IsZero() {
+			began = time.Now()
+		} else if time.Since(began) > maxDelay {
+			l.page.catchUp(l.row)
+			return true
+		}
+		time.Sleep(pollInterval)
+	}
+}
+
+// newConn returns the connection of an accepted descriptor, with the keep-alive settings of net.TCPListener.
+func newConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "conn")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAlivePeriod(15 * time.Second)
+		_ = tcp.SetKeepAlive(true)
+	}
+	return conn, err
+}

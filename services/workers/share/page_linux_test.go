@@ -1,0 +1,89 @@
+package share
+
+import (
+	"errors"
+	"math"
+	"net"
+	"sync"
+	"testing"
+)
+
+// testPage is a page that is freed at the test's end.
+func testPage(t *testing.T) *page {
+	t.Helper()
+	f, p, err := newPage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.close(); f.Close() })
+	return p
+}
+
+// Processes that accept in turn end within a burst of each other, one that joins late included, and one that accepts
+// nothing does not delay the others for ever.
+func TestPage(t *testing.T) {
+	page := testPage(t)
+	page.join(0)
+	page.join(1)
+	page.rows[0].accepted.Store(1000)
+	if !page.ahead(0) || page.ahead(1) {
+		t.Error("the row with 1000 is not ahead of the row with 0")
+	}
+	page.catchUp(0)
+	if page.ahead(0) {
+		t.Error("the row that accepts nothing still counts as behind")
+	}
+	page.join(2)
+	if n := page.rows[2].accepted.Load(); math.Abs(float64(n-1000)) > burst {
+		t.Errorf("a process that joins late starts at %d", n)
+	}
+	page.rows[0].accepted.Add(burst + 1)
+	page.leave(1)
+	page.leave(2)
+	if page.ahead(0) {
+		t.Error("a row is ahead of rows that have left")
+	}
+	var wg sync.WaitGroup
+	for i := range MaxProcesses {
+		wg.Go(func() { page.join(i) })
+	}
+	wg.Wait()
+	if n := page.used.Load(); n != MaxProcesses {
+		t.Errorf("%d rows in use", n)
+	}
+}
+
+// An accept loop that waits gets net.ErrClosed when its listener is closed: a drain waits for that.
+func TestCloseEndsAccept(t *testing.T) {
+	page := testPage(t)
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := page.listener(tcp, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				ended <- err
+				return
+			}
+			conn.Close()
+		}
+	}()
+	client, err := net.Dial("tcp", ln.Addr().String()) // the loop runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept ended with %v, want %v", err, net.ErrClosed)
+	}
+}

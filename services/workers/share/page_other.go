@@ -1,0 +1,17 @@
+//go:build !linux
+
+package share
+
+import (
+	"net"
+	"os"
+)
+
+// page is Linux's. Elsewhere the kernel alone decides which process accepts a connection.
+type page struct{}
+
+func newPage() (*os.File, *page, error)                                    { return nil, nil, nil }
+func openPage(*os.File) (*page, error)                                     { return nil, nil }
+func (p *page) leave(int)                                                  {}
+func (p *page) close()                                                     {}
+func (p *page) listener(tcp *net.TCPListener, _ int) (net.Listener, error) { return tcp, nil }
