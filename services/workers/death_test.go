@@ -14,7 +14,7 @@ import (
 	"balanza/services/workers/control"
 )
 
-// Only what was in flight on the killed worker fails, and nobody is refused.
+// A killed worker loses the requests in flight on it; no connection is refused.
 func TestWorkersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 3)
@@ -31,7 +31,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 		l.more(t, 20)
 		all := r.online(3)
 		victim := rand.N(len(all))
-		r.crash(victim)
+		r.killWorker(victim)
 		killed[fmt.Sprint(all[victim].Pid)] = true
 		time.Sleep(every)
 	}
@@ -83,8 +83,8 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	r := start(t, s)
 	all := r.online(3)
 	victim := all[1].Pid
-	kill(t, victim, syscall.SIGSTOP)
-	asleep(t, victim)
+	signalProcess(t, victim, syscall.SIGSTOP)
+	awaitStopped(t, victim)
 	eventually(t, "replacement", func() error {
 		if _, pid := get(t, r.url("/")); pid == victim {
 			t.Error("a process that is stopped answered")
@@ -94,7 +94,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 		}
 		return nil
 	})
-	gone(t, victim)
+	awaitExit(t, victim)
 	now := r.online(3)
 	if now[0].Pid != all[0].Pid || now[2].Pid != all[2].Pid {
 		t.Errorf("others were replaced too: %v, then %v", pids(all), pids(now))
@@ -104,8 +104,8 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	}
 }
 
-// asleep waits until all threads of a process have stopped.
-func asleep(t *testing.T, pid int) {
+// awaitStopped waits until all threads of a process have stopped.
+func awaitStopped(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, "stop", func() error {
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
@@ -121,7 +121,7 @@ func asleep(t *testing.T, pid int) {
 	})
 }
 
-// A worker that answers, but not to its own question whether it is well, hangs in what matters.
+// A worker that answers requests, but whose Health fails, is replaced.
 func TestSickWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -129,19 +129,19 @@ func TestSickWorkerIsReplaced(t *testing.T) {
 	r := start(t, s)
 	before := r.online(2)
 	r.behave("sick 1")
-	gone(t, before[0].Pid)
+	awaitExit(t, before[0].Pid)
 	r.behave("")
 	if after := r.online(2); after[1].Pid != before[1].Pid {
 		t.Error("the healthy worker was replaced")
 	}
 }
 
-// A worker that somebody else tells to end finishes what it has, and its replacement does not wait for that.
-func TestWorkerToldToEnd(t *testing.T) {
+// A worker that gets SIGTERM from another process finishes what it has, and its replacement does not wait for that.
+func TestWorkerGetsSIGTERM(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
 	old, finish := r.busy()
-	kill(t, old, syscall.SIGTERM)
+	signalProcess(t, old, syscall.SIGTERM)
 	eventually(t, "replacement", func() error {
 		online := 0
 		for _, w := range r.Status().Workers {
@@ -155,16 +155,16 @@ func TestWorkerToldToEnd(t *testing.T) {
 		return nil
 	})
 	finish()
-	gone(t, old)
+	awaitExit(t, old)
 }
 
-// HUP is the master's; a terminal that hangs up or `kill -HUP` to all must not end workers.
+// SIGHUP is for the master: a terminal that hangs up, or `kill -HUP` to all processes, must not end workers.
 func TestWorkersIgnoreHangUp(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
 	before := r.online(2)
 	for _, w := range before {
-		kill(t, w.Pid, syscall.SIGHUP)
+		signalProcess(t, w.Pid, syscall.SIGHUP)
 	}
 	get(t, r.url("/"))
 	time.Sleep(200 * time.Millisecond)
@@ -173,13 +173,13 @@ func TestWorkersIgnoreHangUp(t *testing.T) {
 	}
 }
 
-// A signal that comes when the worker has not yet begun to wait for it still counts.
+// A signal that arrives before the worker waits for it still counts.
 func TestSignalBeforeReady(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
 	r := start(t, s)
 	r.behave("slow")
-	r.crash(0)
+	r.killWorker(0)
 	if line := <-r.output.all; !strings.HasPrefix(line, "slow") {
 		t.Fatalf("the worker said %q", line)
 	}
@@ -188,19 +188,19 @@ func TestSignalBeforeReady(t *testing.T) {
 		t.Fatalf("too late: %+v", slow)
 	}
 	r.behave("")
-	kill(t, slow.Pid, syscall.SIGTERM)
-	gone(t, slow.Pid)
+	signalProcess(t, slow.Pid, syscall.SIGTERM)
+	awaitExit(t, slow.Pid)
 	r.online(1)
 }
 
-// A worker that can't start does not keep its siblings from serving; it is tried again less and less often, and given up
-// in the end. A reload gives it another chance.
+// A worker that cannot start does not keep its siblings from serving. It is started less and less often, and disabled in
+// the end. A reload gives it another chance.
 func TestExitAtBoot(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
 	r := run(t, s)
 	r.behave("exit 2")
-	kill := func() { // whoever was started before the behaviour was written
+	killSecond := func() { // it may have started before the behaviour was written
 		for _, w := range r.Status().Workers {
 			if w.Worker == 2 && w.Status == "online" {
 				_ = syscall.Kill(w.Pid, syscall.SIGKILL)
@@ -216,7 +216,7 @@ func TestExitAtBoot(t *testing.T) {
 		return w
 	}
 	eventually(t, "backoff", func() error {
-		kill()
+		killSecond()
 		if w := second(); w.Status != "backoff" || !strings.Contains(w.Cause, "no wish to serve") {
 			return fmt.Errorf("%+v", w)
 		}
@@ -228,12 +228,12 @@ func TestExitAtBoot(t *testing.T) {
 	deadline := time.Now().Add(60 * time.Second)
 	for second().Status != "errored" {
 		if time.Now().After(deadline) {
-			t.Fatalf("not given up: %+v", second())
+			t.Fatalf("not disabled: %+v", second())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	if w := second(); w.Restarts < maxFailures {
-		t.Errorf("given up after %d tries", w.Restarts)
+		t.Errorf("disabled after %d tries", w.Restarts)
 	}
 	if st := r.Status(); st.Status != "online" || !strings.Contains(st.Cause, "no wish to serve") {
 		t.Errorf("the server's status: %s, %s", st.Status, st.Cause)
@@ -246,16 +246,16 @@ func TestExitAtBoot(t *testing.T) {
 	r.online(2)
 }
 
-// A worker that gets ready and dies at once is tried again, for ever: what kills it may pass.
-func TestBriefWorkersAreNotGivenUp(t *testing.T) {
+// A worker that gets ready and dies at once is started again without end: the reason of its death may pass.
+func TestBriefWorkersAreNotDisabled(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
 	r.behave("brief")
-	r.crash(0)
+	r.killWorker(0)
 	eventually(t, "restarts", func() error {
 		st := r.Status()
 		if st.Workers[0].Status == "errored" {
-			t.Fatalf("given up: %+v", st)
+			t.Fatalf("disabled: %+v", st)
 		}
 		if st.Restarts < maxFailures+2 {
 			return fmt.Errorf("%d", st.Restarts)
@@ -270,7 +270,7 @@ func TestStopDuringBackoff(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
 	r.behave("exit")
-	r.crash(0)
+	r.killWorker(0)
 	eventually(t, "a pause of some length", func() error {
 		if w := r.Status().Workers[0]; w.Status != "backoff" || w.Restarts < 4 {
 			return fmt.Errorf("%+v", w)
@@ -314,7 +314,7 @@ func TestReusedPid(t *testing.T) {
 	defer s.socket.Close()
 	s.start()
 	p := s.slots[0].current
-	kill(t, p.pid(), syscall.SIGKILL)
+	signalProcess(t, p.pid(), syscall.SIGKILL)
 	for e := range s.events {
 		if e.exited {
 			s.stopping = true // so that nothing takes its place

@@ -24,7 +24,7 @@ func TestMaxMemory(t *testing.T) {
 		}
 		break
 	}
-	gone(t, fat)
+	awaitExit(t, fat)
 	after := r.online(2)
 	l.more(t, 20)
 	stop()
@@ -45,7 +45,7 @@ func (r *running) has(pid int) bool {
 	return false
 }
 
-// A worker is replaced after about so many requests, none of which is lost; the workers not all after the same number.
+// A worker is replaced after about MaxRequests requests, none of which is lost, and each worker after another number.
 func TestMaxRequests(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -66,7 +66,7 @@ func TestMaxRequests(t *testing.T) {
 	before := r.online(2)
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
 	for _, w := range before {
-		eventually(t, "end of a worker's time", func() error {
+		eventually(t, "the replacement of a worker", func() error {
 			if r.has(w.Pid) {
 				return fmt.Errorf("%+v", r.Status().Workers)
 			}
@@ -92,13 +92,13 @@ func TestStopTimeout(t *testing.T) {
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, deaf)
+	awaitExit(t, deaf)
 	get(t, r.url("/"))
 	r.behave("deaf")
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.stopped(); err != nil { // nor does it hold up the server's end
+	if err := r.stopped(); err != nil { // it does not delay the server's end either
 		t.Error(err)
 	}
 }
@@ -117,14 +117,14 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// Counters never fall, whatever becomes of the workers that counted; when all is quiet, none is missing but what killed
-// workers had not yet told.
+// Counters never fall when the workers that counted end. Without load nothing is missing but what killed workers had not
+// yet reported.
 func TestTotalsNeverFall(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 3))
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
 	scrape := func() float64 {
-		text, _, err := ask(r.url("/totals"))
+		text, _, err := request(r.url("/totals"))
 		if err != nil { // on a worker that was killed
 			return -1
 		}
@@ -138,7 +138,7 @@ func TestTotalsNeverFall(t *testing.T) {
 	for i := 0; scrapes < 100; i++ {
 		switch i % 10 {
 		case 3:
-			kill(t, r.online(3)[i%3].Pid, syscall.SIGKILL)
+			signalProcess(t, r.online(3)[i%3].Pid, syscall.SIGKILL)
 		case 6:
 			if err := r.Reload(t.Context()); err != nil {
 				t.Fatal(err)
@@ -157,7 +157,7 @@ func TestTotalsNeverFall(t *testing.T) {
 	r.online(3)
 	answers := scrape()
 	l.more(t, 100)
-	if err := r.Reload(t.Context()); err != nil { // the old ones tell what they did last
+	if err := r.Reload(t.Context()); err != nil { // the old workers report their last counts
 		t.Fatal(err)
 	}
 	stop()
@@ -166,7 +166,7 @@ func TestTotalsNeverFall(t *testing.T) {
 	}
 }
 
-// A late heartbeat that was sampled before a scrape does not lower what the scrape told.
+// A late heartbeat that was sampled before a scrape does not lower what the scrape reported.
 func TestCountersOnlyGrow(t *testing.T) {
 	p := &process{}
 	p.merge(Heartbeat{Requests: 5, Counters: map[string]float64{"a": 5, "b": 1}})
@@ -176,7 +176,7 @@ func TestCountersOnlyGrow(t *testing.T) {
 	}
 }
 
-// Output with lines of any length, or without an end of line, reaches the log whole; the master waits for no reader.
+// Output with lines of any length, or without an end of line, reaches the log unchanged.
 func TestCopyLines(t *testing.T) {
 	s := &Server{Config: Config{Output: &lines{make(chan string, 10)}}}
 	p := &process{}

@@ -24,12 +24,12 @@ import (
 	"balanza/services/workers/control"
 )
 
-// The tests' processes are this test binary again, told by the environment what to be.
+// The tests run this test binary again as their masters and workers; the environment says which.
 const (
 	roleVariable      = "WORKERS_TEST_ROLE"      // master or external; a master tells its workers theirs
 	specVariable      = "WORKERS_TEST_SPEC"      // a master's, see masterConfig
 	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file that says how the workers behave, see behaviour
-	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write whom they accepted
+	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write the addresses that they accepted
 )
 
 func TestMain(m *testing.M) {
@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// behaviour is the word in the behaviour's file, if it is for this slot: "exit", or "exit 2" for slot 2 alone.
+// behaviour returns what the behaviour file orders for this slot: "exit", or "exit 2" for slot 2 alone.
 func behaviour(slot int) string {
 	text, _ := os.ReadFile(os.Getenv(behaviourVariable))
 	word, only, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
@@ -80,10 +80,10 @@ func program(ctx context.Context, w *Worker) error {
 	case "hang": // never ready
 		<-ctx.Done()
 		return nil
-	case "deaf": // ready, but it does not drain
+	case "deaf": // ready, but ignores the order to drain
 		w.Ready()
 		select {}
-	case "brief": // ready, but not for long
+	case "brief": // ready, and ends at once
 		w.Ready()
 		return errors.New("too much to do")
 	}
@@ -102,12 +102,12 @@ func program(ctx context.Context, w *Worker) error {
 }
 
 type site struct {
-	w         *Worker
-	answered  atomic.Int64
-	conns     atomic.Int64
-	draining  atomic.Bool
-	hoard     [][]byte
-	unwritten atomic.Pointer[os.File] // where accepts go
+	w        *Worker
+	answered atomic.Int64
+	conns    atomic.Int64
+	draining atomic.Bool
+	hoard    [][]byte
+	accepts  atomic.Pointer[os.File] // where accepted addresses are written
 }
 
 func (s *site) serve(ctx context.Context) error {
@@ -116,7 +116,7 @@ func (s *site) serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.unwritten.Store(f)
+		s.accepts.Store(f)
 	}
 	server := http.Server{Handler: s, ConnState: s.state}
 	ended := make(chan error, 1)
@@ -139,7 +139,7 @@ func (s *site) state(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		s.conns.Add(1)
-		if f := s.unwritten.Load(); f != nil {
+		if f := s.accepts.Load(); f != nil {
 			fmt.Fprintln(f, time.Now().UnixNano(), os.Getpid(), c.RemoteAddr())
 		}
 	case http.StateClosed, http.StateHijacked:
@@ -174,7 +174,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			block[i] = 1
 		}
 		s.hoard = append(s.hoard, block)
-	case "/orphan": // whose parent ends before it
+	case "/orphan": // leaves a child whose parent ends before it
 		if err := exec.Command("sh", "-c", "sleep 0.1 &").Run(); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
@@ -238,7 +238,7 @@ func masterProcess(signals <-chan os.Signal) error {
 	return server.Run(ctx)
 }
 
-// waitLimit is how long a test waits for what must happen soon, on a machine that is busy with other things.
+// waitLimit is how long a test waits for an event, on a busy machine.
 const waitLimit = 20 * time.Second
 
 // eventually waits until f returns nil.
@@ -348,7 +348,7 @@ func (r *running) stopped() error {
 	}
 }
 
-// behave tells workers that start from now on how.
+// behave sets the behaviour of workers that start from now on.
 func (r *running) behave(how string) {
 	r.t.Helper()
 	if err := os.WriteFile(r.behaviour, []byte(how), 0o600); err != nil {
@@ -356,7 +356,7 @@ func (r *running) behave(how string) {
 	}
 }
 
-// online waits until exactly n workers live, and all serve.
+// online waits until there are exactly n processes, all online.
 func (r *running) online(n int) []control.WorkerStatus {
 	r.t.Helper()
 	var all []control.WorkerStatus
@@ -375,11 +375,11 @@ func (r *running) online(n int) []control.WorkerStatus {
 	return all
 }
 
-// crash kills the process of the nth worker, and returns when the master has noticed.
-func (r *running) crash(n int) {
+// killWorker kills the process of the nth worker, and returns when the master has noticed.
+func (r *running) killWorker(n int) {
 	r.t.Helper()
 	pid := r.Status().Workers[n].Pid
-	kill(r.t, pid, syscall.SIGKILL)
+	signalProcess(r.t, pid, syscall.SIGKILL)
 	eventually(r.t, "notice of a death", func() error {
 		if all := r.Status().Workers; slices.Contains(pids(all), pid) {
 			return fmt.Errorf("%+v", all)
@@ -392,10 +392,10 @@ func (r *running) url(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", r.Port(), path)
 }
 
-// get asks on a fresh connection and returns the body and the process that answered.
+// get sends a request on a new connection and returns the body and the pid of the process that answered.
 func get(t *testing.T, url string) (body string, pid int) {
 	t.Helper()
-	body, pid, err := ask(url)
+	body, pid, err := request(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +404,7 @@ func get(t *testing.T, url string) (body string, pid int) {
 
 var noKeepAlive = http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: waitLimit}
 
-func ask(url string) (body string, pid int, err error) {
+func request(url string) (body string, pid int, err error) {
 	answer, err := noKeepAlive.Get(url)
 	if err != nil {
 		return "", 0, err
@@ -425,8 +425,8 @@ func pids(all []control.WorkerStatus) (pids []int) {
 	return pids
 }
 
-// gone waits until no process has the pid. A zombie has.
-func gone(t *testing.T, pid int) {
+// awaitExit waits until no process has the pid. A zombie still has it.
+func awaitExit(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("end of process %d", pid), func() error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
@@ -436,7 +436,7 @@ func gone(t *testing.T, pid int) {
 	})
 }
 
-func kill(t *testing.T, pid int, s syscall.Signal) {
+func signalProcess(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
 	if err := syscall.Kill(pid, s); err != nil {
 		t.Fatalf("kill -%d %d: %v", s, pid, err)

@@ -28,23 +28,23 @@ type remote struct {
 	home string
 	port int
 	mu   sync.Mutex
-	said strings.Builder
+	text strings.Builder
 	over chan struct{}
 }
 
 func (r *remote) Write(text []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.said.Write(text)
+	return r.text.Write(text)
 }
 
 func (r *remote) output() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.said.String()
+	return r.text.String()
 }
 
-// launch starts a master as a process, behind the command given, if any, and waits until its workers serve.
+// launch starts a master as a process, through the command given, if any, and waits until its workers are online.
 func launch(t *testing.T, s Config, behind ...string) *remote {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free, to be known beforehand
@@ -122,22 +122,22 @@ func (r *remote) killMaster() {
 	if len(below) == 0 {
 		t.Fatal("the master has no children")
 	}
-	kill(t, below[0].pid, syscall.SIGSTOP)
-	asleep(t, below[0].pid)
-	kill(t, r.pid, syscall.SIGKILL)
+	signalProcess(t, below[0].pid, syscall.SIGSTOP)
+	awaitStopped(t, below[0].pid)
+	signalProcess(t, r.pid, syscall.SIGKILL)
 	<-r.over
 	began := time.Now()
 	for _, c := range below {
 		eventually(t, "end of a worker", func() error {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
-			if err == nil && !strings.Contains(string(stat), ") Z ") { // whoever adopts it may be slow to bury it
+			if err == nil && !strings.Contains(string(stat), ") Z ") { // its new parent may be slow to wait for it
 				return fmt.Errorf("%s", stat)
 			}
 			return nil
 		})
 	}
 	t.Logf("no worker left after %v", time.Since(began).Round(time.Millisecond))
-	eventually(t, "the port", func() error { // its leader dead, a process may have threads that are about to end
+	eventually(t, "the port", func() error { // threads of a dead process may take a moment to end
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
 		if err == nil {
 			ln.Close()
@@ -149,7 +149,7 @@ func (r *remote) killMaster() {
 func TestMasterKilled(t *testing.T) {
 	t.Parallel()
 	r := launch(t, testConfig(t, 3))
-	for range 6 { // requests that would last for ever hold nobody up
+	for range 6 { // requests without an end do not delay it
 		answer, err := noKeepAlive.Get(r.url("/until?file=" + r.home + "/never"))
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +164,7 @@ func TestMasterKilledAsProcess1(t *testing.T) {
 	launch(t, testConfig(t, 3), namespace(t)...).killMaster()
 }
 
-// A program that knows nothing of its master ends with it all the same.
+// An external program ends with its master.
 func TestMasterOfExternalProgramKilled(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -172,7 +172,7 @@ func TestMasterOfExternalProgramKilled(t *testing.T) {
 	launch(t, s).killMaster()
 }
 
-// namespace is the command that makes what is behind it process 1.
+// namespace is the command that runs another one as process 1.
 func namespace(t *testing.T) []string {
 	t.Helper()
 	command := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
@@ -182,7 +182,7 @@ func namespace(t *testing.T) []string {
 	return command
 }
 
-// Process 1 buries the orphans that come to it, and only those: what its workers died of it learns as ever.
+// Process 1 waits for the orphans that it adopts, and only for those: it still learns why its workers died.
 func TestProcess1ReapsOrphans(t *testing.T) {
 	t.Parallel()
 	r := launch(t, testConfig(t, 2), namespace(t)...)
@@ -196,7 +196,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		}
 		for _, c := range childrenOf(t, r.pid) {
 			if inside := innerPid(t, c.pid); inside == st.Workers[0].Pid {
-				kill(t, c.pid, syscall.SIGKILL)
+				signalProcess(t, c.pid, syscall.SIGKILL)
 			}
 		}
 		get(t, r.url("/orphan"))
@@ -209,9 +209,9 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		})
 	}
 	if n := strings.Count(r.output(), "signal: killed"); n != 5 {
-		t.Errorf("five were killed, the master speaks of %d", n)
+		t.Errorf("five were killed, the master logs %d", n)
 	}
-	eventually(t, "burial", func() error {
+	eventually(t, "the orphans' end", func() error {
 		left := childrenOf(t, r.pid)
 		if len(left) != 2 {
 			return fmt.Errorf("%v", left)
@@ -220,7 +220,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	})
 }
 
-// innerPid is a process's number in its own namespace.
+// innerPid is a process's pid in its own namespace.
 func innerPid(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -238,7 +238,7 @@ func innerPid(t *testing.T, pid int) int {
 	return 0
 }
 
-// A program that is not ours is respawned, reloaded and scaled like ours.
+// An external program is replaced, reloaded and scaled like any other.
 func TestExternalProgram(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -247,7 +247,7 @@ func TestExternalProgram(t *testing.T) {
 	r := start(t, s)
 	first := r.online(2)
 	get(t, r.url("/"))
-	r.crash(0)
+	r.killWorker(0)
 	second := r.online(2)
 	if second[0].Restarts != 1 || second[1].Pid != first[1].Pid {
 		t.Errorf("after a crash: %+v", second)
@@ -273,7 +273,7 @@ func TestExternalProgram(t *testing.T) {
 	}
 }
 
-// FORK is one process: the master's own. A reload moves the work to a child, losing nothing, and counters go on.
+// FORK is one process, the master's own. A reload moves the work to a child without losing a request, and counters go on.
 func TestFork(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
@@ -321,14 +321,14 @@ func TestFork(t *testing.T) {
 	if _, pid := get(t, r.url("/")); pid == r.pid {
 		t.Error("the master answers still")
 	}
-	kill(t, r.pid, syscall.SIGTERM)
+	signalProcess(t, r.pid, syscall.SIGTERM)
 	<-r.over
 	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 }
 
-// Whoever is served when the end is ordered is served to the end; whoever comes later is refused, not left waiting.
+// A request in flight when the server is told to stop is answered; later connections are refused and do not wait.
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
 	for _, single := range []bool{true, false} {
@@ -340,7 +340,7 @@ func TestStopDrains(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		kill(t, r.pid, syscall.SIGTERM)
+		signalProcess(t, r.pid, syscall.SIGTERM)
 		eventually(t, "refusal", func() error {
 			conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
 			if err == nil {

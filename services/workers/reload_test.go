@@ -97,13 +97,13 @@ func TestScaleLosesNothing(t *testing.T) {
 // A successor that does not get ready leaves its predecessor serving, and the error says why.
 func TestReloadFails(t *testing.T) {
 	t.Parallel()
-	link := filepath.Join(t.TempDir(), "worker")
+	symlink := filepath.Join(t.TempDir(), "worker")
 	script := func(text string, mode os.FileMode) func() {
 		return func() {
-			if err := os.Remove(link); err != nil {
+			if err := os.Remove(symlink); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(link, []byte(text), mode); err != nil {
+			if err := os.WriteFile(symlink, []byte(text), mode); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -112,16 +112,16 @@ func TestReloadFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(self, link); err != nil {
+	if err := os.Symlink(self, symlink); err != nil {
 		t.Fatal(err)
 	}
 	s := testConfig(t, 2)
-	s.Path, s.ReadyTimeout = link, 4*time.Second
+	s.Path, s.ReadyTimeout = symlink, 4*time.Second
 	r := start(t, s)
 	before := pids(r.online(2))
 	for _, c := range []struct {
 		name, why string
-		brk       func()
+		breakIt   func()
 	}{
 		{"exits", "no wish to serve", func() { r.behave("exit") }},
 		{"panics", "panic: no luck today", func() { r.behave("panic") }},
@@ -130,13 +130,13 @@ func TestReloadFails(t *testing.T) {
 		{"is no program", "exec format error", script("nothing", 0o700)},
 		{"may not be run", "permission denied", script("#!/bin/sh\nexit 0\n", 0o600)},
 		{"is missing", "no such file", func() {
-			if err := os.Remove(link); err != nil {
+			if err := os.Remove(symlink); err != nil {
 				t.Fatal(err)
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.brk()
+			c.breakIt()
 			if err := r.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), c.why) {
 				t.Errorf("reload: %v, not %q", err, c.why)
 			}
@@ -146,9 +146,9 @@ func TestReloadFails(t *testing.T) {
 			get(t, r.url("/"))
 		})
 	}
-	// The code that served is what a crash brings back, though its path is gone.
+	// A crash brings back the code that served, although its path names nothing any more.
 	r.behave("")
-	r.crash(0)
+	r.killWorker(0)
 	if now := r.online(2); now[0].Restarts != 1 || now[0].Generation != 1 {
 		t.Errorf("after a crash: %+v", now[0])
 	}
@@ -228,8 +228,8 @@ func TestReloadDuringDrain(t *testing.T) {
 	finishFirst()
 	finishSecond()
 	reloads.Wait()
-	gone(t, first)
-	gone(t, second)
+	awaitExit(t, first)
+	awaitExit(t, second)
 	r.online(1)
 }
 
@@ -255,7 +255,7 @@ func TestStopDuringReload(t *testing.T) {
 	}
 }
 
-// A worker and its successor that die together leave no hole.
+// A worker and its successor that die together are both replaced.
 func TestBothDieDuringReload(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
@@ -272,23 +272,23 @@ func TestBothDieDuringReload(t *testing.T) {
 		})
 		r.behave("")
 		for _, w := range both {
-			kill(t, w.Pid, syscall.SIGKILL)
+			signalProcess(t, w.Pid, syscall.SIGKILL)
 		}
 		<-reload // it fails, unless the successor was quick
 		for _, w := range both {
-			gone(t, w.Pid)
+			awaitExit(t, w.Pid)
 		}
 		r.online(1)
 		get(t, r.url("/"))
 	}
 }
 
-// A link that is moved to a new release, whose predecessor is then deleted: a crash brings back the old code, since
-// nobody asked for the new one, and a reload the new.
+// A symbolic link is moved to a new release, and the old release is deleted: a crash brings back the old code, since
+// nobody ordered the new one, and a reload starts the new.
 func TestReleaseSwapped(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	link := filepath.Join(dir, "current")
+	symlink := filepath.Join(dir, "current")
 	release := func(name string) {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
@@ -300,22 +300,22 @@ func TestReleaseSwapped(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, name, "worker"), binary, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(name, link+".new"); err != nil {
+		if err := os.Symlink(name, symlink+".new"); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(link+".new", link); err != nil {
+		if err := os.Rename(symlink+".new", symlink); err != nil {
 			t.Fatal(err)
 		}
 	}
 	release("one")
 	s := testConfig(t, 1)
-	s.Path = filepath.Join(link, "worker")
+	s.Path = filepath.Join(symlink, "worker")
 	r := start(t, s)
 	release("two")
 	if err := os.RemoveAll(filepath.Join(dir, "one")); err != nil {
 		t.Fatal(err)
 	}
-	r.crash(0)
+	r.killWorker(0)
 	r.online(1)
 	if exe, _ := get(t, r.url("/exe")); !strings.Contains(exe, "/one/") {
 		t.Errorf("after a crash %s runs", exe)
@@ -367,7 +367,7 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 	}
 }
 
-// Among connections that all bring one request, no worker gets much more than its share.
+// With one request for each connection, no worker gets much more than its share.
 func TestEvenness(t *testing.T) {
 	r := start(t, testConfig(t, 4))
 	const clients, requests = 8, 2000

@@ -50,7 +50,7 @@ func TestControlSocket(t *testing.T) {
 	if st := status(); st.Status != "stopped" || len(st.Workers) != 0 {
 		t.Errorf("stopped: %+v", st)
 	}
-	if _, _, err := ask(r.url("/")); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, _, err := request(r.url("/")); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("stopped, it answers: %v", err)
 	}
 	for _, what := range []string{"reload", "scale"} {

@@ -132,7 +132,10 @@ func List(ctx context.Context, dir string) ([]Status, error) {
 			switch {
 			case notRunning(err):
 				return
-			case err != nil:
+			case errors.Is(err, context.DeadlineExceeded):
+				err = fmt.Errorf("no answer within %v", statusTimeout)
+			}
+			if err != nil {
 				st = Status{Name: name, Status: "unresponsive", Pid: masterPid(dir, name), Cause: err.Error()}
 			}
 			mu.Lock()
