@@ -25,13 +25,13 @@ func (s *Server) Run(ctx context.Context) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 	}
-	socket, err := control.Serve(s.ControlDir, s.Name, s)
+	stopControl, err := control.Serve(s.ControlDir, s.Name, s)
 	if err != nil {
 		close(s.ended)
 		s.socket.Close()
 		return err
 	}
-	defer socket.Close()
+	defer stopControl()
 	defer close(s.ended)
 	s.start()
 	tick := time.NewTicker(min(s.HeartbeatTimeout/5, maxTick))
@@ -90,27 +90,27 @@ func (s *Server) handleCommand(c command) {
 			s.kill(p, "killed by a second signal")
 		}
 		c.reply <- nil
-	case c.order == stopOrder, c.order == deleteOrder:
-		s.quit = s.quit || c.order == deleteOrder
+	case c.order == control.Stop, c.order == control.Delete:
+		s.quit = s.quit || c.order == control.Delete
 		if s.socket == nil {
 			c.reply <- nil
 			return
 		}
 		s.stop(nil)
 		s.onStopped = append(s.onStopped, c.reply)
-	case s.socket == nil && (c.order == startOrder || c.order == restartOrder):
+	case s.socket == nil && (c.order == control.Start || c.order == control.Restart):
 		c.reply <- s.startAgain()
 	case s.socket == nil:
 		c.reply <- fmt.Errorf("%s is stopped", s.Name)
-	case c.order == startOrder && s.stopping:
+	case c.order == control.Start && s.stopping:
 		s.onRestart = append(s.onRestart, c.reply)
-	case c.order == startOrder:
+	case c.order == control.Start:
 		c.reply <- nil
 	case s.stopping:
 		c.reply <- ErrStopping
-	case c.order == scaleOrder && s.Single && c.count != 1:
+	case c.order == control.Scale && s.Single && c.count != 1:
 		c.reply <- errScaleFork
-	case c.order == scaleOrder && checkCount(c.count) != nil:
+	case c.order == control.Scale && checkCount(c.count) != nil:
 		c.reply <- checkCount(c.count)
 	default:
 		s.queue = append(s.queue, &rollout{order: c.order, count: c.count, reply: c.reply})

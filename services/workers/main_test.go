@@ -392,6 +392,10 @@ func (r *running) url(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", r.Port(), path)
 }
 
+func (r *running) Restart() error { return r.Order(r.t.Context(), control.Restart, 0) }
+
+func (r *running) Scale(count int) error { return r.Order(r.t.Context(), control.Scale, count) }
+
 // get sends a request on a new connection and returns the body and the pid of the process that answered.
 func get(t *testing.T, url string) (body string, pid int) {
 	t.Helper()

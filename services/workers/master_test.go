@@ -264,7 +264,7 @@ func TestExternalProgram(t *testing.T) {
 	if _, pid := get(t, r.url("/")); !slices.Contains(pids(third), pid) {
 		t.Errorf("%d answered, not one of %v", pid, pids(third))
 	}
-	if err := r.Scale(t.Context(), 3); err != nil {
+	if err := r.Scale(3); err != nil {
 		t.Fatal(err)
 	}
 	r.online(3)

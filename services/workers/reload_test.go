@@ -73,7 +73,7 @@ func TestScaleLosesNothing(t *testing.T) {
 	r := start(t, testConfig(t, 2))
 	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
 	for _, n := range []int{5, 1, 3, 2, 4, 1} {
-		if err := r.Scale(t.Context(), n); err != nil {
+		if err := r.Scale(n); err != nil {
 			t.Fatal(err)
 		}
 		r.online(n)
@@ -82,12 +82,12 @@ func TestScaleLosesNothing(t *testing.T) {
 	stop()
 	l.lostNothing(t)
 	for _, n := range []int{0, MaxWorkers + 1} {
-		if err := r.Scale(t.Context(), n); err == nil {
+		if err := r.Scale(n); err == nil {
 			t.Errorf("scaled to %d", n)
 		}
 	}
 	r.behave("exit")
-	if err := r.Scale(t.Context(), 3); err == nil || !strings.Contains(err.Error(), "no wish to serve") {
+	if err := r.Scale(3); err == nil || !strings.Contains(err.Error(), "no wish to serve") {
 		t.Errorf("scaled up by a worker that does not start: %v", err)
 	}
 	r.behave("")
@@ -153,7 +153,7 @@ func TestReloadFails(t *testing.T) {
 		t.Errorf("after a crash: %+v", now[0])
 	}
 	// A restart that fails brings it back, too.
-	if err := r.Restart(t.Context()); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if err := r.Restart(); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("restart: %v", err)
 	}
 	r.online(2)
@@ -163,7 +163,7 @@ func TestRestart(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
 	before := r.online(2)
-	if err := r.Restart(t.Context()); err != nil {
+	if err := r.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	for i, w := range r.online(2) {

@@ -5,14 +5,16 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"balanza/services/workers/control"
 )
 
 // rollout is a change of the workers that takes several steps: a reload, a restart, a change of their number, or the
 // replacement of a single worker. One is under way at a time. Run's loop advances it after every event: a successor is
 // started, then the next step waits until that is ready (promote) or has failed (rolloutFailed).
 type rollout struct {
-	order    order
-	count    int           // of workers, for scaleOrder
+	order    string        // Reload, Restart or Scale of package control, or recycleOrder
+	count    int           // of workers, for Scale
 	only     *process      // for recycleOrder: nothing is done when its slot has another process by now
 	slots    []*workerSlot // that still get a new process, in this order
 	starting *process      // the successor that is not ready yet
@@ -20,6 +22,9 @@ type rollout struct {
 	err      error         // why it failed
 	reply    chan<- error  // gets err when all predecessors have ended; nil for recycleOrder
 }
+
+// recycleOrder replaces one worker by another of the same code. The server gives it to itself.
+const recycleOrder = "recycle"
 
 // advance takes every step that is possible now, and answers the rollouts that are finished.
 func (s *Server) advance() {
@@ -49,14 +54,14 @@ func (s *Server) step() bool {
 		}
 		s.rollout, s.queue = s.queue[0], s.queue[1:]
 		s.begin(s.rollout)
-	case r.starting != nil, r.order == restartOrder && s.anyAlive(r.old):
+	case r.starting != nil, r.order == control.Restart && s.anyAlive(r.old):
 		return false
 	case len(r.slots) > 0:
 		s.startSuccessor(r)
 	default:
 		s.rollout = nil
 		s.finishing = append(s.finishing, r)
-		if r.order == scaleOrder && r.err == nil {
+		if r.order == control.Scale && r.err == nil {
 			s.Count = r.count
 		}
 	}
@@ -66,10 +71,10 @@ func (s *Server) step() bool {
 // begin decides which slots a rollout changes. A restart and a smaller number of workers drain processes first.
 func (s *Server) begin(r *rollout) {
 	switch r.order {
-	case reloadOrder, restartOrder:
+	case control.Reload, control.Restart:
 		s.generation++
 		r.slots = slices.Clone(s.slots)
-	case scaleOrder:
+	case control.Scale:
 		for n := len(s.slots) + 1; n <= r.count; n++ {
 			r.slots = append(r.slots, &workerSlot{number: n})
 		}
@@ -82,7 +87,7 @@ func (s *Server) begin(r *rollout) {
 		}
 		s.slots = s.slots[:min(len(s.slots), r.count)]
 	}
-	if r.order == restartOrder {
+	if r.order == control.Restart {
 		for _, slot := range s.slots {
 			slot.cancelRetry()
 			slot.current = nil
@@ -104,7 +109,7 @@ func (s *Server) startSuccessor(r *rollout) {
 			return
 		}
 		generation, image = slot.generation, slot.image
-	case scaleOrder:
+	case control.Scale:
 		s.slots = append(s.slots, slot)
 	}
 	slot.cancelRetry()
@@ -126,7 +131,7 @@ func (s *Server) promote(slot *workerSlot, p *process) {
 		if predecessor != nil {
 			s.drainOld(r, predecessor)
 		}
-		if r.order == restartOrder {
+		if r.order == control.Restart {
 			slot.restarts++
 		}
 	}
@@ -147,7 +152,7 @@ func (s *Server) rolloutFailed(slot *workerSlot, err error) {
 	remaining := append(r.slots, slot)
 	r.err, r.slots, r.starting = err, nil, nil
 	switch r.order {
-	case scaleOrder:
+	case control.Scale:
 		s.slots = slices.DeleteFunc(s.slots, func(other *workerSlot) bool { return other == slot })
 		return
 	case recycleOrder:

@@ -156,27 +156,27 @@ func (s *Server) Port() int { return s.Config.Port }
 
 // command is an order on its way to Run's goroutine.
 type command struct {
-	order order
-	count int        // of a scaleOrder
+	order string // of package control, or killOrder
+	count int
 	reply chan error // of capacity 1: the caller may be gone
 }
 
-type order int
+// killOrder stops a server without letting the workers finish what they have.
+const killOrder = "kill"
 
-const (
-	reloadOrder order = iota
-	restartOrder
-	scaleOrder
-	recycleOrder // replaces one worker; given by the server to itself
-	startOrder
-	stopOrder
-	deleteOrder
-	killOrder
-)
-
-// send gives an order and waits for the reply. An end of ctx ends the wait; an order that was begun is carried out.
-func (s *Server) send(ctx context.Context, o order, count int) error {
-	c := command{order: o, count: count, reply: make(chan error, 1)}
+// Order carries out an order of package control and returns when that is done:
+//   - Reload, when the old workers have ended. Each is replaced only when its successor is ready. When a successor does
+//     not get ready, its predecessor and those after it stay, and the error says why. Concurrent reloads take turns,
+//     but do not wait for each other's draining workers.
+//   - Restart, when the new workers are ready, or with the reason why one is not; then workers of the old code are
+//     started again. The socket stays open, so that clients that connect meanwhile wait.
+//   - Scale, when new workers are ready and surplus ones have ended. count is 1 to MaxWorkers. When a new one does not
+//     get ready, it and those after it are not added, and the error says why.
+//   - Start, when the port is bound; Stop and Delete, when all workers have ended.
+//
+// An end of ctx ends the wait; an order that was begun is carried out.
+func (s *Server) Order(ctx context.Context, order string, count int) error {
+	c := command{order: order, count: count, reply: make(chan error, 1)}
 	select {
 	case s.commands <- c:
 	case <-s.ended:
@@ -192,31 +192,11 @@ func (s *Server) send(ctx context.Context, o order, count int) error {
 	}
 }
 
-// Reload replaces the workers one at a time by ones that run what Path names now, each only when its successor is ready,
-// and returns when the old ones have ended. When a successor does not get ready, its predecessor and those after it
-// stay, and the error says why. Concurrent reloads take turns, but do not wait for each other's draining workers.
-func (s *Server) Reload(ctx context.Context) error { return s.send(ctx, reloadOrder, 0) }
+// Reload is Order's.
+func (s *Server) Reload(ctx context.Context) error { return s.Order(ctx, control.Reload, 0) }
 
-// Restart ends all workers and starts new ones that run what Path names now. The socket stays open, so clients that
-// connect meanwhile wait. It returns when the new workers are ready, or with the reason why one is not; then workers of
-// the old code are started again. A stopped server is started.
-func (s *Server) Restart(ctx context.Context) error { return s.send(ctx, restartOrder, 0) }
-
-// Scale changes the number of workers to count, 1 to MaxWorkers, and returns when new ones are ready and surplus ones
-// have ended. When a new one does not get ready, it and those after it are not added, and the error says why.
-func (s *Server) Scale(ctx context.Context, count int) error { return s.send(ctx, scaleOrder, count) }
-
-// Start starts a stopped server; for one that runs it does nothing. It returns when the port is bound.
-func (s *Server) Start(ctx context.Context) error { return s.send(ctx, startOrder, 0) }
-
-// Stop drains the workers and returns when all have ended. Stopping a stopped server is no error.
-func (s *Server) Stop(ctx context.Context) error { return s.send(ctx, stopOrder, 0) }
-
-// Delete stops the server and ends Run.
-func (s *Server) Delete(ctx context.Context) error { return s.send(ctx, deleteOrder, 0) }
-
-// Kill stops the server without letting the workers finish what they have.
-func (s *Server) Kill() { _ = s.send(context.Background(), killOrder, 0) }
+// Kill stops the server at once: requests in flight are lost.
+func (s *Server) Kill() { _ = s.Order(context.Background(), killOrder, 0) }
 
 // Status returns the server's state and its workers', by slot, draining processes last.
 func (s *Server) Status() control.Status {

@@ -1,7 +1,6 @@
 package workers
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -165,7 +164,7 @@ func TestErroredServerStartsAgain(t *testing.T) {
 		return nil
 	})
 	r.behave("")
-	if err := r.Restart(context.Background()); err != nil {
+	if err := r.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	r.online(1)

@@ -35,6 +35,9 @@ type Worker struct {
 	Health func() error
 	Sample func() Heartbeat
 
+	conn              *conn // to the master; nil for an in-process worker
+	heartbeatInterval time.Duration
+
 	send      func(message) error // to the master
 	ready     chan struct{}       // closed by Ready
 	readyOnce sync.Once
@@ -75,16 +78,9 @@ const (
 	pageFD
 )
 
-// Child is a worker in a process of its own.
-type Child struct {
-	*Worker
-	conn              *conn
-	heartbeatInterval time.Duration
-}
-
-// Inherit returns the worker that this process is; nil when its parent is no master. Call it before anything that starts
+// Inherit returns the worker that this process is, nil when its parent is no master. Call it before anything that starts
 // processes: it marks the inherited descriptors close-on-exec and removes the variable that it reads.
-func Inherit() (*Child, error) {
+func Inherit() (*Worker, error) {
 	text, ok := os.LookupEnv(workerVariable)
 	if !ok {
 		return nil, nil
@@ -105,7 +101,9 @@ func Inherit() (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Child{newWorker(env.Slot, env.Generation, ln, c.send), c, env.HeartbeatInterval}, nil
+	w := newWorker(env.Slot, env.Generation, ln, c.send)
+	w.conn, w.heartbeatInterval = c, env.HeartbeatInterval
+	return w, nil
 }
 
 // Replaced tells, once ctx has ended, whether other processes go on accepting on the worker's socket: then clients need
@@ -162,10 +160,10 @@ const orphanGrace = time.Second
 
 var errOrphan = errors.New("the master is dead")
 
-// Run runs the program as a worker: it sends heartbeats, drains on its master's order or on the first SIGTERM or SIGINT,
+// Run runs the program as the worker that Inherit returned: it sends heartbeats, drains on its master's order or on the first SIGTERM or SIGINT,
 // and ends at once on the second. It returns the program's error. signals must have been registered as the first thing
 // that the process did, so that none is lost; SIGHUP among them is ignored.
-func (c *Child) Run(program Program, signals <-chan os.Signal, log *slog.Logger) error {
+func (w *Worker) Run(program Program, signals <-chan os.Signal, log *slog.Logger) error {
 	ctx, end := context.WithCancelCause(context.Background())
 	defer end(nil)
 	// A hang-up is for the master, which reloads. A broken pipe means that the master, which reads the output, is dead:
@@ -173,23 +171,23 @@ func (c *Child) Run(program Program, signals <-chan os.Signal, log *slog.Logger)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
 		awaitEndSignal(signals)
-		c.replaced.Store(true) // the master keeps the socket and starts another worker on it
-		_ = c.send(message{Draining: true})
+		w.replaced.Store(true) // the master keeps the socket and starts another worker on it
+		_ = w.send(message{Draining: true})
 		end(nil)
 		awaitEndSignal(signals)
 		os.Exit(1)
 	}()
 	go func() {
 		select {
-		case <-c.ready:
-			c.sendHeartbeats()
+		case <-w.ready:
+			w.sendHeartbeats()
 		case <-ctx.Done():
 		}
 	}()
-	go c.readCommands(end)
+	go w.readCommands(end)
 
-	err := program(ctx, c.Worker)
-	c.sendHeartbeat()
+	err := program(ctx, w)
+	w.sendHeartbeat()
 	if errors.Is(context.Cause(ctx), errOrphan) {
 		log.Error("worker ends", "cause", errOrphan)
 	}
@@ -205,32 +203,32 @@ func awaitEndSignal(signals <-chan os.Signal) {
 }
 
 // readCommands handles the master's messages until the master is dead.
-func (c *Child) readCommands(end context.CancelCauseFunc) {
+func (w *Worker) readCommands(end context.CancelCauseFunc) {
 	for {
-		m, err := c.conn.receive()
+		m, err := w.conn.receive()
 		if err != nil {
 			end(errOrphan)
-			c.Listener.Close()
+			w.Listener.Close()
 			time.Sleep(orphanGrace)
 			os.Exit(1)
 		}
-		c.handle(m, func() { end(nil) })
+		w.handle(m, func() { end(nil) })
 	}
 }
 
 // sendHeartbeats ends with the process: a drain may take long, and the master goes on counting heartbeats.
-func (c *Child) sendHeartbeats() {
-	for ; ; time.Sleep(c.heartbeatInterval) {
-		if c.Health == nil || c.Health() == nil {
-			c.sendHeartbeat()
+func (w *Worker) sendHeartbeats() {
+	for ; ; time.Sleep(w.heartbeatInterval) {
+		if w.Health == nil || w.Health() == nil {
+			w.sendHeartbeat()
 		}
 	}
 }
 
-func (c *Child) sendHeartbeat() {
+func (w *Worker) sendHeartbeat() {
 	var h Heartbeat
-	if c.Sample != nil {
-		h = c.Sample()
+	if w.Sample != nil {
+		h = w.Sample()
 	}
-	_ = c.send(message{Heartbeat: &h})
+	_ = w.send(message{Heartbeat: &h})
 }

@@ -54,19 +54,15 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 	return st, err
 }
 
-// Order gives one of the orders reload, restart, scale (with its count), start, stop and delete, and returns when it is
-// carried out, with the server's error if it cannot be. An order may take as long as it needs, but when the server
+// Order gives an order (count is for Scale) and returns when it is carried out, or with the server's reason why it cannot
+// be. An order may take as long as it needs, but when the server
 // leaves questions for its state unanswered for 10 s, as a stopped process does, Order fails and names its pid; the
 // order may be carried out later. An end of ctx ends the wait, not the order.
 func (c *Client) Order(ctx context.Context, order string, count int) error {
-	form := url.Values{}
-	if order == "scale" {
-		form.Set("count", strconv.Itoa(count))
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() { cancel(c.awaitSilence(ctx)) }()
-	_, err := c.call(ctx, http.MethodPost, order, form)
+	_, err := c.call(ctx, http.MethodPost, order, url.Values{"count": {strconv.Itoa(count)}})
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

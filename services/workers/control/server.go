@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -25,9 +24,9 @@ const (
 func socketPath(dir, name string) string { return filepath.Join(dir, name+socketSuffix) }
 func lockPath(dir, name string) string   { return filepath.Join(dir, name+lockSuffix) }
 
-// Serve answers on the control socket of the server called name until the result is closed. It creates dir (mode 0700)
-// where it is missing. It fails when a server of that name runs already and when the socket's path is too long.
-func Serve(dir, name string, s Server) (io.Closer, error) {
+// Serve answers on the control socket of the server called name until stop is called. It creates dir (mode 0700) where
+// it is missing. It fails when a server of that name runs already and when the socket's path is too long.
+func Serve(dir, name string, s Server) (stop func(), err error) {
 	path := socketPath(dir, name)
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("control socket %s: the path is longer than %d bytes; set BALANZA_HOME to a shorter one", path, maxSocketPath)
@@ -49,13 +48,13 @@ func Serve(dir, name string, s Server) (io.Closer, error) {
 	}
 	server := &http.Server{Handler: handler(s), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(ln) }()
-	return closer(func() error {
+	return func() {
 		defer lock.Close()
 		// A short grace, so that the client that ordered the end gets its answer.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		return server.Shutdown(ctx)
-	}), nil
+		_ = server.Shutdown(ctx)
+	}, nil
 }
 
 // handler routes the requests. An order is carried out to its end even when its client disconnects.
@@ -64,25 +63,19 @@ func handler(s Server) http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(s.Status())
 	})
-	order := func(name string, run func(ctx context.Context, r *http.Request) error) {
-		mux.HandleFunc("POST /"+name, func(w http.ResponseWriter, r *http.Request) {
-			if err := run(context.WithoutCancel(r.Context()), r); err != nil {
+	for _, order := range orders {
+		mux.HandleFunc("POST /"+order, func(w http.ResponseWriter, r *http.Request) {
+			count, err := strconv.Atoi(r.FormValue("count"))
+			if err != nil && order == Scale {
+				err = fmt.Errorf("count: %q is not a whole number", r.FormValue("count"))
+			} else {
+				err = s.Order(context.WithoutCancel(r.Context()), order, count)
+			}
+			if err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
 			}
 		})
 	}
-	for name, run := range map[string]func(context.Context) error{
-		"reload": s.Reload, "restart": s.Restart, "start": s.Start, "stop": s.Stop, "delete": s.Delete,
-	} {
-		order(name, func(ctx context.Context, _ *http.Request) error { return run(ctx) })
-	}
-	order("scale", func(ctx context.Context, r *http.Request) error {
-		n, err := strconv.Atoi(r.FormValue("count"))
-		if err != nil {
-			return fmt.Errorf("count: %q is not a whole number", r.FormValue("count"))
-		}
-		return s.Scale(ctx, n)
-	})
 	return mux
 }
 
@@ -113,7 +106,3 @@ func listenUnix(path string) (net.Listener, error) {
 	}
 	return net.Listen("unix", path)
 }
-
-type closer func() error
-
-func (c closer) Close() error { return c() }

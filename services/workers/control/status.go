@@ -8,16 +8,23 @@ import (
 	"time"
 )
 
-// Server is what a control socket gives access to. Each order returns when it is carried out, or with the reason why it
-// cannot be.
+// Orders that a server takes.
+const (
+	Reload  = "reload"  // replace the workers one at a time by ones of the code that is installed now
+	Restart = "restart" // end all workers and start new ones; start a stopped server
+	Scale   = "scale"   // change the number of workers to a count
+	Start   = "start"   // start a stopped server; one that runs stays as it is
+	Stop    = "stop"    // drain the workers; a stopped server stays as it is
+	Delete  = "delete"  // stop, and end the server's process where it is the last server in it
+)
+
+var orders = []string{Reload, Restart, Scale, Start, Stop, Delete}
+
+// Server is what a control socket gives access to.
 type Server interface {
 	Status() Status
-	Reload(ctx context.Context) error
-	Restart(ctx context.Context) error
-	Scale(ctx context.Context, count int) error
-	Start(ctx context.Context) error
-	Stop(ctx context.Context) error
-	Delete(ctx context.Context) error
+	// Order returns when the order is carried out, or with the reason why it cannot be. count is for Scale.
+	Order(ctx context.Context, order string, count int) error
 }
 
 // Status is a server as `ps` shows it. Its JSON is the answer of GET /status.
