@@ -1,0 +1,107 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testServer notes the orders that it gets. While silent, it answers nothing.
+type testServer struct {
+	got    chan string
+	silent chan struct{} // nil: it answers
+}
+
+func (s *testServer) Status() Status {
+	if s.silent != nil {
+		<-s.silent
+	}
+	return Status{Name: "test", Status: "online", Pid: os.Getpid()}
+}
+
+func (s *testServer) Order(_ context.Context, order string, count int) error {
+	s.got <- fmt.Sprint(order, " ", count)
+	if s.silent != nil {
+		<-s.silent
+	}
+	if order == Reload {
+		return errors.New("no new code")
+	}
+	return nil
+}
+
+// serve answers on the control socket of a folder whose path is short enough for one.
+func serve(t *testing.T, s Server) (dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	stop, err := Serve(dir, "test", s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return dir
+}
+
+func TestOrdersReachTheServer(t *testing.T) {
+	t.Parallel()
+	s := &testServer{got: make(chan string, 1)}
+	c := NewClient(serve(t, s), "test")
+	for _, order := range orders {
+		err := c.Order(t.Context(), order, 3)
+		if want := order == Reload; (err != nil) != want || want && err.Error() != "no new code" {
+			t.Errorf("%s: %v", order, err)
+		}
+		if got := <-s.got; got != order+" 3" {
+			t.Errorf("%s arrives as %q", order, got)
+		}
+	}
+	if err := c.Order(t.Context(), "explode", 0); err == nil {
+		t.Error("an unknown order is no error")
+	}
+}
+
+// A server that does not answer is listed with the pid of its process, and an order to it ends with an error that names
+// the pid, or at once with the caller's context.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	s := &testServer{got: make(chan string, 3), silent: make(chan struct{})}
+	dir := serve(t, s)
+	t.Cleanup(func() { close(s.silent) })
+	all, err := List(t.Context(), dir)
+	if err != nil || len(all) != 1 || all[0].Status != "unresponsive" || all[0].Pid != os.Getpid() {
+		t.Errorf("%+v, %v", all, err)
+	}
+	c := NewClient(dir, "test")
+	if err := c.Order(t.Context(), Stop, 0); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("does not answer (pid %d)", os.Getpid())) {
+		t.Errorf("an order: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := c.Order(ctx, Stop, 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("an order whose caller gives up: %v", err)
+	}
+}
+
+// A socket that a killed server left is not listed.
+func TestStaleSocket(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketPath(dir, "stale"), Net: "unix"})
+	if err != nil {
+		t.Skip(err) // the path of the temporary folder is too long for a socket
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	if all, err := List(t.Context(), dir); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
