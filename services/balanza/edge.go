@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -53,7 +54,10 @@ func (p *program) edge(args []string) error {
 		return usageError{err}
 	}
 	serve := func(ctx context.Context, w *workers.Worker) error {
-		w.Sample = func() workers.Heartbeat { return workers.Heartbeat{Counters: balancer.Counters()} }
+		w.Sample = func() workers.Heartbeat {
+			upstreams, _ := json.Marshal(balancer.Status()) // strings, numbers and times: cannot fail
+			return workers.Heartbeat{Details: upstreams}
+		}
 		w.Ready()
 		return balancer.Serve(ctx, w.Listener)
 	}

@@ -1,5 +1,5 @@
-// Package edge is the balancer of `balanza up`, where no nginx is: exact round robin over the servers that are ready,
-// a backup for when none is, and retries of what can be sent twice without harm.
+// Package edge is the balancer of `balanza up`, which needs no nginx: exact round robin over the upstreams that are
+// ready, a backup for when none is, and retries of requests that can be sent twice without harm.
 package edge
 
 import (
@@ -10,65 +10,67 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
+// Limits of a client's connection.
 const (
 	maxHeader     = 16 << 10         // bytes of a request's line and headers
 	maxBody       = 1 << 20          // bytes of a request's body
-	headerTimeout = 10 * time.Second // for all headers: a client that drips them ties up no connection for long
+	headerTimeout = 10 * time.Second // for all headers: a client that sends them slowly holds no connection for long
 	bodyTimeout   = time.Minute      // for a whole body
 	sendTimeout   = 2 * time.Minute  // for a client to take its whole answer
 	clientIdle    = 75 * time.Second // between two requests of one client connection
 
-	defaultPatience = 5 * time.Second
-	connsPoll       = 10 * time.Millisecond
+	defaultWaitTimeout = 5 * time.Second
+	connsPollInterval  = 10 * time.Millisecond
 )
 
-// Config says where the servers are and how the balancer ends.
+// Config says where the upstreams are and how the balancer ends.
 type Config struct {
 	// Primary, Backup and Default are addresses, host:port. Draws of random numbers go to Primary, and to Backup while
 	// no Primary is ready; everything else goes to Default. Only Backup may be empty.
 	Primary, Backup, Default []string
-	// DrainDelay is how long, once it is to end, clients that stay connected still get answers, each with `Connection:
-	// close`, before their idle connections are closed. A client never loses a request to a closed connection if it
-	// sends one in this time.
+	// DrainDelay is how long, from the start of the drain, connected clients still get answers, each with `Connection:
+	// close`, before their idle connections are closed. A client that sends a request in this time does not lose it to
+	// a closed connection.
 	DrainDelay time.Duration
 	// DrainTimeout is how long requests in flight may take after DrainDelay before they are cut off.
 	DrainTimeout time.Duration
-	// Patience is how long requests wait for a server to come back, from the moment the last one went. It bridges a
-	// restart; an outage that lasts longer is answered 503 at once. 0 means 5 s.
-	Patience time.Duration
-	// Logger gets servers' coming and going and failed requests. nil means slog's default.
+	// WaitTimeout is how long requests wait for an upstream to become ready, from the moment the last one became
+	// unready. It bridges a restart; during a longer outage the answer is 503 at once. 0 means 5 s.
+	WaitTimeout time.Duration
+	// Logger gets changes of the upstreams' health, and failed requests. nil means slog's default.
 	Logger *slog.Logger
 }
 
-// UpstreamStatus is what the balancer knows of a server.
+// UpstreamStatus is what the balancer knows of an upstream.
 type UpstreamStatus struct {
-	Address string    `json:"address"` // host:port
-	Role    string    `json:"role"`    // primary, backup or default
-	Up      bool      `json:"up"`
-	Since   time.Time `json:"since"`           // when Up last changed
-	Cause   string    `json:"cause,omitempty"` // why it is not up
+	Address  string    `json:"address"` // host:port
+	Role     string    `json:"role"`    // primary, backup or default
+	Up       bool      `json:"up"`
+	Since    time.Time `json:"since"`           // when Up last changed
+	Cause    string    `json:"cause,omitempty"` // why it is not up
+	Requests int64     `json:"requests"`        // that it answered, whatever the status
+	Failures int64     `json:"failures"`        // attempts that got no answer; those of GETs were made again elsewhere
 }
 
-// Balancer shares requests among servers. Its methods may be called by several goroutines; Serve only once.
+// Balancer shares requests among upstreams. Its methods may be called by several goroutines; Serve only once.
 type Balancer struct {
-	config      Config
-	log         *slog.Logger
-	draws, site *pool
-	toDraws     *httputil.ReverseProxy
-	toSite      *httputil.ReverseProxy
-	fresh       *http.Transport // a connection per request
-	own         classes         // answers of the balancer itself
-	conns       atomic.Int64    // clients' connections, websockets too
-	serving     atomic.Bool
-	forHeaders  time.Duration
-	draining    context.Context // ends when the drain begins
-	drain       context.CancelFunc
+	config        Config
+	log           *slog.Logger
+	draws, site   *pool
+	toDraws       *httputil.ReverseProxy
+	toSite        *httputil.ReverseProxy
+	noKeepAlive   *http.Transport // a connection for each request
+	conns         atomic.Int64    // clients' connections, websockets included
+	headerTimeout time.Duration
+	draining      context.Context // ends when the drain begins
+	startDrain    context.CancelFunc
 }
 
 // New makes a Balancer that takes no connection yet. The error names the address that is wrong.
@@ -76,12 +78,12 @@ func New(c Config) (*Balancer, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if c.Patience == 0 {
-		c.Patience = defaultPatience
+	if c.WaitTimeout == 0 {
+		c.WaitTimeout = defaultWaitTimeout
 	}
-	b := &Balancer{config: c, log: c.Logger, fresh: newTransport(), forHeaders: headerTimeout}
-	b.fresh.DisableKeepAlives = true
-	b.draining, b.drain = context.WithCancel(context.Background())
+	b := &Balancer{config: c, log: c.Logger, noKeepAlive: newTransport(), headerTimeout: headerTimeout}
+	b.noKeepAlive.DisableKeepAlives = true
+	b.draining, b.startDrain = context.WithCancel(context.Background())
 
 	primary, err := b.newTier("primary", c.Primary)
 	if err != nil {
@@ -91,19 +93,20 @@ func New(c Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	others, err := b.newTier("default", c.Default)
+	defaults, err := b.newTier("default", c.Default)
 	if err != nil {
 		return nil, err
 	}
 	if len(c.Primary) == 0 || len(c.Default) == 0 {
 		return nil, errors.New("edge: at least one primary and one default server must be named")
 	}
-	b.draws = &pool{tiers: []*tier{primary, backup}, patience: c.Patience}
-	b.site = &pool{tiers: []*tier{others}, patience: c.Patience}
+	b.draws = &pool{tiers: []*tier{primary, backup}, waitTimeout: c.WaitTimeout}
+	b.site = &pool{tiers: []*tier{defaults}, waitTimeout: c.WaitTimeout}
 	b.toDraws, b.toSite = b.newProxy(b.draws), b.newProxy(b.site)
 	return b, nil
 }
 
+// newTier checks the addresses of a role and makes their upstreams.
 func (b *Balancer) newTier(role string, addresses []string) (*tier, error) {
 	t := &tier{role: role}
 	seen := map[string]bool{}
@@ -119,29 +122,30 @@ func (b *Balancer) newTier(role string, addresses []string) (*tier, error) {
 			return nil, fmt.Errorf("edge: %s server %q is named twice", role, address)
 		}
 		seen[address] = true
-		t.servers = append(t.servers, newServer(address, b.fresh, b.log))
+		t.upstreams = append(t.upstreams, newUpstream(address, b.noKeepAlive, b.log))
 	}
 	return t, nil
 }
 
-// Serve takes connections from ln until ctx ends, then closes ln, lets requests in flight end, closes websockets with
-// 1012 and returns nil, or an error if it had to cut something off. ln may be shared with another process: it is
-// closed, not shut down, so what is queued there is the other's. Every server is asked once for its health before the
-// first connection is taken.
+// Serve accepts connections from ln until ctx ends, then closes ln, waits for the requests in flight, closes websockets
+// with 1012 (service restart) and returns nil, or an error if it had to cut connections off. ln may be shared with
+// another process: it is closed, not shut down, so that the other one accepts what is queued there. Every upstream's
+// health is checked once before the first connection is accepted.
 func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
-	// Health checks go on while the drain's last requests need a server.
+	// Health checks go on during the drain, whose last requests need an upstream.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var checks sync.WaitGroup
 	defer checks.Wait()
 	defer stop()
 	b.checkAll(work)
-	for _, s := range b.servers() {
-		checks.Go(func() { s.watch(work) })
+	for _, u := range b.upstreams() {
+		checks.Go(func() { u.checkPeriodically(work) })
 	}
 
+	// Every limit of time is set, so that no client can hold a connection without making progress.
 	server := &http.Server{
 		Handler:           http.HandlerFunc(b.handle),
-		ReadHeaderTimeout: b.forHeaders,
+		ReadHeaderTimeout: b.headerTimeout,
 		IdleTimeout:       clientIdle,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
@@ -150,39 +154,36 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 			switch state {
 			case http.StateNew:
 				b.conns.Add(1)
-			case http.StateClosed: // a hijacked one is counted off by its socket
+			case http.StateClosed: // wsConn.Close counts hijacked ones
 				b.conns.Add(-1)
 			}
 		},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(ln) }()
-	b.serving.Store(true)
 	select {
-	case err := <-ended: // nothing can be accepted any more
-		b.serving.Store(false)
-		b.drain()
+	case err := <-ended: // the listener has failed
+		b.startDrain()
 		return errors.Join(fmt.Errorf("edge: %w", err), server.Close())
 	case <-ctx.Done():
-		b.serving.Store(false)
-		b.drain()
+		b.startDrain()
 		ln.Close()
 		<-ended
-		return b.end(server)
+		return b.drain(server)
 	}
 }
 
-// end closes the connections that there are: first those that got an answer, then idle ones, then all.
-func (b *Balancer) end(server *http.Server) error {
+// drain closes the clients' connections: first those that have got an answer, then idle ones, in the end all.
+func (b *Balancer) drain(server *http.Server) error {
 	delay, cancel := context.WithTimeout(context.Background(), b.config.DrainDelay)
 	defer cancel()
-	_ = b.connsGone(delay)
+	_ = b.awaitNoConns(delay)
 
 	limit, cancel := context.WithTimeout(context.Background(), b.config.DrainTimeout)
 	defer cancel()
 	err := server.Shutdown(limit)
 	if err == nil {
-		err = b.connsGone(limit) // Shutdown does not know of websockets
+		err = b.awaitNoConns(limit) // Shutdown does not wait for websockets
 	}
 	if err != nil {
 		cut := b.conns.Load()
@@ -193,9 +194,9 @@ func (b *Balancer) end(server *http.Server) error {
 	return nil
 }
 
-// connsGone waits until no client is connected, or returns ctx's error.
-func (b *Balancer) connsGone(ctx context.Context) error {
-	tick := time.NewTicker(connsPoll)
+// awaitNoConns waits until no client is connected, or returns ctx's error.
+func (b *Balancer) awaitNoConns(ctx context.Context) error {
+	tick := time.NewTicker(connsPollInterval)
 	defer tick.Stop()
 	for b.conns.Load() > 0 {
 		select {
@@ -207,70 +208,29 @@ func (b *Balancer) connsGone(ctx context.Context) error {
 	return nil
 }
 
-// Ready says whether connections are taken and each kind of request has a server that is up.
-func (b *Balancer) Ready() bool {
-	return b.serving.Load() && b.draws.up() && b.site.up()
-}
-
-// Status tells of every server, in the order of Config: primaries, backups, default ones.
+// Status describes every upstream, in the order of Config: primaries, backups, defaults.
 func (b *Balancer) Status() []UpstreamStatus {
 	var all []UpstreamStatus
 	for _, t := range b.tiers() {
-		for _, s := range t.servers {
-			h := s.health.Load()
+		for _, u := range t.upstreams {
+			h := u.health.Load()
 			all = append(all, UpstreamStatus{
-				Address: s.address, Role: t.role, Up: h.up, Since: h.since, Cause: h.cause,
+				Address: u.address, Role: t.role, Up: h.up, Since: h.since, Cause: h.cause,
+				Requests: u.requests.Load(), Failures: u.failures.Load(),
 			})
 		}
 	}
 	return all
 }
 
-// Counters are Prometheus series and their values, which only grow. A failed try counts as class "error" of its server,
-// an answer of the balancer itself under the role "edge".
-func (b *Balancer) Counters() map[string]float64 {
-	series := map[string]float64{
-		"balanza_edge_retries_total": float64(b.draws.retries.Load() + b.site.retries.Load()),
-	}
-	b.own.addTo(series, "edge", "")
-	for _, t := range b.tiers() {
-		for _, s := range t.servers {
-			s.answers.addTo(series, t.role, s.address)
-		}
-	}
-	return series
-}
+// tiers are all tiers, in the order of Config.
+func (b *Balancer) tiers() []*tier { return slices.Concat(b.draws.tiers, b.site.tiers) }
 
-func (b *Balancer) tiers() []*tier {
-	return append(append([]*tier{}, b.draws.tiers...), b.site.tiers...)
-}
-
-func (b *Balancer) servers() []*server {
-	var all []*server
+// upstreams are those of all tiers. An address with two roles has two upstreams.
+func (b *Balancer) upstreams() []*upstream {
+	var all []*upstream
 	for _, t := range b.tiers() {
-		all = append(all, t.servers...)
+		all = append(all, t.upstreams...)
 	}
 	return all
-}
-
-// classes counts answers by the first digit of their status; [0] is tries that got none.
-type classes [6]atomic.Int64
-
-func (c *classes) count(status int) {
-	if class := status / 100; class < len(c) {
-		c[class].Add(1)
-	}
-}
-
-func (c *classes) addTo(series map[string]float64, role, address string) {
-	for class := range c {
-		name := "error"
-		if class > 0 {
-			name = fmt.Sprintf("%dxx", class)
-		}
-		if n := c[class].Load(); n > 0 {
-			labels := fmt.Sprintf("{class=%q,role=%q,upstream=%q}", name, role, address)
-			series["balanza_edge_requests_total"+labels] = float64(n)
-		}
-	}
 }

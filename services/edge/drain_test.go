@@ -17,14 +17,14 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// talk sends a GET on c and returns the answer, whose body has been read.
-func talk(t *testing.T, c net.Conn, in *bufio.Reader, path string) *http.Response {
+// request sends a GET on c and returns the answer, whose body has been read.
+func request(t *testing.T, c net.Conn, in *bufio.Reader, path string) *http.Response {
 	t.Helper()
 	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
-	return hear(t, in)
+	return readAnswer(t, in)
 }
 
-func hear(t *testing.T, in *bufio.Reader) *http.Response {
+func readAnswer(t *testing.T, in *bufio.Reader) *http.Response {
 	t.Helper()
 	res, err := http.ReadResponse(in, nil)
 	if err != nil {
@@ -69,17 +69,17 @@ func TestDrain(t *testing.T) {
 	}
 	file.Close()
 	old := runOn(t, Config{Primary: servers, Default: servers, DrainDelay: time.Minute}, first)
-	eventually(t, "ready", old.Ready)
+	eventually(t, "ready", old.ready)
 
 	idle, fromIdle := dial(t, old.address)
-	if res := talk(t, idle, fromIdle, "/"); res.Close {
+	if res := request(t, idle, fromIdle, "/"); res.Close {
 		t.Error("an answer said Connection: close before the drain")
 	}
 	busy, fromBusy := dial(t, old.address)
 	fmt.Fprint(busy, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-entered
 	old.stop()
-	eventually(t, "not ready", func() bool { return !old.Ready() })
+	eventually(t, "not ready", func() bool { return !old.ready() })
 
 	// The port stays open: the successor holds it too.
 	successor := runOn(t, Config{Primary: servers, Default: servers}, second)
@@ -87,14 +87,14 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the successor answers %d", status)
 	}
 	<-old.draining.Done()
-	if res := talk(t, idle, fromIdle, "/"); res.StatusCode != http.StatusOK || !res.Close {
+	if res := request(t, idle, fromIdle, "/"); res.StatusCode != http.StatusOK || !res.Close {
 		t.Errorf("on a connection kept from before: %d, close %v", res.StatusCode, res.Close)
 	}
 	close(release)
-	if res := hear(t, fromBusy); res.StatusCode != http.StatusOK || !res.Close {
+	if res := readAnswer(t, fromBusy); res.StatusCode != http.StatusOK || !res.Close {
 		t.Errorf("the request in flight: %d, close %v", res.StatusCode, res.Close)
 	}
-	// Both connections are gone, so nothing waits for the end of DrainDelay.
+	// Both connections are closed, so nothing waits for the end of DrainDelay.
 	if err := <-old.ended; err != nil {
 		t.Error(err)
 	}
@@ -110,15 +110,15 @@ func TestDrain(t *testing.T) {
 
 func TestDrainHasAnEnd(t *testing.T) {
 	entered := make(chan struct{})
-	gone := make(chan struct{})
+	stopped := make(chan struct{})
 	site := newBackend(t, "", func(_ http.ResponseWriter, r *http.Request) {
 		close(entered)
 		<-r.Context().Done()
-		close(gone)
+		close(stopped)
 	})
 	servers := []string{site.address}
 	b := run(t, Config{Primary: servers, Default: servers, DrainTimeout: time.Millisecond})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	c, _ := dial(t, b.address)
 	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-entered
@@ -126,7 +126,7 @@ func TestDrainHasAnEnd(t *testing.T) {
 	if err := <-b.ended; err == nil || !strings.Contains(err.Error(), "1 connections cut off") {
 		t.Errorf("error %v", err)
 	}
-	<-gone // the server learns of it, and stops its work
+	<-stopped // the upstream notices, and stops its work
 }
 
 func TestServeNeedsAListener(t *testing.T) {
@@ -180,7 +180,7 @@ func dialSocket(t *testing.T, b *running) *websocket.Conn {
 func TestWebsocketsPass(t *testing.T) {
 	site := newBackend(t, "", echo)
 	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	one, two, three := dialSocket(t, b), dialSocket(t, b), dialSocket(t, b)
 	for _, size := range []int{0, 1, 125, 126, 65_535, 65_536, 300_000} {
 		sent := bytes.Repeat([]byte{'z'}, size)
@@ -218,7 +218,7 @@ func TestWebsocketsPass(t *testing.T) {
 func TestSilentWebsocketIsDropped(t *testing.T) {
 	site := newBackend(t, "", echo)
 	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}, DrainTimeout: time.Hour})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	dialSocket(t, b)
 	b.stop()
 	if err := <-b.ended; err != nil {
@@ -239,16 +239,16 @@ func TestCloseFrameStandsBetweenFrames(t *testing.T) {
 	}
 	ends[at] = true
 	for _, step := range []int{1, 7, 4096} {
-		var f frames
+		var f frameParser
 		for at := 0; at < len(stream); {
-			if f.between() != ends[at] {
-				t.Fatalf("step %d, byte %d: between frames %v, want %v", step, at, f.between(), ends[at])
+			if f.complete() != ends[at] {
+				t.Fatalf("step %d, byte %d: between frames %v, want %v", step, at, f.complete(), ends[at])
 			}
 			next := min(at+step, len(stream))
-			f.pass(stream[at:next])
+			f.write(stream[at:next])
 			at = next
 		}
-		if !f.between() {
+		if !f.complete() {
 			t.Errorf("step %d: not between frames at the end", step)
 		}
 	}
@@ -264,7 +264,7 @@ func TestSlowHeaderIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.forHeaders = 50 * time.Millisecond
+	b.headerTimeout = 50 * time.Millisecond
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- b.Serve(ctx, ln) }()
@@ -285,7 +285,7 @@ func TestSlowHeaderIsRefused(t *testing.T) {
 func TestLimits(t *testing.T) {
 	site := newBackend(t, "", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	send := func(size int, chunked bool, header string) int {
 		var text io.Reader = bytes.NewReader(make([]byte, size))
 		if chunked {
@@ -293,7 +293,7 @@ func TestLimits(t *testing.T) {
 		}
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url("/"), text)
 		req.Header.Set("X-Long", header)
-		status, _ := do(t, req)
+		status, _ := roundTrip(t, req)
 		return status
 	}
 	for _, test := range []struct {

@@ -9,13 +9,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// childArgument makes the test binary a server on the listener that it inherits as descriptor 3.
+// childArgument makes the test binary serve on the listener that it inherits as descriptor 3.
 const childArgument = "child-server"
 
 func TestMain(m *testing.M) {
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// backend is a server whose readiness the test turns on and off, and which counts what reaches it.
+// backend is an upstream whose readiness the test sets, and which counts the requests that reach it.
 type backend struct {
 	*httptest.Server
 	address  string
@@ -110,9 +111,17 @@ func runOn(t *testing.T, c Config, ln net.Listener) *running {
 	return r
 }
 
+// ready tells whether the balancer accepts connections and each kind of request has an upstream that is up.
+func (r *running) ready() bool {
+	isUp := func(p *pool) bool {
+		return slices.ContainsFunc(p.tiers, func(t *tier) bool { return slices.ContainsFunc(t.upstreams, (*upstream).up) })
+	}
+	return r.draining.Err() == nil && isUp(r.draws) && isUp(r.site)
+}
+
 func (r *running) url(path string) string { return "http://" + r.address + path }
 
-// eventually waits for what other goroutines do.
+// eventually waits until other goroutines have made is true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
@@ -122,7 +131,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// get asks with a new connection and returns status and body.
+// get sends a request on a new connection and returns status and body.
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -130,10 +139,10 @@ func get(t *testing.T, url string) (int, string) {
 		t.Fatal(err)
 	}
 	req.Close = true
-	return do(t, req)
+	return roundTrip(t, req)
 }
 
-func do(t *testing.T, req *http.Request) (int, string) {
+func roundTrip(t *testing.T, req *http.Request) (int, string) {
 	t.Helper()
 	res, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {

@@ -13,61 +13,56 @@ import (
 )
 
 const (
-	maxKept   = 64 << 10 // bytes of an answer that is read whole before the client gets any of it
-	maxBroken = 8        // tries that broke off, after which a repeatable request is given up
-	pickPoll  = 20 * time.Millisecond
+	// maxBuffered is the size in bytes up to which an answer is read completely before the client gets any of it.
+	maxBuffered = 64 << 10
+	// maxBroken is after how many broken connections a repeatable request fails.
+	maxBroken        = 8
+	pickPollInterval = 20 * time.Millisecond
 )
 
-// errNoServer: no server is up, nor was one for as long as Config.Patience.
-var errNoServer = errors.New("no server is up")
+// errNoUpstream means that no upstream has been up for Config.WaitTimeout.
+var errNoUpstream = errors.New("no upstream is up")
 
-// tier is servers that take equal turns.
+// tier is a group of upstreams that get equally many requests.
 type tier struct {
-	role    string
-	servers []*server
-	turn    atomic.Uint64
+	role      string
+	upstreams []*upstream
+	count     atomic.Uint64 // of calls of next
 }
 
-// next is the server whose turn it is among those that are up, or else the first after it that is not in tried, if
-// there is one. It is nil if none is up.
-func (t *tier) next(tried []*server) *server {
-	up := make([]*server, 0, 16) // of this size it stays on the stack
-	for _, s := range t.servers {
-		if s.up() {
-			up = append(up, s)
+// next returns the next upstream in round-robin order among those that are up, preferring one that is not in tried. It
+// returns nil when none is up.
+func (t *tier) next(tried []*upstream) *upstream {
+	up := make([]*upstream, 0, 16) // of this size it stays on the stack
+	for _, u := range t.upstreams {
+		if u.up() {
+			up = append(up, u)
 		}
 	}
 	if len(up) == 0 {
 		return nil
 	}
-	first := int((t.turn.Add(1) - 1) % uint64(len(up)))
+	first := int((t.count.Add(1) - 1) % uint64(len(up)))
 	for i := range up {
-		if s := up[(first+i)%len(up)]; !slices.Contains(tried, s) {
-			return s
+		if u := up[(first+i)%len(up)]; !slices.Contains(tried, u) {
+			return u
 		}
 	}
 	return up[first]
 }
 
-// pool is an http.RoundTripper over tiers, each used only while none before it has a server that is up.
+// pool is an http.RoundTripper over tiers. A tier is used only while no upstream of an earlier one is up.
 type pool struct {
-	tiers    []*tier
-	patience time.Duration
-	retries  atomic.Int64
+	tiers       []*tier
+	waitTimeout time.Duration
 }
 
-func (p *pool) up() bool {
-	return slices.ContainsFunc(p.tiers, func(t *tier) bool {
-		return slices.ContainsFunc(t.servers, (*server).up)
-	})
-}
-
-// lastChange is when the last server went, if none is up.
+// lastChange returns when an upstream's health changed last: while none is up, when the last one went down.
 func (p *pool) lastChange() time.Time {
 	var last time.Time
 	for _, t := range p.tiers {
-		for _, s := range t.servers {
-			if since := s.health.Load().since; since.After(last) {
+		for _, u := range t.upstreams {
+			if since := u.health.Load().since; since.After(last) {
 				last = since
 			}
 		}
@@ -75,80 +70,80 @@ func (p *pool) lastChange() time.Time {
 	return last
 }
 
-// pick chooses a server. If none is up it waits for one, but not longer than patience after the last one went.
-func (p *pool) pick(ctx context.Context, tried []*server) (*server, error) {
+// pick chooses an upstream. When none is up it waits for one until waitTimeout has passed since the last one went down.
+func (p *pool) pick(ctx context.Context, tried []*upstream) (*upstream, error) {
 	for {
 		for _, t := range p.tiers {
-			if s := t.next(tried); s != nil {
-				return s, nil
+			if u := t.next(tried); u != nil {
+				return u, nil
 			}
 		}
-		if time.Since(p.lastChange()) > p.patience {
-			return nil, errNoServer
+		if time.Since(p.lastChange()) > p.waitTimeout {
+			return nil, errNoUpstream
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(pickPoll):
+		case <-time.After(pickPollInterval):
 		}
 	}
 }
 
-// RoundTrip sends req to a server, and again to another where that is safe: any request of which nothing was sent
-// because the connection was refused, and a repeatable one also when the connection broke before its answer was there.
+// RoundTrip sends req to an upstream, and again to another one where that is safe: when the connection was refused, so
+// that nothing was sent, and for a repeatable request also when the connection broke before the answer was complete.
 func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	again := repeatable(req)
+	canRepeat := repeatable(req)
 	start := time.Now()
-	var tried []*server
+	var tried []*upstream
 	for broken := 0; ; {
-		s, err := p.pick(ctx, tried)
+		u, err := p.pick(ctx, tried)
 		if err != nil {
 			return nil, err
 		}
-		res, err := s.send(req, again)
+		res, err := u.send(req, canRepeat)
 		if err == nil {
-			s.answers.count(res.StatusCode)
+			u.requests.Add(1)
 			return res, nil
 		}
 		if ctx.Err() != nil {
-			return nil, err // the client has gone
+			return nil, err // the client has disconnected
 		}
-		s.answers.count(0)
+		u.failures.Add(1)
 		switch {
-		case refused(err):
-			s.set(false, err.Error())
-			if time.Since(start) > p.patience {
-				return nil, errNoServer
+		case dialFailed(err):
+			u.setHealth(false, err.Error())
+			if time.Since(start) > p.waitTimeout {
+				return nil, errNoUpstream
 			}
-		case !again || timedOut(err):
+		case !canRepeat || timedOut(err):
 			return nil, err
 		default:
 			if broken++; broken == maxBroken {
 				return nil, err
 			}
 		}
-		tried = append(tried, s)
-		p.retries.Add(1)
+		tried = append(tried, u)
 	}
 }
 
-// send tries one server. A server may close a pooled connection at the moment a request is written to it, and nobody
-// can tell then whether it was read: so requests that must not be sent twice each get a connection of their own. The
-// others get the pool, and short answers to them are read whole, so that the death of a worker never shows.
-func (s *server) send(req *http.Request, again bool) (*http.Response, error) {
+// send makes one attempt. An upstream may close a pooled connection at the moment when a request is written to it, and
+// then it is unknown whether the request was read. So requests that must not be sent twice get a new connection each.
+// Repeatable ones use the pool, and short answers to them are read completely, so that clients do not notice the death
+// of a worker.
+func (u *upstream) send(req *http.Request, canRepeat bool) (*http.Response, error) {
 	url := *req.URL
-	url.Host = s.address
-	try := req.WithContext(req.Context())
-	try.URL = &url
+	url.Host = u.address
+	attempt := req.WithContext(req.Context())
+	attempt.URL = &url
 	if req.Body != nil {
-		try.Body = io.NopCloser(req.Body) // a failed try must not close what the next one sends
+		attempt.Body = io.NopCloser(req.Body) // a failed attempt must not close the body that the next one sends
 	}
-	if !again {
-		return s.fresh.RoundTrip(try)
+	if !canRepeat {
+		return u.noKeepAlive.RoundTrip(attempt)
 	}
-	res, err := s.pooled.RoundTrip(try)
-	if err != nil || req.Method == http.MethodHead || res.ContentLength <= 0 || res.ContentLength > maxKept {
+	res, err := u.pooled.RoundTrip(attempt)
+	if err != nil || req.Method == http.MethodHead || res.ContentLength <= 0 || res.ContentLength > maxBuffered {
 		return res, err
 	}
 	defer res.Body.Close()
@@ -160,7 +155,7 @@ func (s *server) send(req *http.Request, again bool) (*http.Response, error) {
 	return res, nil
 }
 
-// repeatable says whether doing req twice is the same as doing it once, and whether it can be sent twice.
+// repeatable tells whether a request is safe to send twice (RFC 9110, 9.2.1) and has no body that is used up.
 func repeatable(req *http.Request) bool {
 	switch req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
@@ -169,13 +164,14 @@ func repeatable(req *http.Request) bool {
 	return false
 }
 
-// refused says whether there was no connection, so that nothing was sent.
-func refused(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+// dialFailed tells whether there was no connection, so that nothing was sent.
+func dialFailed(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
+// timedOut tells whether an error is a deadline's.
 func timedOut(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout()
 }

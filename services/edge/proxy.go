@@ -13,46 +13,47 @@ import (
 	"time"
 )
 
-// handle sends a request to the servers that it is for.
+// handle checks a request and sends it to the pool of its path.
 func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
-	out := &answer{ResponseWriter: w, b: b}
+	out := &responseWriter{ResponseWriter: w, b: b}
 	if r.ContentLength > maxBody {
-		b.refuse(out, r, http.StatusRequestEntityTooLarge)
+		b.writeError(out, r, http.StatusRequestEntityTooLarge)
 		return
 	}
 	if r.ContentLength != 0 {
-		r.Body = newBody(w, r.Body)
+		r.Body = newRequestBody(w, r.Body)
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		r.Header.Del("Upgrade") // no other protocol may pass unseen
+		r.Header.Del("Upgrade") // no other protocol may bypass the checks of HTTP
 	}
-	// The site's router takes no notice of case or of a last slash, so what is kept inside must not depend on them.
-	switch where := strings.ToLower(path.Clean("/" + r.URL.Path)); {
-	case r.Method == http.MethodConnect, where == "/metrics", where == "/healthz", where == "/readyz":
-		b.refuse(out, r, http.StatusNotFound)
-	case where == "/api/randoms", where == "/test/randoms", where == "/test/random":
+	// The site's router ignores case and a last slash, so the paths that are not for clients must not depend on them.
+	switch route := strings.ToLower(path.Clean("/" + r.URL.Path)); {
+	case r.Method == http.MethodConnect, route == "/metrics", route == "/healthz", route == "/readyz":
+		b.writeError(out, r, http.StatusNotFound)
+	case route == "/api/randoms", route == "/test/randoms", route == "/test/random":
 		b.toDraws.ServeHTTP(out, r)
 	default:
 		b.toSite.ServeHTTP(out, r)
 	}
 }
 
+// newProxy returns the proxy in front of a pool. The pool decides which upstream gets a request.
 func (b *Balancer) newProxy(to *pool) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Transport:    to,
 		Rewrite:      rewrite,
-		BufferPool:   &buffers{},
-		ErrorHandler: b.failed,
+		BufferPool:   &copyBuffers{},
+		ErrorHandler: b.handleProxyError,
 		ErrorLog:     slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
 	}
 }
 
-// rewrite makes the servers' request of a client's. ReverseProxy has removed the forwarding headers that the client
+// rewrite turns a client's request into the upstream's. ReverseProxy has removed the forwarding headers that the client
 // sent.
 func rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.Scheme = "http"              // each try names its server
-	r.Out.URL.RawQuery = r.In.URL.RawQuery // unread: it is the server that says what is wrong with it
-	r.Out.Header.Del("Expect")             // 100-continue was for us
+	r.Out.URL.Scheme = "http"              // send sets the host
+	r.Out.URL.RawQuery = r.In.URL.RawQuery // unparsed: the site answers a wrong query with its reason
+	r.Out.Header.Del("Expect")             // the balancer has answered 100-continue
 	r.SetXForwarded()
 	if r.Out.Header.Get("X-Request-Id") == "" {
 		r.Out.Header.Set("X-Request-Id", rand.Text())
@@ -62,18 +63,18 @@ func rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// failed answers a request that got no answer from a server.
-func (b *Balancer) failed(w http.ResponseWriter, r *http.Request, err error) {
+// handleProxyError answers a request that got no answer from an upstream.
+func (b *Balancer) handleProxyError(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the client has gone: nobody to answer
+		panic(http.ErrAbortHandler) // the client has disconnected
+	}
+	if bad, ok := errors.AsType[bodyError](err); ok {
+		b.writeError(w, r, bad.status())
+		return
 	}
 	status := http.StatusBadGateway
-	var bad bodyError
 	switch {
-	case errors.As(err, &bad):
-		b.refuse(w, r, bad.status())
-		return
-	case errors.Is(err, errNoServer):
+	case errors.Is(err, errNoUpstream):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
 	case timedOut(err):
@@ -81,26 +82,26 @@ func (b *Balancer) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	b.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "status", status, "error", err,
 		"request", r.Header.Get("X-Request-Id"))
-	b.refuse(w, r, status)
+	b.writeError(w, r, status)
 }
 
-// body is a request's body, limited in size and time.
-type body struct {
+// requestBody is a request's body, limited in size and time.
+type requestBody struct {
 	io.ReadCloser
 	client *http.ResponseController
 }
 
-func newBody(w http.ResponseWriter, r io.ReadCloser) *body {
+func newRequestBody(w http.ResponseWriter, r io.ReadCloser) *requestBody {
 	client := http.NewResponseController(w)
 	_ = client.SetReadDeadline(time.Now().Add(bodyTimeout)) // every connection of net/http has deadlines
-	return &body{http.MaxBytesReader(w, r, maxBody), client}
+	return &requestBody{http.MaxBytesReader(w, r, maxBody), client}
 }
 
-// Read marks errors as the client's fault.
-func (b *body) Read(p []byte) (int, error) {
+// Read wraps errors in bodyError: they are the client's fault.
+func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		_ = b.client.SetReadDeadline(time.Time{}) // the wait for the answer is not the client's
+		_ = b.client.SetReadDeadline(time.Time{}) // the time for the answer is not limited by it
 	}
 	if err != nil && err != io.EOF {
 		err = bodyError{err}
@@ -108,50 +109,51 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bodyError: the client's body could not be read.
+// bodyError means that the client's body could not be read.
 type bodyError struct{ error }
 
 func (e bodyError) Unwrap() error { return e.error }
 
+// status is the answer for the client: 408, 413 or 400.
 func (e bodyError) status() int {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(e.error, &tooLarge):
+	if _, ok := errors.AsType[*http.MaxBytesError](e.error); ok {
 		return http.StatusRequestEntityTooLarge
-	case timedOut(e.error):
+	}
+	if timedOut(e.error) {
 		return http.StatusRequestTimeout
 	}
 	return http.StatusBadRequest
 }
 
-// answer is what the client gets: within a limited time, and told to come on a new connection during the drain.
-type answer struct {
+// responseWriter limits the time in which the client may take the answer, and closes the connection after it during the
+// drain, so that the client's next request goes to the balancer's successor.
+type responseWriter struct {
 	http.ResponseWriter
 	b *Balancer
 }
 
-// Unwrap serves http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+// Unwrap is for http.ResponseController.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader sends the status.
-func (a *answer) WriteHeader(status int) {
+// WriteHeader sends the status, and starts the time limit unless the status is informational (1xx).
+func (w *responseWriter) WriteHeader(status int) {
 	if status >= 200 {
-		_ = http.NewResponseController(a.ResponseWriter).SetWriteDeadline(time.Now().Add(sendTimeout))
-		if a.b.draining.Err() != nil {
-			a.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(sendTimeout))
+		if w.b.draining.Err() != nil {
+			w.Header().Set("Connection", "close")
 		}
 	}
-	a.ResponseWriter.WriteHeader(status)
+	w.ResponseWriter.WriteHeader(status)
 }
 
-// buffers are what answers are copied with.
-type buffers struct{ pool sync.Pool }
+// copyBuffers are reused by ReverseProxy to copy answers.
+type copyBuffers struct{ pool sync.Pool }
 
-func (b *buffers) Get() []byte {
+func (b *copyBuffers) Get() []byte {
 	if buf, ok := b.pool.Get().(*[32 << 10]byte); ok {
 		return buf[:]
 	}
 	return make([]byte, 32<<10)
 }
 
-func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
+func (b *copyBuffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }

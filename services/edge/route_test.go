@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestTurnsAreExactlyEqual(t *testing.T) {
+func TestUpstreamsGetEquallyMany(t *testing.T) {
 	var four []*backend
 	var addresses []string
 	for range 4 {
@@ -17,22 +17,22 @@ func TestTurnsAreExactlyEqual(t *testing.T) {
 	}
 	site := newBackend(t, "", nil)
 	b := run(t, Config{Primary: addresses, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 
 	paths := []string{"/api/randoms?cant=1", "/test/randoms", "/test/random/", "/api/randoms/"}
-	ask := func(i int) {
+	request := func(i int) {
 		if status, text := get(t, b.url(paths[i%len(paths)])); status != http.StatusOK {
 			t.Error(status, text)
 		}
 	}
 	for i := range 400 {
-		ask(i)
+		request(i)
 	}
 	var clients sync.WaitGroup
 	for range 8 {
 		clients.Go(func() {
 			for i := range 50 {
-				ask(i)
+				request(i)
 			}
 		})
 	}
@@ -42,22 +42,21 @@ func TestTurnsAreExactlyEqual(t *testing.T) {
 			t.Errorf("%s got %d of 800 requests, want 200", s.address, n)
 		}
 	}
-	want := `balanza_edge_requests_total{class="2xx",role="primary",upstream="` + addresses[2] + `"}`
-	if n := b.Counters()[want]; n != 200 {
-		t.Errorf("%s is %v, want 200; all: %v", want, n, b.Counters())
+	if st := b.Status()[2]; st.Address != addresses[2] || st.Role != "primary" || st.Requests != 200 {
+		t.Errorf("%+v, want 200 requests of the primary %s", st, addresses[2])
 	}
 }
 
 func TestRoutes(t *testing.T) {
 	draws, site := newBackend(t, "", nil), newBackend(t, "", nil)
 	b := run(t, Config{Primary: []string{draws.address}, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	for _, test := range []struct {
 		path   string
 		server *backend
 		seen   string
 	}{
-		{"/api/randoms?cant=%zz;&x", draws, "/api/randoms?cant=%zz;&x"}, // a wrong query is the server's to refuse
+		{"/api/randoms?cant=%zz;&x", draws, "/api/randoms?cant=%zz;&x"}, // the site answers a wrong query
 		{"/api/randoms/?cant=3", draws, "/api/randoms/?cant=3"},
 		{"/test/randoms", draws, "/test/randoms"},
 		{"/test/random?cant=3", draws, "/test/randoms?cant=3"},
@@ -74,10 +73,10 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-func TestWhatStaysInside(t *testing.T) {
+func TestInternalPathsAreHidden(t *testing.T) {
 	site := newBackend(t, "", nil)
 	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 	for _, path := range []string{
 		"/metrics", "/metrics/", "/METRICS", "//metrics", "/x/../metrics", "/%6Detrics", "/metrics?x", "/healthz", "/readyz/",
 	} {
@@ -114,12 +113,12 @@ func TestWhatStaysInside(t *testing.T) {
 	}
 }
 
-func TestForwardedHeadersAreOurs(t *testing.T) {
+func TestForwardedHeadersAreReplaced(t *testing.T) {
 	var got http.Header
 	var host string
 	site := newBackend(t, "", func(w http.ResponseWriter, r *http.Request) { got, host = r.Header, r.Host })
 	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
-	eventually(t, "ready", b.Ready)
+	eventually(t, "ready", b.ready)
 
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url("/info"), nil)
 	req.Host = "balanza.example:8000"
@@ -129,7 +128,7 @@ func TestForwardedHeadersAreOurs(t *testing.T) {
 	} {
 		req.Header.Set(name, value)
 	}
-	do(t, req)
+	roundTrip(t, req)
 	for name, want := range map[string]string{
 		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "balanza.example:8000",
 		"Forwarded": "", "X-Hop": "", "Upgrade": "", "Connection": "", "Cookie": "a=b",
@@ -145,7 +144,7 @@ func TestForwardedHeadersAreOurs(t *testing.T) {
 		t.Error("no X-Request-Id")
 	}
 	req.Header.Set("X-Request-Id", "mine")
-	do(t, req)
+	roundTrip(t, req)
 	if id := got.Get("X-Request-Id"); id != "mine" {
 		t.Errorf("X-Request-Id is %q", id)
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// texts are the balancer's own answers, in Spanish and in English.
+// texts are the balancer's own answers, in Spanish and in English, by status.
 var texts = map[int][2]string{
 	http.StatusBadRequest: {
 		"no se pudo leer el cuerpo de la petición", "the request's body could not be read"},
@@ -27,16 +27,15 @@ var texts = map[int][2]string{
 		"el servidor tardó demasiado en responder", "the server took too long to answer"},
 }
 
-// refuse answers in place of a server: a page for browsers, JSON in the site's form for others.
-func (b *Balancer) refuse(w http.ResponseWriter, r *http.Request, status int) {
-	b.own.count(status)
+// writeError answers in place of an upstream: with a page for browsers, with JSON in the site's form for other clients.
+func (b *Balancer) writeError(w http.ResponseWriter, r *http.Request, status int) {
 	language, text := "es", texts[status][0]
 	if english(r.Header.Get("Accept-Language")) {
 		language, text = "en", texts[status][1]
 	}
 	code := -status
 	if status == http.StatusNotFound {
-		code = -2 // the site's own code for it
+		code = -2 // the course's code for it
 		text = fmt.Sprintf(text, r.URL.Path, r.Method)
 	}
 	w.Header().Set("Cache-Control", "no-store")
@@ -54,13 +53,13 @@ func (b *Balancer) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(struct { // a client that is gone is no error of ours
+	_ = json.NewEncoder(w).Encode(struct { // a write fails only when the client has disconnected
 		Error       int    `json:"error"`
 		Description string `json:"descripcion"`
 	}{code, text})
 }
 
-// english says whether the first language of an Accept-Language header that Balanza speaks is English.
+// english tells whether the first language of an Accept-Language header that Balanza speaks is English.
 func english(accept string) bool {
 	for tag := range strings.SplitSeq(strings.ToLower(accept), ",") {
 		switch tag = strings.TrimSpace(tag); {

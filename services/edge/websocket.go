@@ -1,0 +1,160 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	websocketWriteTimeout = 30 * time.Second // a client that does not read what it is sent is dropped after it
+	closeTimeout          = 2 * time.Second  // for the client's answer to a close frame
+)
+
+// serviceRestart is a close frame with code 1012, at which pages connect again: to the balancer's successor.
+var serviceRestart = []byte{0x88, 2, 1012 >> 8, 1012 & 0xff}
+
+// wsConn is the client's end of a proxied websocket. It follows the frames to the client, so that at the drain it can
+// send a close frame between two of them.
+type wsConn struct {
+	net.Conn
+	b      *Balancer
+	opened sync.Once
+	closed sync.Once
+
+	mu             sync.Mutex
+	cancel         func() bool // of the close frame at the drain
+	frames         frameParser
+	draining       bool // the drain has begun
+	closeFrameSent bool // nothing may follow it
+}
+
+// Hijack hands the connection over to a websocket.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &wsConn{Conn: conn, b: w.b}, rw, nil
+}
+
+// Read reads from the client. End of file becomes an error, since a websocket has no half-open state.
+func (s *wsConn) Read(p []byte) (int, error) {
+	s.opened.Do(func() { // ReverseProxy reads only after it has sent the status 101, which must precede any frame
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cancel = context.AfterFunc(s.b.draining, s.closeForDrain)
+	})
+	n, err := s.Conn.Read(p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Write sends the client what the upstream sent.
+func (s *wsConn) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closeFrameSent {
+		return len(p), nil
+	}
+	if !s.draining {
+		_ = s.SetWriteDeadline(time.Now().Add(websocketWriteTimeout))
+	}
+	n, err := s.Conn.Write(p)
+	s.frames.write(p[:n])
+	s.sendCloseFrame()
+	return n, err
+}
+
+// closeForDrain closes the websocket with 1012 after the frame that is being sent, within closeTimeout.
+func (s *wsConn) closeForDrain() {
+	_ = s.SetDeadline(time.Now().Add(closeTimeout)) // before the lock, since a Write may hold that
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	s.sendCloseFrame()
+}
+
+// sendCloseFrame sends the close frame of the drain, once, when the client has got a complete frame.
+func (s *wsConn) sendCloseFrame() {
+	if s.draining && !s.closeFrameSent && s.frames.complete() {
+		s.closeFrameSent = true
+		if _, err := s.Conn.Write(serviceRestart); err == nil {
+			s.closeWrite()
+		}
+	}
+}
+
+// CloseWrite is called when the upstream has closed its end. The client's answer is still read: closing a connection
+// with unread data resets it, and the client could lose the close frame that the upstream has sent.
+func (s *wsConn) CloseWrite() error {
+	_ = s.SetReadDeadline(time.Now().Add(closeTimeout))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closeFrameSent {
+		return nil
+	}
+	s.closeFrameSent = true
+	return s.closeWrite()
+}
+
+// closeWrite sends end of file where the connection can be closed in one direction.
+func (s *wsConn) closeWrite() error {
+	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// Close ends the connection.
+func (s *wsConn) Close() error {
+	s.closed.Do(func() { s.b.conns.Add(-1) })
+	err := s.Conn.Close() // before the lock, since a Write may hold that
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel()
+	}
+	return err
+}
+
+// frameParser follows a stream of unmasked websocket frames (RFC 6455, section 5.2). Its zero value is before the first.
+type frameParser struct {
+	header    []byte // of the current frame, as far as it was written
+	remaining uint64 // bytes of its payload
+}
+
+// complete tells whether the stream is between two frames.
+func (f *frameParser) complete() bool { return len(f.header) == 0 && f.remaining == 0 }
+
+// write advances over the next piece of the stream.
+func (f *frameParser) write(p []byte) {
+	for len(p) > 0 {
+		if f.remaining > 0 {
+			n := min(f.remaining, uint64(len(p)))
+			f.remaining -= n
+			p = p[n:]
+			continue
+		}
+		f.header = append(f.header, p[0])
+		p = p[1:]
+		if len(f.header) < 2 {
+			continue
+		}
+		switch short := f.header[1]; { // the first bit is the mask's, and frames of a server have none
+		case short < 126:
+			f.remaining, f.header = uint64(short), f.header[:0]
+		case short == 126 && len(f.header) == 4:
+			f.remaining, f.header = uint64(binary.BigEndian.Uint16(f.header[2:])), f.header[:0]
+		case short == 127 && len(f.header) == 10:
+			f.remaining, f.header = binary.BigEndian.Uint64(f.header[2:]), f.header[:0]
+		}
+	}
+}
