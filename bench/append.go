@@ -137,7 +137,7 @@ func appender(ctx context.Context, args []string) error {
 	}
 	defer func() { _ = s.Close() }()
 	log := store.NewLog(s)
-	log.Watching(1)
+	log.AddPages(1)
 	following, end := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return log.Run(following) })
@@ -176,7 +176,7 @@ func appender(ctx context.Context, args []string) error {
 func sample() store.Entry {
 	author := store.Author{ID: "ana@example.com", Nombre: "Ana", Apellido: "Prueba", Edad: 30, Alias: "ana"}
 	return store.Entry{
-		Kind: store.MessageSaid, Author: author.ID, // without a ClientID the log makes one
+		Kind: store.MessagePosted, Author: author.ID, // without a ClientID the log makes one
 		Message: &store.Message{Author: author, Text: "¿Nos vemos a las ocho en la plaza?", Time: time.Now()},
 	}
 }

@@ -132,8 +132,8 @@ func (h *Hub) take(entries []store.Entry) {
 		n := 1
 		var frame []byte
 		switch first.Kind {
-		case store.MessageSaid:
-			for n < min(len(entries), perFrame) && entries[n].Kind == store.MessageSaid {
+		case store.MessagePosted:
+			for n < min(len(entries), perFrame) && entries[n].Kind == store.MessagePosted {
 				n++
 			}
 			frame = chatFrame(entries[:n], entries[n-1].N, false)
@@ -206,7 +206,7 @@ func (h *Hub) stop() {
 func onlyMessages(entries []store.Entry) []store.Entry {
 	var messages []store.Entry
 	for _, e := range entries {
-		if e.Kind == store.MessageSaid {
+		if e.Kind == store.MessagePosted {
 			messages = append(messages, e)
 		}
 	}

@@ -293,7 +293,7 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := &memory{}
-			m.fill(said, store.MessageSaid)
+			m.fill(said, store.MessagePosted)
 			m.fill(others, store.LoggedOut)
 			h, _ := process(t, m)
 			l := join(t, h, "s", c.after)
@@ -324,7 +324,7 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 func TestJoinOnAStoreThatForgets(t *testing.T) {
 	const said, known = 3000, 1000
 	m := &memory{hole: known + 1}
-	m.fill(said, store.MessageSaid)
+	m.fill(said, store.MessagePosted)
 	h, _ := process(t, m)
 	l := join(t, h, "s", 1)
 	last := int64(1)
@@ -353,7 +353,7 @@ func TestJoinOnASlowStore(t *testing.T) {
 	const said = 3000
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
-		m.fill(said, store.MessageSaid)
+		m.fill(said, store.MessagePosted)
 		h, stop := process(t, m)
 		defer stop()
 		await(t, join(t, h, "s", 0))
@@ -399,7 +399,7 @@ func TestJoinOnASlowStore(t *testing.T) {
 
 func TestTooFarBehindStartsAgain(t *testing.T) {
 	m := &memory{}
-	m.fill(farthest+10, store.MessageSaid)
+	m.fill(farthest+10, store.MessagePosted)
 	h, _ := process(t, m)
 	if e := await(t, join(t, h, "s", 5)); !e.Reset || len(e.ids()) != recent {
 		t.Errorf("reset %v with %d messages", e.Reset, len(e.ids()))
@@ -413,7 +413,7 @@ func TestListenerAheadOfItsProcess(t *testing.T) {
 	await(t, l)
 	entries := make([]store.Entry, 3)
 	for i := range entries {
-		entries[i] = store.Entry{N: int64(i) + 1, Kind: store.MessageSaid, Message: &store.Message{Author: ana, Text: "hola"}}
+		entries[i] = store.Entry{N: int64(i) + 1, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: "hola"}}
 	}
 	h.tell(entries, chatFrame(entries, 3, false))
 	if e := await(t, l); !slices.Equal(e.ids(), []int64{3}) || e.Last != 3 {
@@ -425,7 +425,7 @@ func TestListenerAheadOfItsProcess(t *testing.T) {
 func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	const told, all = 2 * recent, 2*recent + 7
 	m := &memory{}
-	m.fill(all, store.MessageSaid)
+	m.fill(all, store.MessagePosted)
 	h := NewHub(m, store.NewLog(m))
 	close(h.ready)
 	h.tell(m.entries[:told], nil)
@@ -452,7 +452,7 @@ func TestLogStepsBack(t *testing.T) {
 	l := join(t, h, "s", 0)
 	await(t, l)
 	entry := func(n int64, text string) []store.Entry {
-		return []store.Entry{{N: n, Kind: store.MessageSaid, Message: &store.Message{Author: ana, Text: text}}}
+		return []store.Entry{{N: n, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: text}}}
 	}
 	for _, told := range [][]store.Entry{entry(1, "one"), entry(2, "lost"), entry(2, "instead")} {
 		h.tell(told, chatFrame(told, told[0].N, false))
@@ -487,11 +487,11 @@ func TestStoreFailsAtStart(t *testing.T) {
 		fill func(m *memory)
 		want int // messages in the end
 	}{
-		{"down", &memory{down: true}, func(m *memory) { m.fill(3, store.MessageSaid) }, 3},
+		{"down", &memory{down: true}, func(m *memory) { m.fill(3, store.MessagePosted) }, 3},
 		{"forgets", &memory{hole: 150}, func(m *memory) {
-			m.fill(100, store.MessageSaid)
+			m.fill(100, store.MessagePosted)
 			m.fill(500, store.LoggedOut)
-			m.fill(1, store.MessageSaid)
+			m.fill(1, store.MessagePosted)
 		}, 101},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -68,7 +68,7 @@ func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener,
 		return l, nil
 	}
 	h.listeners[l] = struct{}{}
-	h.log.Watching(1)
+	h.log.AddPages(1)
 	return l, nil
 }
 
@@ -128,5 +128,5 @@ func (l *Listener) end(why error) {
 	delete(l.hub.listeners, l)
 	l.err = why
 	close(l.c)
-	l.hub.log.Watching(-1)
+	l.hub.log.AddPages(-1)
 }

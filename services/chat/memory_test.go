@@ -83,7 +83,7 @@ func (m *memory) Last(context.Context) (int64, error) {
 	return int64(len(m.entries)), nil
 }
 
-func (m *memory) Said(_ context.Context, author, clientID string) (store.Entry, error) {
+func (m *memory) EntryByClientID(_ context.Context, author, clientID string) (store.Entry, error) {
 	unlock, err := m.locked()
 	if err != nil {
 		return store.Entry{}, err
@@ -125,7 +125,7 @@ func (m *memory) set(change func()) {
 func (m *memory) fill(n int, kind store.Kind) {
 	for range n {
 		e := store.Entry{N: int64(len(m.entries)) + 1, Kind: kind}
-		if kind == store.MessageSaid {
+		if kind == store.MessagePosted {
 			e.Message = &store.Message{Author: ana, Text: "hola"}
 		}
 		m.entries = append(m.entries, e)

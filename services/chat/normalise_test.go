@@ -30,7 +30,7 @@ func conversation() (entries []store.Entry, messages []full) {
 		{101, ana, "__proto__", at.Add(time.Minute)},
 	}
 	for _, m := range messages {
-		entries = append(entries, store.Entry{N: m.ID, Kind: store.MessageSaid,
+		entries = append(entries, store.Entry{N: m.ID, Kind: store.MessagePosted,
 			Message: &store.Message{Author: m.Author, Text: m.Text, Time: m.Time}})
 	}
 	return entries, messages
@@ -66,8 +66,8 @@ func TestNormalise(t *testing.T) {
 		{"another kind", []store.Entry{{N: 1, Kind: store.LoggedOut, Subject: "s"}},
 			`{"result":"mensajes","entities":{"chats":{"mensajes":{"id":"mensajes","mensajes":[]}}}}`},
 		{"the last profile stands", []store.Entry{
-			{N: 2, Kind: store.MessageSaid, Message: &store.Message{Author: older, Text: "a", Time: at}},
-			{N: 4, Kind: store.MessageSaid, Message: &store.Message{Author: ana, Text: "b", Time: at}},
+			{N: 2, Kind: store.MessagePosted, Message: &store.Message{Author: older, Text: "a", Time: at}},
+			{N: 4, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: "b", Time: at}},
 		}, `{"result":"mensajes","entities":{
 			"authors":{"ana@example.com":{"id":"ana@example.com","nombre":"Ana","apellido":"Díaz","edad":31,"alias":"anita",
 				"avatar":"https://example.com/a.png"}},

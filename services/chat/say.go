@@ -33,7 +33,7 @@ func (h *Hub) Say(ctx context.Context, author store.Author, text, clientID strin
 		return func() (store.Entry, error) { return store.Entry{}, err }
 	}
 	return h.log.Submit(ctx, store.Entry{
-		Kind:     store.MessageSaid,
+		Kind:     store.MessagePosted,
 		Message:  &store.Message{Author: author, Text: text, Time: time.Now().UTC().Truncate(time.Millisecond)},
 		Author:   author.ID,
 		ClientID: clientID,

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// CheckText fails with ErrInvalid when a text is not valid UTF-8 or holds a NUL. Implementations ask it first, since
-// databases disagree about such strings: one refuses them, another changes or cuts them.
+// CheckText fails with ErrInvalid when a text is not valid UTF-8 or contains a NUL. Implementations call it before their
+// driver, since databases disagree about such strings: one rejects them, another changes them or cuts them off.
 func CheckText(texts ...string) error {
 	for _, text := range texts {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
@@ -18,7 +18,7 @@ func CheckText(texts ...string) error {
 	return nil
 }
 
-// Check is CheckText for all that a user holds.
+// Check applies CheckText to every text of a user.
 func (u User) Check() error {
 	if err := CheckText(u.Email); err != nil {
 		return err
@@ -26,7 +26,8 @@ func (u User) Check() error {
 	return u.Author.check()
 }
 
-// Check is CheckText for all that a product holds; its price must be a number.
+// Check applies CheckText to every text of a product, and fails with ErrInvalid when the price is NaN or infinite: JSON
+// has no such numbers, so no list of products that contains one could be sent.
 func (p Product) Check() error {
 	if math.IsNaN(p.Precio) || math.IsInf(p.Precio, 0) {
 		return fmt.Errorf("%w: precio %v is not a number", ErrInvalid, p.Precio)
@@ -34,12 +35,13 @@ func (p Product) Check() error {
 	return CheckText(p.ID, p.Nombre, p.Foto)
 }
 
-// Check is CheckText for all that an entry holds; a message must be there exactly when the kind says so.
+// Check applies CheckText to every text of an entry, and fails with ErrInvalid unless the entry contains a message exactly
+// when its kind is MessagePosted.
 func (e Entry) Check() error {
 	if err := CheckText(string(e.Kind), e.Subject, e.Author, e.ClientID); err != nil {
 		return err
 	}
-	if (e.Message != nil) != (e.Kind == MessageSaid) {
+	if (e.Message != nil) != (e.Kind == MessagePosted) {
 		return fmt.Errorf("%w: an entry of kind %q with message %v", ErrInvalid, e.Kind, e.Message != nil)
 	}
 	if e.Message == nil {

@@ -2,7 +2,7 @@ package store
 
 import "strings"
 
-// NormalEmail gives the one spelling under which an email is kept: without blanks around it, in lower case.
+// NormalEmail returns the spelling under which an email is stored and compared: lower case, without surrounding blanks.
 func NormalEmail(email string) string {
 	return strings.ToLower(strings.TrimSpace(email))
 }

@@ -9,40 +9,41 @@ import (
 	"time"
 )
 
-// Log is a process's end of the store's log. One goroutine, Run, both appends and follows: an Append that succeeds at the
-// number it knows proves that nothing else came in between, so the two share one position and need no agreement.
+// Log is one process's access to the store's log. A single goroutine, Run, both appends and reads: an Append that succeeds
+// at the expected number proves that no entry of another process came in between, so both share one position without locks.
 type Log struct {
 	store    Store
 	requests chan *request
-	wake     chan struct{} // of capacity 1: cuts the wait for the next question short
-	ready    chan struct{} // closed when it is known where the log stands
-	ended    chan struct{} // closed when Run ends
+	wakeup   chan struct{} // capacity 1: a token in it ends Run's wait
+	ready    chan struct{} // closed once Run knows the position of the log
+	ended    chan struct{} // closed when Run returns
 
-	mu     sync.Mutex
-	recent []Entry // without a gap; its last one is where the log was followed to
-	subs   []*subscriber
-	pages  int
+	mu          sync.Mutex
+	recent      []Entry // without a gap; its last entry is the position up to which Run has read the log
+	subscribers []*subscriber
+	pages       int // open pages, the sum of the calls of AddPages
 
-	// What follows belongs to Run.
-	queue   []*waiting           // to be appended, in order
-	waiting map[entryID]*waiting // the same by identity
-	active  time.Time            // when an entry came last
-	behind  bool                 // there may be more than was read last
-	// Others that append at the same time: see won and lost.
-	crowd  int       // how many there seem to be; each step doubles the time between two turns
-	losses int       // in a row
-	turnAt time.Time // no append before
+	// The fields below belong to the goroutine of Run.
+	queue       []*pendingEntry           // entries to append, in order
+	pending     map[entryID]*pendingEntry // the same entries by identity
+	lastEntryAt time.Time                 // time of the last new entry, read or appended
+	behind      bool                      // the last read returned entries, so there may be more
+	// The backoff among processes that append at the same time: see appendSucceeded and appendRaced.
+	contention   int       // estimate of how many such processes there are; each step doubles the backoff
+	racesLost    int       // in a row
+	nextAppendAt time.Time // no append before
 }
 
+// entryID is the part of an entry that is unique in the log and known before the entry has a number.
 type entryID struct{ author, clientID string }
 
 func (e Entry) id() entryID { return entryID{e.Author, e.ClientID} }
 
-// request is one caller's Append.
+// request is one call of Submit.
 type request struct {
 	ctx    context.Context
 	entry  Entry
-	result chan result // of capacity 1: the caller may be gone
+	result chan result // capacity 1, so that Run does not block when the caller no longer waits
 }
 
 type result struct {
@@ -50,15 +51,15 @@ type result struct {
 	err   error
 }
 
-// waiting is an entry that is not known to be stored, with all who asked for it.
-type waiting struct {
+// pendingEntry is an entry that is not known to be stored, with all requests for it.
+type pendingEntry struct {
 	entry    Entry
 	requests []*request
 }
 
 type subscriber struct {
-	after int64 // what was delivered; negative: begin with what is kept
-	f     func([]Entry)
+	delivered int64 // number of the last entry delivered; negative: start with the recent entries
+	deliver   func([]Entry)
 }
 
 // NewLog returns the log of a store. It does nothing until Run is called.
@@ -66,20 +67,21 @@ func NewLog(s Store) *Log {
 	return &Log{
 		store:    s,
 		requests: make(chan *request, maxBatch),
-		wake:     make(chan struct{}, 1),
+		wakeup:   make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		ended:    make(chan struct{}),
-		waiting:  map[entryID]*waiting{},
+		pending:  map[entryID]*pendingEntry{},
 	}
 }
 
-// Append stores an entry and returns it with its number. An entry of the same Author and ClientID that is there already is
-// returned instead, so it is safe to ask again. An empty ClientID gets a random one. Append goes on trying until ctx ends
-// and then fails with ErrUnavailable, which means: not known to be stored.
+// Append stores an entry and returns it with its number. When the log has an entry of the same Author and ClientID, Append
+// returns that one instead, so a repeated call is safe. An empty ClientID is replaced by a random one. Append retries until
+// ctx ends and then fails with ErrUnavailable, which means that the entry is not known to be stored. It fails with
+// ErrInvalid when the entry does not pass Check.
 func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) { return l.Submit(ctx, e)() }
 
-// Submit is the first half of Append: the entry has its place in the line, before whatever is submitted after Submit has
-// returned. The function that it returns is the rest, to be called once.
+// Submit is the first half of Append: it puts the entry into the queue, before any entry submitted after Submit has
+// returned. The function that it returns waits for the result of Append; the caller calls it once.
 func (l *Log) Submit(ctx context.Context, e Entry) (stored func() (Entry, error)) {
 	if err := e.Check(); err != nil {
 		return func() (Entry, error) { return Entry{}, err }
@@ -87,7 +89,7 @@ func (l *Log) Submit(ctx context.Context, e Entry) (stored func() (Entry, error)
 	if e.ClientID == "" {
 		e.ClientID = rand.Text()
 	}
-	if e.Message != nil { // every process is to see the same, so this one sees it as the store keeps it
+	if e.Message != nil { // the store rounds the time, and this process delivers what all others will read
 		m := *e.Message
 		m.Time = m.Time.UTC().Truncate(time.Millisecond)
 		e.Message = &m
@@ -110,7 +112,7 @@ func (l *Log) await(r *request) (Entry, error) {
 	case <-l.ended:
 	}
 	select {
-	case res := <-r.result: // it came at the same moment
+	case res := <-r.result: // the result came at the same time, and select chose the other case
 		return res.entry, res.err
 	default:
 	}
@@ -120,61 +122,63 @@ func (l *Log) await(r *request) (Entry, error) {
 	return Entry{}, fmt.Errorf("%w: the log is closed", ErrUnavailable)
 }
 
-// Subscribe has f called with every entry above the number after, in order, without a gap, each once; a negative after
-// begins with what Recent holds. All calls come from Run's goroutine: f must not block, nor change what it is given.
-// After cancel one call that is under way may still end. Only a server that lost entries in a crash before they were
-// durable (so none that was acknowledged) makes the log step back and deliver their numbers again with what took their places.
-func (l *Log) Subscribe(after int64, f func([]Entry)) (cancel func()) {
-	s := &subscriber{after: after, f: f}
+// Subscribe calls deliver with every entry above the number after, in order, without a gap, each once; a negative after
+// starts with the entries that Recent holds. All calls come from Run's goroutine: deliver must not block and must not
+// change its argument. One call may still be running when cancel returns. A database server that crashes may lose entries
+// that were not durable, and thus never acknowledged; only then the log steps back and delivers the entries that replace
+// them under the same numbers.
+func (l *Log) Subscribe(after int64, deliver func([]Entry)) (cancel func()) {
+	s := &subscriber{delivered: after, deliver: deliver}
 	l.mu.Lock()
-	l.subs = append(l.subs, s)
+	l.subscribers = append(l.subscribers, s)
 	l.mu.Unlock()
-	l.nudge()
+	l.wake()
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		// Run may be walking over the old slice.
-		l.subs = slices.DeleteFunc(slices.Clone(l.subs), func(other *subscriber) bool { return other == s })
+		// Run may be iterating over the old slice.
+		l.subscribers = slices.DeleteFunc(slices.Clone(l.subscribers), func(other *subscriber) bool { return other == s })
 	}
 }
 
-// Watching tells that delta more pages are open; while there are any, the log asks for news more often.
-func (l *Log) Watching(delta int) {
+// AddPages changes the number of open pages by delta. While it is above 0 the log polls the store more often.
+func (l *Log) AddPages(delta int) {
 	l.mu.Lock()
 	before := l.pages
 	l.pages += delta
 	l.mu.Unlock()
 	if before <= 0 && delta > 0 {
-		l.nudge()
+		l.wake()
 	}
 }
 
-// Ready is closed when the store has said where the log stands. Recent then holds at least the last entries, if there are any.
+// Ready returns a channel that is closed once the log's position is known. From then on Recent holds at least the last
+// entries, if the log has any.
 func (l *Log) Ready() <-chan struct{} { return l.ready }
 
-// Recent returns the last entries, oldest first: the last thousand or somewhat more, fewer soon after the start. The caller must
-// not change them.
+// Recent returns the last entries, oldest first: about the last thousand, fewer soon after the start. The caller must not
+// change them.
 func (l *Log) Recent() []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.recent[:len(l.recent):len(l.recent)]
 }
 
-// After is the store's After up to where this process has followed the log, from memory where it can be.
+// After returns at most limit entries above n, as Store.After does, but only up to the log's position. It answers from
+// memory where it can, and otherwise fails with the store's errors.
 func (l *Log) After(ctx context.Context, n int64, limit int) ([]Entry, error) {
 	recent := l.Recent()
 	if len(recent) == 0 || n < recent[0].N-1 {
 		return l.store.After(ctx, n, limit)
 	}
-	from := min(n-recent[0].N+1, int64(len(recent)))
-	rest := recent[from:]
+	rest := recent[min(n-recent[0].N+1, int64(len(recent))):]
 	return rest[:min(limit, len(rest))], nil
 }
 
-// nudge cuts Run's wait short.
-func (l *Log) nudge() {
+// wake ends Run's wait.
+func (l *Log) wake() {
 	select {
-	case l.wake <- struct{}{}:
+	case l.wakeup <- struct{}{}:
 	default:
 	}
 }

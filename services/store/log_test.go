@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// memory is a log in memory, and no more of a store than that.
-type memory struct {
+// memoryStore implements only the log of a Store, in memory.
+type memoryStore struct {
 	Store
 	mu      sync.Mutex
 	entries []Entry
-	down    error // what every call fails with
-	asked   int   // calls of After
+	err     error // returned by every call
+	reads   int   // calls of After
 	appends int   // calls of Append
 }
 
-func (m *memory) Append(_ context.Context, last int64, entries []Entry) (int, error) {
+func (m *memoryStore) Append(_ context.Context, last int64, entries []Entry) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.appends++
-	if m.down != nil {
-		return 0, m.down
+	if m.err != nil {
+		return 0, m.err
 	}
 	if last != int64(len(m.entries)) {
 		return 0, nil
@@ -43,42 +43,43 @@ func (m *memory) Append(_ context.Context, last int64, entries []Entry) (int, er
 	return len(entries), nil
 }
 
-func (m *memory) After(_ context.Context, n int64, limit int) ([]Entry, error) {
+func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.asked++
-	if m.down != nil {
-		return nil, m.down
+	m.reads++
+	if m.err != nil {
+		return nil, m.err
 	}
 	rest := m.entries[min(int(n), len(m.entries)):]
-	return append([]Entry{}, rest[:min(limit, len(rest), 77)]...), nil // perhaps fewer than there are, as a slow store
+	// Fewer than limit, as the contract allows.
+	return append([]Entry{}, rest[:min(limit, len(rest), 77)]...), nil
 }
 
-func (m *memory) Last(context.Context) (int64, error) {
+func (m *memoryStore) Last(context.Context) (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return int64(len(m.entries)), m.down
+	return int64(len(m.entries)), m.err
 }
 
-func (m *memory) Said(_ context.Context, author, clientID string) (Entry, error) {
+func (m *memoryStore) EntryByClientID(_ context.Context, author, clientID string) (Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.entries {
 		if e.id() == (entryID{author, clientID}) {
-			return e, m.down
+			return e, m.err
 		}
 	}
-	return Entry{}, errors.Join(ErrNotFound, m.down)
+	return Entry{}, errors.Join(ErrNotFound, m.err)
 }
 
-func (m *memory) set(f func()) {
+func (m *memoryStore) set(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f()
 }
 
-// write appends as another process would.
-func (m *memory) write(clientIDs ...string) {
+// write appends entries as another process does.
+func (m *memoryStore) write(clientIDs ...string) {
 	m.set(func() {
 		for _, id := range clientIDs {
 			m.entries = append(m.entries, Entry{N: int64(len(m.entries)) + 1, Kind: LoggedOut, ClientID: id})
@@ -94,8 +95,8 @@ func ids(entries []Entry) []string {
 	return ids
 }
 
-// inLog runs a test in a bubble of its own time, with the log of m running until the test ends.
-func inLog(t *testing.T, m *memory, test func(t *testing.T, l *Log)) {
+// withLog runs a test with simulated time, with the log of m running until the test ends.
+func withLog(t *testing.T, m *memoryStore, test func(t *testing.T, l *Log)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		l := NewLog(m)
@@ -107,91 +108,91 @@ func inLog(t *testing.T, m *memory, test func(t *testing.T, l *Log)) {
 			t.Error(err)
 		}
 		if _, err := l.Append(context.Background(), Entry{Kind: LoggedOut}); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("append to a log that ended: %v", err)
+			t.Errorf("append to a log that has ended: %v", err)
 		}
 	})
 }
 
-func within(t *testing.T, d time.Duration) context.Context {
+func withTimeout(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func TestPace(t *testing.T) {
-	m := &memory{}
-	inLog(t, m, func(t *testing.T, l *Log) {
-		asked := func(d time.Duration) int {
-			m.set(func() { m.asked = 0 })
+func TestPollInterval(t *testing.T) {
+	m := &memoryStore{}
+	withLog(t, m, func(t *testing.T, l *Log) {
+		readsIn := func(d time.Duration) int {
+			m.set(func() { m.reads = 0 })
 			time.Sleep(d)
 			synctest.Wait()
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return m.asked
+			return m.reads
 		}
 		time.Sleep(time.Millisecond)
 		for _, step := range []struct {
-			what string
-			do   func()
-			want int // questions in the next 2 s
+			name   string
+			action func()
+			want   int // reads in the next 2 s
 		}{
-			{"no page", func() {}, 2},
-			{"a page opens", func() { l.Watching(1) }, 40},
-			{"another process says something", func() { m.write("a") }, 195},
-			{"all is silent for long", func() { time.Sleep(activeFor) }, 40},
-			{"the page closes", func() { l.Watching(-1) }, 2},
+			{"no page is open", func() {}, 2},
+			{"a page opens", func() { l.AddPages(1) }, 40},
+			{"another process appends an entry", func() { m.write("a") }, 195},
+			{"no entry arrives for a while", func() { time.Sleep(activeFor) }, 40},
+			{"the page closes", func() { l.AddPages(-1) }, 2},
 		} {
-			step.do()
-			if got := asked(2 * time.Second); got < step.want-3 || got > step.want+6 {
-				t.Errorf("%s: %d questions in 2 s, want about %d", step.what, got, step.want)
+			step.action()
+			if got := readsIn(2 * time.Second); got < step.want-3 || got > step.want+6 {
+				t.Errorf("%s: %d reads in 2 s, want about %d", step.name, got, step.want)
 			}
 		}
 	})
 }
 
-func TestAppendGivesUpWithItsContext(t *testing.T) {
-	m := &memory{down: fmt.Errorf("%w: down", ErrUnavailable)}
-	inLog(t, m, func(t *testing.T, l *Log) {
-		_, err := l.Append(within(t, time.Second), Entry{Kind: LoggedOut, ClientID: "abandoned"})
+func TestAppendEndsWithItsContext(t *testing.T) {
+	m := &memoryStore{err: fmt.Errorf("%w: down", ErrUnavailable)}
+	withLog(t, m, func(t *testing.T, l *Log) {
+		_, err := l.Append(withTimeout(t, time.Second), Entry{Kind: LoggedOut, ClientID: "abandoned"})
 		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("append to a store that is down: %v", err)
 		}
-		time.AfterFunc(2*time.Second, func() { m.set(func() { m.down = nil }) })
-		e, err := l.Append(within(t, 10*time.Second), Entry{Kind: LoggedOut, ClientID: "waits"})
+		time.AfterFunc(2*time.Second, func() { m.set(func() { m.err = nil }) })
+		e, err := l.Append(withTimeout(t, 10*time.Second), Entry{Kind: LoggedOut, ClientID: "waits"})
 		if err != nil || e.N != 1 {
-			t.Errorf("append to a store that comes back: %+v, %v", e, err)
+			t.Errorf("append to a store that recovers: %+v, %v", e, err)
 		}
 	})
 }
 
-func TestAppendOfWhatTheStoreNeverTakes(t *testing.T) {
+func TestAppendPermanentError(t *testing.T) {
 	broken := errors.New("broken")
-	m := &memory{}
-	inLog(t, m, func(t *testing.T, l *Log) {
+	m := &memoryStore{}
+	withLog(t, m, func(t *testing.T, l *Log) {
 		synctest.Wait()
-		m.set(func() { m.down = broken })
-		if _, err := l.Append(within(t, time.Minute), Entry{Kind: LoggedOut}); !errors.Is(err, broken) {
+		m.set(func() { m.err = broken })
+		if _, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut}); !errors.Is(err, broken) {
 			t.Errorf("error %v, want %v", err, broken)
 		}
-		if _, err := l.Append(within(t, time.Minute), Entry{Kind: MessageSaid}); !errors.Is(err, ErrInvalid) {
-			t.Errorf("append of a message without one: %v", err)
+		if _, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: MessagePosted}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("append of a message entry without a message: %v", err)
 		}
-		m.set(func() { m.down = nil })
-		if e, err := l.Append(within(t, time.Minute), Entry{Kind: LoggedOut}); err != nil || e.N != 1 {
-			t.Errorf("append afterwards: %+v, %v", e, err)
+		m.set(func() { m.err = nil })
+		if e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut}); err != nil || e.N != 1 {
+			t.Errorf("append after the error is gone: %+v, %v", e, err)
 		}
 	})
 }
 
 func TestAppendBatches(t *testing.T) {
-	m := &memory{down: fmt.Errorf("%w: down", ErrUnavailable)}
-	inLog(t, m, func(t *testing.T, l *Log) {
+	m := &memoryStore{err: fmt.Errorf("%w: down", ErrUnavailable)}
+	withLog(t, m, func(t *testing.T, l *Log) {
 		const n = 300
 		numbers := make(chan int64, n)
 		for i := range n {
 			go func() {
-				// Every id is asked for twice at once.
-				e, err := l.Append(within(t, time.Minute), Entry{Kind: LoggedOut, ClientID: fmt.Sprint("c", i/2)})
+				// Two goroutines append each id at the same time.
+				e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut, ClientID: fmt.Sprint("c", i/2)})
 				if err != nil {
 					t.Error(err)
 				}
@@ -199,46 +200,46 @@ func TestAppendBatches(t *testing.T) {
 			}()
 		}
 		time.Sleep(time.Millisecond)
-		m.set(func() { m.down, m.appends = nil, 0 })
+		m.set(func() { m.err, m.appends = nil, 0 })
 		times := map[int64]int{}
 		for range n {
 			times[<-numbers]++
 		}
 		for number, count := range times {
 			if count != 2 || number < 1 || number > n/2 {
-				t.Errorf("number %d was told %d times", number, count)
+				t.Errorf("number %d was returned %d times", number, count)
 			}
 		}
 		if m.appends != 1 {
-			t.Errorf("%d batches for what gathered while the store was down", m.appends)
+			t.Errorf("%d batches for the entries that queued up while the store was down", m.appends)
 		}
 	})
 }
 
 func TestSubscribe(t *testing.T) {
-	m := &memory{}
+	m := &memoryStore{}
 	for i := range 2500 {
 		m.write(fmt.Sprint("c", i))
 	}
-	inLog(t, m, func(t *testing.T, l *Log) {
+	withLog(t, m, func(t *testing.T, l *Log) {
 		type subscription struct {
 			after, first int64
 			got          []Entry
 		}
 		subs := []*subscription{{after: 0, first: 1}, {after: 700, first: 701}, {after: 2499, first: 2500}, {after: 2502, first: 2503},
-			{after: -1, first: 2500 - portion + 1}}
+			{after: -1, first: 2500 - initialRead + 1}}
 		for _, s := range subs {
 			l.Subscribe(s.after, func(entries []Entry) { s.got = append(s.got, entries...) })
 		}
 		var cancelled []Entry
 		cancel := l.Subscribe(2500, func(entries []Entry) { cancelled = append(cancelled, entries...) })
 		synctest.Wait()
-		l.Watching(1)
+		l.AddPages(1)
 		m.write("x1", "x2")
 		time.Sleep(time.Second)
 		synctest.Wait()
 		cancel()
-		for i := range 2000 { // more than is kept
+		for i := range 2000 { // more than the log keeps in memory
 			m.write(fmt.Sprint("d", i))
 		}
 		time.Sleep(5 * time.Second)
@@ -252,7 +253,7 @@ func TestSubscribe(t *testing.T) {
 			t.Errorf("cancelled: got %v, want %v", ids(cancelled), want)
 		}
 		recent := l.Recent()
-		if len(recent) < kept || len(recent) > 2*kept || recent[len(recent)-1].N != 4502 {
+		if len(recent) < minRecent || len(recent) > 2*minRecent || recent[len(recent)-1].N != 4502 {
 			t.Errorf("%d recent entries up to %d", len(recent), recent[len(recent)-1].N)
 		}
 		for _, n := range []int64{0, 10, 4000, 4501, 4502, 9999} {
@@ -265,26 +266,26 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
-// A server that is killed may forget entries that were read already, if they were not acknowledged.
-func TestServerForgets(t *testing.T) {
+// A database server that is killed may lose entries that the log has read, if they were not acknowledged.
+func TestServerLosesEntries(t *testing.T) {
 	for _, test := range []struct {
-		what string
+		name string
 		keep int
 	}{{"the last", 3}, {"all", 0}} {
-		t.Run(test.what, func(t *testing.T) {
-			m := &memory{}
+		t.Run(test.name, func(t *testing.T) {
+			m := &memoryStore{}
 			m.write("a", "b", "c", "d")
-			inLog(t, m, func(t *testing.T, l *Log) {
+			withLog(t, m, func(t *testing.T, l *Log) {
 				var got []string
-				l.Watching(1)
+				l.AddPages(1)
 				l.Subscribe(2, func(entries []Entry) { got = append(got, ids(entries)...) })
 				time.Sleep(time.Second)
-				m.set(func() { m.down = fmt.Errorf("%w: killed", ErrUnavailable) })
+				m.set(func() { m.err = fmt.Errorf("%w: killed", ErrUnavailable) })
 				time.Sleep(time.Second)
-				m.set(func() { m.down, m.entries = nil, m.entries[:test.keep] })
+				m.set(func() { m.err, m.entries = nil, m.entries[:test.keep] })
 				m.write("e")
 				time.Sleep(2 * time.Second)
-				e, err := l.Append(within(t, time.Minute), Entry{Kind: LoggedOut, ClientID: "f"})
+				e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut, ClientID: "f"})
 				if err != nil || e.N != int64(test.keep)+2 {
 					t.Errorf("append: %+v, %v", e, err)
 				}

@@ -10,94 +10,94 @@ import (
 )
 
 const (
-	maxBatch = 500  // entries of one Append, and of one After
-	kept     = 1000 // entries kept in memory, at least, once there are so many
-	portion  = 100  // entries read at the start
-	compared = 50   // entries compared at a time after a failure
+	maxBatch    = 500  // entries of one Append, and of one After
+	minRecent   = 1000 // entries kept in memory; up to twice as many, since trimming copies the slice
+	initialRead = 100  // entries read at the start
+	verifyBatch = 50   // entries compared with the store at a time after a failure
 
-	activePace = 10 * time.Millisecond // between questions for the next entry while a page is open and something happens
-	openPace   = 50 * time.Millisecond // while a page is open and nothing happens
-	idlePace   = time.Second           // while no page is open
-	activeFor  = 3 * time.Second       // how long after an entry something still happens
+	activeInterval = 10 * time.Millisecond // between two polls while a page is open and entries arrive
+	openInterval   = 50 * time.Millisecond // while a page is open and no entries arrive
+	idleInterval   = time.Second           // while no page is open
+	activeFor      = 3 * time.Second       // after an entry, more entries are expected for this long
 
-	minBackoff = 20 * time.Millisecond // after ErrUnavailable
-	maxBackoff = time.Second
-	maxCrowd   = 6 // which makes up to 64 ms between two turns
+	minBackoff    = 20 * time.Millisecond // after ErrUnavailable
+	maxBackoff    = time.Second
+	maxContention = 6 // which makes at most 64 ms between two appends
 )
 
-// Run appends and follows until ctx ends, through any outage of the store, and returns nil then. It can be run once.
+// Run appends and reads until ctx ends, through any outage of the store, and then returns nil. It may be called once.
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
-	known, backoff := false, minBackoff
-	var begun sync.Once
+	verified, backoff := false, minBackoff
+	var signalReady sync.Once
 	for ctx.Err() == nil {
-		more, err := l.turn(ctx, known)
-		known = err == nil
-		if known {
-			begun.Do(func() { close(l.ready) })
-		}
-		switch {
-		case err != nil:
-			sleep(ctx, backoff)
+		more, err := l.step(ctx, verified)
+		verified = err == nil
+		if err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
 			backoff = min(2*backoff, maxBackoff)
-		case more:
-			backoff = minBackoff
-		default:
-			backoff = minBackoff
+			continue
+		}
+		signalReady.Do(func() { close(l.ready) })
+		backoff = minBackoff
+		if !more {
 			l.wait(ctx)
 		}
 	}
 	return nil
 }
 
-// turn does one step of everything and tells whether more is to be done at once. When what was read last is not known
-// to be still there, as at the start and after a failure, that comes first.
-func (l *Log) turn(ctx context.Context, known bool) (more bool, err error) {
-	if !known {
-		if err := l.settle(ctx); err != nil {
+// step reads, appends and delivers at most one batch each, and reports whether there is more to do at once. At the start
+// and after a failure (verified is false) it first verifies that the store still has the entries read before.
+func (l *Log) step(ctx context.Context, verified bool) (more bool, err error) {
+	if !verified {
+		if err := l.verifyRecent(ctx); err != nil {
 			return false, err
 		}
 	}
-	l.gather()
-	if !l.due() || l.crowd > 0 { // in a crowd a look is cheaper than a lost append
-		if more, err = l.follow(ctx); err != nil {
+	l.receiveRequests()
+	if !l.appendDue() || l.contention > 0 { // under contention a read costs less than an append that loses its race
+		if more, err = l.readNext(ctx); err != nil {
 			return false, err
 		}
-		l.prune()
+		l.pruneQueue()
 	}
-	if l.due() {
-		err = l.append(ctx)
-		l.prune()
+	if l.appendDue() {
+		err = l.appendBatch(ctx)
+		l.pruneQueue()
 	}
 	behind, deliverErr := l.deliver(ctx)
-	return more || behind || l.due(), errors.Join(err, deliverErr)
+	return more || behind || l.appendDue(), errors.Join(err, deliverErr)
 }
 
-// due tells whether there is something to append and its time has come.
-func (l *Log) due() bool { return len(l.queue) > 0 && !time.Now().Before(l.turnAt) }
+// appendDue reports whether an entry is queued and the backoff is over.
+func (l *Log) appendDue() bool { return len(l.queue) > 0 && !time.Now().Before(l.nextAppendAt) }
 
-// settle makes sure that the log still holds what was read from it, and forgets what it does not hold: a server that is
-// killed can lose entries that were read before they were durable.
-func (l *Log) settle(ctx context.Context) error {
-	recent, sure := l.Recent(), int64(0)
+// verifyRecent compares the recent entries with the store and forgets those that the store no longer has: a database
+// server that is killed can lose entries that this process read before they were durable.
+func (l *Log) verifyRecent(ctx context.Context) error {
+	recent, before := l.Recent(), int64(0)
 	if len(recent) > 0 {
-		sure = recent[0].N - 1
+		before = recent[0].N - 1
 	}
-	for end := len(recent); end > 0; { // backwards, for it is the last ones that are lost
-		start := max(0, end-compared)
-		there, err := l.Read(ctx, recent[start].N-1, end-start)
+	for end := len(recent); end > 0; { // backwards, since a server loses the last entries
+		start := max(0, end-verifyBatch)
+		stored, err := l.Read(ctx, recent[start].N-1, end-start)
 		if err != nil {
 			return err
 		}
 		same := start
-		for same < end && same-start < len(there) && there[same-start].N == recent[same].N && there[same-start].id() == recent[same].id() {
+		for same-start < len(stored) && stored[same-start].N == recent[same].N && stored[same-start].id() == recent[same].id() {
 			same++
 		}
 		switch {
 		case same == len(recent):
 			return nil
 		case same > start:
-			l.restart(slices.Clone(recent[:same]), recent[same-1].N)
+			l.resetRecent(slices.Clone(recent[:same]), recent[same-1].N)
 			return nil
 		}
 		end = start
@@ -106,15 +106,16 @@ func (l *Log) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := l.Read(ctx, max(0, last-portion), portion)
+	entries, err := l.Read(ctx, max(0, last-initialRead), initialRead)
 	if err != nil {
 		return err
 	}
-	l.restart(entries, min(sure, last))
+	l.resetRecent(entries, min(before, last))
 	return nil
 }
 
-// Read returns count entries of the store above n, fewer only when there are no more.
+// Read returns count entries of the store above n, or fewer when the log has no more. It calls Store.After as often as
+// that takes and fails with its errors.
 func (l *Log) Read(ctx context.Context, n int64, count int) ([]Entry, error) {
 	var entries []Entry
 	for len(entries) < count {
@@ -130,23 +131,24 @@ func (l *Log) Read(ctx context.Context, n int64, count int) ([]Entry, error) {
 	return entries, nil
 }
 
-// restart makes recent all that is known of the log. Subscribers get again what is above sure.
-func (l *Log) restart(recent []Entry, sure int64) {
-	known := len(l.recent) > 0
+// resetRecent replaces the recent entries. Subscribers receive the entries above the number verified again, except at the
+// start, when they have received none.
+func (l *Log) resetRecent(recent []Entry, verified int64) {
+	started := len(l.recent) > 0
 	l.mu.Lock()
 	l.recent = recent
-	if known {
-		for _, s := range l.subs {
-			s.after = min(s.after, sure)
+	if started {
+		for _, s := range l.subscribers {
+			s.delivered = min(s.delivered, verified)
 		}
 	}
 	l.mu.Unlock()
 	for _, e := range recent {
-		l.answer(e.id(), result{entry: e})
+		l.complete(e.id(), result{entry: e})
 	}
 }
 
-// position is the number up to which the log was followed.
+// position is the number of the last entry that was read or appended.
 func (l *Log) position() int64 {
 	if len(l.recent) == 0 {
 		return 0
@@ -154,48 +156,44 @@ func (l *Log) position() int64 {
 	return l.recent[len(l.recent)-1].N
 }
 
-// gather moves what callers have handed in to the queue and forgets what nobody waits for any more.
-func (l *Log) gather() {
-	for {
-		select {
-		case r := <-l.requests:
-			l.enqueue(r)
-			continue
-		default:
-		}
-		break
+// receiveRequests queues the entries of new requests and drops the entries whose callers have all given up.
+func (l *Log) receiveRequests() {
+	for len(l.requests) > 0 {
+		l.handleRequest(<-l.requests)
 	}
-	for id, w := range l.waiting {
-		if !slices.ContainsFunc(w.requests, func(r *request) bool { return r.ctx.Err() == nil }) {
-			delete(l.waiting, id)
+	for id, p := range l.pending {
+		if !slices.ContainsFunc(p.requests, func(r *request) bool { return r.ctx.Err() == nil }) {
+			delete(l.pending, id)
 		}
 	}
-	l.prune()
+	l.pruneQueue()
 }
 
-// prune takes from the queue what is not waited for any more.
-func (l *Log) prune() {
-	l.queue = slices.DeleteFunc(l.queue, func(w *waiting) bool { return l.waiting[w.entry.id()] != w })
+// pruneQueue removes the entries that are no longer pending from the queue.
+func (l *Log) pruneQueue() {
+	l.queue = slices.DeleteFunc(l.queue, func(p *pendingEntry) bool { return l.pending[p.entry.id()] != p })
 }
 
-func (l *Log) enqueue(r *request) {
-	// Pages that lost their process repeat what it did not answer, all at once: the store need not be asked about each.
-	isIt := func(e Entry) bool { return e.ClientID == r.entry.ClientID && e.Author == r.entry.Author }
-	if i := slices.IndexFunc(l.recent, isIt); i >= 0 {
+// handleRequest completes a request whose entry is among the recent ones and queues the entry of any other. Pages whose
+// process died all repeat their unacknowledged messages at once: most of them cost no call of the store this way.
+func (l *Log) handleRequest(r *request) {
+	id := r.entry.id()
+	if i := slices.IndexFunc(l.recent, func(e Entry) bool { return e.id() == id }); i >= 0 {
 		r.result <- result{entry: l.recent[i]}
 		return
 	}
-	w := l.waiting[r.entry.id()]
-	if w == nil {
-		w = &waiting{entry: r.entry}
-		l.waiting[r.entry.id()] = w
-		l.queue = append(l.queue, w)
+	p := l.pending[id]
+	if p == nil {
+		p = &pendingEntry{entry: r.entry}
+		l.pending[id] = p
+		l.queue = append(l.queue, p)
 	}
-	w.requests = append(w.requests, r)
+	p.requests = append(p.requests, r)
 }
 
-// append writes the first batch of the queue. What did not go in stays queued, unless it turns out to be stored already.
-func (l *Log) append(ctx context.Context) error {
+// appendBatch appends the first batch of the queue. Entries that the store does not accept stay queued, unless they turn
+// out to be stored already.
+func (l *Log) appendBatch(ctx context.Context) error {
 	batch := make([]Entry, min(len(l.queue), maxBatch))
 	for i := range batch {
 		batch[i] = l.queue[i].entry
@@ -204,179 +202,173 @@ func (l *Log) append(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		return err
-	case err != nil: // the store will never take these
+	case err != nil: // a retry would fail the same way
 		for _, e := range batch {
-			l.answer(e.id(), result{err: err})
+			l.complete(e.id(), result{err: err})
 		}
 		return nil
 	}
 	for i := range batch[:n] {
 		batch[i].N = l.position() + int64(i) + 1
 	}
-	refused := batch[n:]
-	l.take(batch[:n:n])
-	if len(refused) == 0 {
-		l.won()
+	rest := batch[n:]
+	l.advance(batch[:n:n])
+	if len(rest) == 0 {
+		l.appendSucceeded()
 		return nil
 	}
-	return l.refused(ctx, refused[0])
+	return l.resolveConflict(ctx, rest[0])
 }
 
-// won and lost share the log among processes that append at the same time: who won waits for longer than who lost, and
-// who lost often for less. So it goes round, and what gathers meanwhile makes the batches larger. Otherwise who won last
-// knows the next number first, and wins again.
-func (l *Log) won() {
-	if l.losses == 0 {
-		l.crowd = max(l.crowd-1, 0)
+// appendSucceeded and appendRaced share the log among processes that append at the same time. A process that just appended
+// backs off longer than one that lost the race, and the more races a process has lost in a row the shorter it backs off, so
+// that appends rotate between processes; entries that queue up meanwhile make the batches larger. Without the backoff the
+// last winner is the first to know the next number, and wins again.
+func (l *Log) appendSucceeded() {
+	if l.racesLost == 0 {
+		l.contention = max(l.contention-1, 0)
 	}
-	l.losses = 0
-	if l.crowd > 0 {
-		l.turnAt = time.Now().Add(rand.N(time.Millisecond << l.crowd))
+	l.racesLost = 0
+	if l.contention > 0 {
+		l.nextAppendAt = time.Now().Add(rand.N(time.Millisecond << l.contention))
 	}
 }
 
-func (l *Log) lost() {
-	l.crowd = min(l.crowd+1, maxCrowd)
-	l.losses++
-	l.turnAt = time.Now().Add(rand.N(time.Millisecond<<l.crowd) / time.Duration(l.losses+1))
+func (l *Log) appendRaced() {
+	l.contention = min(l.contention+1, maxContention)
+	l.racesLost++
+	l.nextAppendAt = time.Now().Add(rand.N(time.Millisecond<<l.contention) / time.Duration(l.racesLost+1))
 }
 
-// refused finds out why the store did not take an entry: somebody was faster, or it is there already.
-func (l *Log) refused(ctx context.Context, e Entry) error {
+// resolveConflict determines why the store did not accept an entry: another process took its number, or the log contains
+// an entry of the same identity.
+func (l *Log) resolveConflict(ctx context.Context, e Entry) error {
 	before := l.position()
-	if _, err := l.follow(ctx); err != nil {
+	if _, err := l.readNext(ctx); err != nil {
 		return err
 	}
 	if l.position() > before {
-		l.lost()
+		l.appendRaced()
 		return nil
 	}
-	stored, err := l.store.Said(ctx, e.Author, e.ClientID)
+	stored, err := l.store.EntryByClientID(ctx, e.Author, e.ClientID)
 	switch {
-	case errors.Is(err, ErrNotFound): // then the position itself may be wrong
-		l.lost()
-		return l.settle(ctx)
+	case errors.Is(err, ErrNotFound): // neither, so the position itself may be wrong
+		l.appendRaced()
+		return l.verifyRecent(ctx)
 	case err != nil:
 		return err
 	}
-	l.answer(e.id(), result{entry: stored})
+	l.complete(e.id(), result{entry: stored})
 	return nil
 }
 
-// follow reads what came after the position and tells whether there may be more.
-func (l *Log) follow(ctx context.Context) (more bool, err error) {
+// readNext reads the entries after the position and reports whether there may be more.
+func (l *Log) readNext(ctx context.Context) (more bool, err error) {
 	limit := maxBatch
-	if !l.behind && l.crowd == 0 { // what comes alone is delivered before a store that looks up one by one looks for more
-		limit = 1
+	if !l.behind && l.contention == 0 {
+		limit = 1 // a store that looks entries up one by one answers sooner, and a single new entry is the usual case
 	}
 	entries, err := l.store.After(ctx, l.position(), limit)
 	if err != nil {
 		return false, err
 	}
-	l.take(entries)
+	l.advance(entries)
 	l.behind = len(entries) > 0
 	return l.behind, nil
 }
 
-// take moves the position over entries that follow it, and answers those who asked for them.
-func (l *Log) take(entries []Entry) {
+// advance moves the position past entries that follow it, and completes the requests for them.
+func (l *Log) advance(entries []Entry) {
 	if len(entries) == 0 {
 		return
 	}
-	l.active = time.Now()
+	l.lastEntryAt = time.Now()
 	l.mu.Lock()
 	l.recent = append(l.recent, entries...)
-	if len(l.recent) > 2*kept {
-		l.recent = slices.Clone(l.recent[len(l.recent)-kept:])
+	if len(l.recent) > 2*minRecent {
+		l.recent = slices.Clone(l.recent[len(l.recent)-minRecent:])
 	}
 	l.mu.Unlock()
 	for _, e := range entries {
-		l.answer(e.id(), result{entry: e})
+		l.complete(e.id(), result{entry: e})
 	}
 }
 
-// answer ends the wait for an entry, if somebody waits for it.
-func (l *Log) answer(id entryID, res result) {
-	w := l.waiting[id]
-	if w == nil {
+// complete gives the result to all requests for an entry, if there are any.
+func (l *Log) complete(id entryID, res result) {
+	p := l.pending[id]
+	if p == nil {
 		return
 	}
-	delete(l.waiting, id)
-	for _, r := range w.requests {
+	delete(l.pending, id)
+	for _, r := range p.requests {
 		r.result <- res
 	}
 }
 
-// deliver hands every subscriber what it lacks, at most one read of the store each, and tells whether one lacks more.
+// deliver gives every subscriber its next entries, with at most one read of the store each, and reports whether one of them
+// is still behind the position.
 func (l *Log) deliver(ctx context.Context) (behind bool, err error) {
 	l.mu.Lock()
-	subs := l.subs
+	subscribers := l.subscribers
 	l.mu.Unlock()
-	for _, s := range subs {
-		if s.after < 0 {
-			s.after = 0
+	for _, s := range subscribers {
+		if s.delivered < 0 {
+			s.delivered = 0
 			if len(l.recent) > 0 {
-				s.after = l.recent[0].N - 1
+				s.delivered = l.recent[0].N - 1
 			}
 		}
-		if s.after >= l.position() {
+		if s.delivered >= l.position() {
 			continue
 		}
-		entries, err := l.After(ctx, s.after, maxBatch)
+		entries, err := l.After(ctx, s.delivered, maxBatch)
 		if err != nil {
 			return behind, err
 		}
 		if len(entries) == 0 {
 			continue
 		}
-		s.f(entries)
-		s.after = entries[len(entries)-1].N
-		behind = behind || s.after < l.position()
+		s.deliver(entries)
+		s.delivered = entries[len(entries)-1].N
+		behind = behind || s.delivered < l.position()
 	}
 	return behind, nil
 }
 
-// wait ends when it is time to ask for the next entry, or earlier when there is something to do.
+// wait returns when the next poll of the store is due, or earlier when a request can be appended or wake was called.
 func (l *Log) wait(ctx context.Context) {
-	pace := l.pace()
+	interval := l.pollInterval()
 	if len(l.queue) > 0 {
-		pace = min(pace, time.Until(l.turnAt))
+		interval = min(interval, time.Until(l.nextAppendAt))
 	}
-	timer := time.NewTimer(pace)
-	defer timer.Stop()
+	timeout := time.After(interval)
 	for {
 		select {
 		case r := <-l.requests:
-			l.enqueue(r)
-			if !l.due() {
+			l.handleRequest(r)
+			if !l.appendDue() {
 				continue
 			}
-		case <-l.wake:
-		case <-timer.C:
+		case <-l.wakeup:
+		case <-timeout:
 		case <-ctx.Done():
 		}
 		return
 	}
 }
 
-func (l *Log) pace() time.Duration {
+// pollInterval is the time between two reads of the store. Short intervals are for pages that show entries as they come.
+func (l *Log) pollInterval() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.pages <= 0:
-		return idlePace
-	case time.Since(l.active) < activeFor:
-		return activePace
+		return idleInterval
+	case time.Since(l.lastEntryAt) < activeFor:
+		return activeInterval
 	default:
-		return openPace
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+		return openInterval
 	}
 }

@@ -1,38 +1,55 @@
-// Package store holds the words that Balanza keeps (User, Session, Product, Entry), the errors they can meet, and the
-// contract of the place they are kept in. One suite, storetest, proves the contract on every implementation.
+// Package store defines the records that Balanza keeps (User, Session, Product, Entry), the errors of reading and writing
+// them, and the contract of the database behind them, the interface Store. One suite, storetest, proves the contract on
+// every implementation.
 package store
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
 var (
-	// ErrNotFound: no such user, session or product; an expired session is not found.
+	// ErrNotFound reports that no user, session, product or entry matches. An expired session is not found either.
 	ErrNotFound = errors.New("not found")
-	// ErrTaken: a user of that email, or a session of that id, exists already.
+	// ErrTaken reports that a user of that email, or a session of that id, exists already.
 	ErrTaken = errors.New("already taken")
-	// ErrUnavailable: the store did not answer in time or cannot be reached. What was asked may or may not be done.
-	// Implementations wrap their driver's errors in it.
+	// ErrUnavailable reports that the store cannot be reached or did not answer in time. The operation may have taken
+	// effect, now or a little later. Implementations wrap their driver's errors in it: see WrapError.
 	ErrUnavailable = errors.New("store unavailable")
-	// ErrInvalid: a string that is not UTF-8 or holds a NUL, a price that is no number, or an entry whose message does
-	// not fit its kind. Nothing was done.
+	// ErrInvalid reports a value that the store does not accept: a string that is not UTF-8 or contains a NUL, a price
+	// that is not a number, or an entry whose message does not fit its kind. Nothing was written.
 	ErrInvalid = errors.New("invalid value")
 )
 
-// Patience is the longest that a call of a Store takes, so that a page can still say in time that it cannot be served.
-const Patience = 2 * time.Second
+// CallTimeout is the longest time that a call of a Store takes. It leaves a web page enough time to answer that the
+// service is unavailable.
+const CallTimeout = 2 * time.Second
+
+// WrapError maps an error of a database driver to the errors of the contract: nil stays nil, noRecord, the driver's error
+// for an empty result, becomes ErrNotFound, and every other error is wrapped in ErrUnavailable, since whatever else fails
+// (connection, permission, replica set without a primary, full disk) may work again at the next try.
+func WrapError(err, noRecord error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, noRecord):
+		return ErrNotFound
+	default:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+}
 
 // User is an account and the profile that its chat messages carry.
 type User struct {
-	Email        string // as NormalEmail gives it; unique
+	Email        string // in the spelling of NormalEmail; unique
 	PasswordHash []byte // bcrypt
 	Author       Author
-	Created      time.Time // UTC, kept in whole milliseconds
+	Created      time.Time // UTC, stored in whole milliseconds
 }
 
-// Author is what the chat shows of a user. Its JSON is the authors' entity of the normalised chat.
+// Author is the part of a user that the chat shows. Its JSON is the "authors" entity of the normalised chat.
 type Author struct {
 	ID       string `json:"id"` // the email
 	Nombre   string `json:"nombre"`
@@ -44,12 +61,12 @@ type Author struct {
 
 // Session is a logged-in browser.
 type Session struct {
-	ID      string // opaque, as the cookie has it
+	ID      string // opaque, the value of the cookie
 	Email   string
-	Expires time.Time // UTC, kept in whole milliseconds
+	Expires time.Time // UTC, stored in whole milliseconds
 }
 
-// Product is a row of the shop. Its JSON is the REST interface's.
+// Product is an article of the shop. Its JSON is that of the REST interface.
 type Product struct {
 	ID     string  `json:"id"`
 	Nombre string  `json:"nombre"`
@@ -57,86 +74,92 @@ type Product struct {
 	Foto   string  `json:"foto"` // URL
 }
 
-// Kind says what an Entry tells.
+// Kind is the type of the event that an Entry records. Its values are stored, so they never change.
 type Kind string
 
 const (
-	MessageSaid    Kind = "message" // Entry.Message is set
-	ProductChanged Kind = "product" // Entry.Subject is the product's id: written or deleted, ask the store
-	LoggedOut      Kind = "logout"  // Entry.Subject is the session's id
+	// MessagePosted records a chat message: Entry.Message is set.
+	MessagePosted Kind = "message"
+	// ProductChanged records that the product whose id is Entry.Subject was written or deleted. The entry does not
+	// contain the product: a reader of the log asks the store for it.
+	ProductChanged Kind = "product"
+	// LoggedOut records that the session whose id is Entry.Subject was ended.
+	LoggedOut Kind = "logout"
 )
 
-// Entry is one line of the log that every process follows: numbered 1, 2, 3 … without a gap.
+// Entry is one event of the log that every process follows. Entries are numbered 1, 2, 3 … without a gap.
 type Entry struct {
-	N       int64 // 0 until it is stored
+	N       int64 // 0 until the entry is stored
 	Kind    Kind
 	Subject string   // for ProductChanged and LoggedOut
-	Message *Message // for MessageSaid
-	// Author and ClientID are unique together. For a message they are its author's email and the id the page gave it;
-	// for any other kind Author is empty and ClientID is random.
+	Message *Message // for MessagePosted
+	// Author and ClientID are unique together, so that a repeated request stores nothing twice. For a message they are
+	// its author's email and the id that the page chose; for any other kind Author is empty and ClientID is random.
 	Author   string
 	ClientID string
 }
 
-// Message is what somebody said. It is kept with the author as the author was when it was said.
+// Message is a chat message. It contains a copy of its author's profile at the time of posting.
 type Message struct {
 	Author Author
 	Text   string
-	Time   time.Time // UTC, kept in whole milliseconds
+	Time   time.Time // UTC, stored in whole milliseconds
 }
 
-// Store is the contract. All calls are safe for concurrent use and by several processes on one store; each honours its
-// context and ends within Patience in any case. Any call may fail with ErrUnavailable, and any with ErrInvalid when it is
-// given what the Check functions refuse.
+// Store is the contract of a database. All calls are safe for concurrent use, also by several processes on one database;
+// each honours its context and ends within CallTimeout in any case. Any call may fail with ErrUnavailable, and any call
+// with ErrInvalid when an argument does not pass the Check functions of this package.
 type Store interface {
-	// CreateUser fails with ErrTaken when the email is there; of two at once, one fails.
+	// CreateUser fails with ErrTaken when the email exists; of two concurrent calls for one email, one fails.
 	CreateUser(ctx context.Context, u User) error
 	// User fails with ErrNotFound.
 	User(ctx context.Context, email string) (User, error)
 
-	// CreateSession fails with ErrTaken when the id is there.
+	// CreateSession fails with ErrTaken when the id exists.
 	CreateSession(ctx context.Context, s Session) error
-	// Session fails with ErrNotFound when there is none or when it expired at or before now.
+	// Session fails with ErrNotFound when no session has that id or the session expired at or before now.
 	Session(ctx context.Context, id string, now time.Time) (Session, error)
 	// LiveSessions returns those of the ids that Session would find, in any order.
 	LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error)
-	// TouchSession moves the end of a session that is there; one that is gone stays gone, and that is no error.
+	// TouchSession sets a session's expiry. It does not bring a deleted session back, and a missing one is no error.
 	TouchSession(ctx context.Context, id string, expires time.Time) error
-	// DeleteSession: deleting what is not there is no error.
+	// DeleteSession deletes a session. A missing one is no error.
 	DeleteSession(ctx context.Context, id string) error
 
-	// Products come in the order of their ids.
+	// Products returns all products in the order of their ids.
 	Products(ctx context.Context) ([]Product, error)
 	// Product fails with ErrNotFound.
 	Product(ctx context.Context, id string) (Product, error)
-	// PutProduct writes a product, new or not.
+	// PutProduct creates a product or replaces the one of the same id.
 	PutProduct(ctx context.Context, p Product) error
-	// UpdateProduct fails with ErrNotFound when there is none of that id.
+	// UpdateProduct replaces a product. It fails with ErrNotFound when no product has that id.
 	UpdateProduct(ctx context.Context, p Product) error
-	// DeleteProduct fails with ErrNotFound when there is none of that id.
+	// DeleteProduct fails with ErrNotFound when no product has that id.
 	DeleteProduct(ctx context.Context, id string) error
 
-	// Count adds n to the counter of that key and returns its new value; a key starts at 0 and is forgotten some time
-	// after expires (callers put the window into the key). n may be 0, to read it, or negative. Counters are for small
-	// limits: each count may cost a record.
+	// Count adds n to the counter of that key and returns its new value. A counter starts at 0 and is deleted some time
+	// after expires, so callers put the period that they count in into the key. n may be negative, or 0 to read the
+	// value. Counters are for small limits: each unit counted may cost a record.
 	Count(ctx context.Context, key string, n int, expires time.Time) (int, error)
 
-	// Append writes entries as last+1, last+2 … where last is what the caller believes to be the log's last number. It
-	// returns how many went in, in order: fewer than len(entries), with a nil error, when a number is taken (someone was
-	// faster), an (Author, ClientID) is there already, or there is no entry last to follow on. The N of entries is not
-	// looked at. After ErrUnavailable any first part of them may be in, now or a little later.
+	// Append writes entries under the numbers last+1, last+2 …, where last is the caller's belief of the log's last
+	// number, and ignores the N of the entries. It returns how many entries it wrote, in order. That is fewer than
+	// len(entries), with a nil error, when a number exists already (another process was faster), when an (Author,
+	// ClientID) exists already, or when entry last does not exist. After ErrUnavailable any prefix of the entries may
+	// be in the log, now or a little later.
 	Append(ctx context.Context, last int64, entries []Entry) (int, error)
-	// After returns at most limit entries with numbers above n, in order and without a gap: none only when there is none, but
-	// fewer than limit may be all that could be read in time.
+	// After returns at most limit entries with numbers above n, in order and without a gap. It returns none only when
+	// there are none, but may return fewer than limit when reading more would take too long.
 	After(ctx context.Context, n int64, limit int) ([]Entry, error)
-	// Last returns the highest number of the log, 0 when it is empty.
+	// Last returns the highest number of the log, 0 when the log is empty.
 	Last(ctx context.Context) (int64, error)
-	// Said returns the entry of that author and client id, or ErrNotFound.
-	Said(ctx context.Context, author, clientID string) (Entry, error)
+	// EntryByClientID returns the entry of that author and client id. It fails with ErrNotFound.
+	EntryByClientID(ctx context.Context, author, clientID string) (Entry, error)
 
-	// Sweep deletes sessions and counters that expired at or before now and returns how many records that were.
+	// Sweep deletes the sessions and counters that expired at or before now and returns the number of deleted records.
 	Sweep(ctx context.Context, now time.Time) (int, error)
-	// Ping fails with ErrUnavailable when the store does not answer.
+	// Ping fails with ErrUnavailable when the database does not answer.
 	Ping(ctx context.Context) error
+	// Close ends all connections. No other call may follow it.
 	Close() error
 }

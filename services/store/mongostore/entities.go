@@ -11,6 +11,7 @@ import (
 	"balanza/services/store"
 )
 
+// userDoc is a store.User as stored. MongoDB keeps every _id unique and indexed, so the email needs no index of its own.
 type userDoc struct {
 	Email    string    `bson:"_id"`
 	Password []byte    `bson:"password"`
@@ -18,6 +19,7 @@ type userDoc struct {
 	Created  time.Time `bson:"created"`
 }
 
+// authorDoc is the store.Author in a userDoc and in a messageDoc.
 type authorDoc struct {
 	ID       string `bson:"id"`
 	Nombre   string `bson:"nombre"`
@@ -27,12 +29,14 @@ type authorDoc struct {
 	Avatar   string `bson:"avatar"`
 }
 
+// sessionDoc is a store.Session as stored.
 type sessionDoc struct {
 	ID      string    `bson:"_id"`
 	Email   string    `bson:"email"`
 	Expires time.Time `bson:"expires"`
 }
 
+// productDoc is a store.Product as stored.
 type productDoc struct {
 	ID     string  `bson:"_id"`
 	Nombre string  `bson:"nombre"`
@@ -40,6 +44,7 @@ type productDoc struct {
 	Foto   string  `bson:"foto"`
 }
 
+// CreateUser inserts a user; the unique _id makes one of two concurrent sign-ups fail with ErrTaken.
 func (d *database) CreateUser(ctx context.Context, u store.User) error {
 	if err := u.Check(); err != nil {
 		return err
@@ -49,6 +54,7 @@ func (d *database) CreateUser(ctx context.Context, u store.User) error {
 	})
 }
 
+// User reads a user by _id, the email.
 func (d *database) User(ctx context.Context, email string) (store.User, error) {
 	var doc userDoc
 	if err := d.find(ctx, d.users, email, &doc); err != nil {
@@ -59,6 +65,7 @@ func (d *database) User(ctx context.Context, email string) (store.User, error) {
 	}, nil
 }
 
+// CreateSession inserts a session, or fails with ErrTaken when its _id exists.
 func (d *database) CreateSession(ctx context.Context, s store.Session) error {
 	if err := store.CheckText(s.ID, s.Email); err != nil {
 		return err
@@ -66,6 +73,7 @@ func (d *database) CreateSession(ctx context.Context, s store.Session) error {
 	return d.create(ctx, d.sessions, sessionDoc(s))
 }
 
+// Session reads a session by _id and compares its expiry here: a sweep may not have deleted it yet.
 func (d *database) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
 	var doc sessionDoc
 	if err := d.find(ctx, d.sessions, id, &doc); err != nil {
@@ -77,44 +85,50 @@ func (d *database) Session(ctx context.Context, id string, now time.Time) (store
 	return store.Session(doc), nil
 }
 
+// LiveSessions checks all sessions in one query and transfers only ids: a process asks for those of all its websockets
+// every few seconds.
 func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
 	if err := store.CheckText(ids...); err != nil {
 		return nil, err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	among := bson.D{
-		{Key: "_id", Value: bson.D{{Key: "$in", Value: append([]string{}, ids...)}}}, // of nil it would make null
+	live := bson.D{
+		// A nil slice would be encoded as null, which $in rejects.
+		{Key: "_id", Value: bson.D{{Key: "$in", Value: append([]string{}, ids...)}}},
 		{Key: "expires", Value: bson.D{{Key: "$gt", Value: now}}},
 	}
-	docs, err := findAll[sessionDoc](ctx, d.sessions, among, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	docs, err := findAll[sessionDoc](ctx, d.sessions, live, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
 	if err != nil {
 		return nil, err
 	}
-	var live []string
+	var liveIDs []string
 	for _, doc := range docs {
-		live = append(live, doc.ID)
+		liveIDs = append(liveIDs, doc.ID)
 	}
-	return live, nil
+	return liveIDs, nil
 }
 
+// TouchSession updates without upsert, so it can never bring a deleted session back.
 func (d *database) TouchSession(ctx context.Context, id string, expires time.Time) error {
 	if err := store.CheckText(id); err != nil {
 		return err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	_, err := d.sessions.UpdateOne(ctx, byID(id), bson.D{{Key: "$set", Value: bson.D{{Key: "expires", Value: expires}}}})
 	return wrap(err)
 }
 
+// DeleteSession ignores the number of deleted documents: a missing session is no error.
 func (d *database) DeleteSession(ctx context.Context, id string) error {
 	_, err := d.delete(ctx, d.sessions, id)
 	return err
 }
 
+// Products reads the whole collection in the order of _id.
 func (d *database) Products(ctx context.Context) ([]store.Product, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	docs, err := findAll[productDoc](ctx, d.products, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
 	if err != nil {
@@ -127,37 +141,34 @@ func (d *database) Products(ctx context.Context) ([]store.Product, error) {
 	return products, nil
 }
 
+// Product reads a product by _id.
 func (d *database) Product(ctx context.Context, id string) (store.Product, error) {
 	var doc productDoc
 	err := d.find(ctx, d.products, id, &doc)
 	return store.Product(doc), err
 }
 
+// PutProduct replaces a product, or inserts it when its _id does not exist.
 func (d *database) PutProduct(ctx context.Context, p store.Product) error {
 	_, err := d.replace(ctx, p, true)
 	return err
 }
 
+// UpdateProduct counts matched documents, not modified ones, so an update that changes nothing succeeds.
 func (d *database) UpdateProduct(ctx context.Context, p store.Product) error {
-	n, err := d.replace(ctx, p, false)
-	if err == nil && n == 0 {
-		return store.ErrNotFound
-	}
-	return err
+	return errIfNone(d.replace(ctx, p, false))
 }
 
+// DeleteProduct fails with ErrNotFound when it deletes no document.
 func (d *database) DeleteProduct(ctx context.Context, id string) error {
-	n, err := d.delete(ctx, d.products, id)
-	if err == nil && n == 0 {
-		return store.ErrNotFound
-	}
-	return err
+	return errIfNone(d.delete(ctx, d.products, id))
 }
 
+// Sweep deletes by the indexes on expires. A call that fails between the collections leaves the rest to the next sweep.
 func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	if err := d.needIndexes(ctx); err != nil {
+	if err := d.ensureIndexes(ctx); err != nil {
 		return 0, err
 	}
 	swept := 0
@@ -171,9 +182,9 @@ func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
 	return swept, nil
 }
 
-// create inserts a document, or fails with ErrTaken.
+// create inserts a document. A duplicate key means that its _id exists: the call fails with ErrTaken.
 func (d *database) create(ctx context.Context, c *mongo.Collection, doc any) error {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	_, err := c.InsertOne(ctx, doc)
 	if mongo.IsDuplicateKeyError(err) {
@@ -182,22 +193,22 @@ func (d *database) create(ctx context.Context, c *mongo.Collection, doc any) err
 	return wrap(err)
 }
 
-// find decodes the document of that id, or fails with ErrNotFound.
+// find decodes the document of that _id into doc, a pointer. It fails with ErrNotFound when there is none.
 func (d *database) find(ctx context.Context, c *mongo.Collection, id string, doc any) error {
 	if err := store.CheckText(id); err != nil {
 		return err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	return wrap(c.FindOne(ctx, byID(id)).Decode(doc))
 }
 
-// delete returns how many documents it deleted, one or none.
+// delete deletes the document of that _id and returns how many it deleted, 1 or 0.
 func (d *database) delete(ctx context.Context, c *mongo.Collection, id string) (int64, error) {
 	if err := store.CheckText(id); err != nil {
 		return 0, err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	res, err := c.DeleteOne(ctx, byID(id))
 	if err != nil {
@@ -206,20 +217,30 @@ func (d *database) delete(ctx context.Context, c *mongo.Collection, id string) (
 	return res.DeletedCount, nil
 }
 
-// replace returns how many products of that id there were.
+// replace writes a product and returns how many of that _id existed, 1 or 0. With upsert it creates a missing one.
 func (d *database) replace(ctx context.Context, p store.Product, upsert bool) (int64, error) {
 	if err := p.Check(); err != nil {
 		return 0, err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	for {
 		res, err := d.products.ReplaceOne(ctx, byID(p.ID), productDoc(p), options.Replace().SetUpsert(upsert))
 		switch {
 		case err == nil:
 			return res.MatchedCount, nil
-		case !mongo.IsDuplicateKeyError(err): // of two that make the same product one may fail; then it is there
+		// Two upserts of one new _id can both choose to insert, and one gets a duplicate key. The next try finds the
+		// document that the other one created.
+		case !mongo.IsDuplicateKeyError(err):
 			return 0, wrap(err)
 		}
 	}
+}
+
+// errIfNone turns a write that matched no document into ErrNotFound.
+func errIfNone(matched int64, err error) error {
+	if err == nil && matched == 0 {
+		return store.ErrNotFound
+	}
+	return err
 }

@@ -14,15 +14,16 @@ import (
 	"balanza/services/store"
 )
 
-// A range of entries costs some servers a scan of all. So After asks for entries each by its _id, lookUps at the same time, and for a
-// range only when there may be many more. If that took longer than the same number of look-ups would have, it does not so again
-// until rangesAgain has passed.
+// A range query costs some compatible servers a scan of all entries. After therefore looks entries up by _id, several at the
+// same time, and uses a range query only when many more entries may follow. When the range query took longer than look-ups
+// would have, After uses none for a while.
 const (
-	lookUps     = 16
-	many        = 100
-	rangesAgain = time.Minute
+	parallelLookUps = 16
+	rangeThreshold  = 100 // entries still wanted, above which a range query is tried
+	rangeRetryAfter = time.Minute
 )
 
+// entryDoc is an entry as stored. Its number is the _id, whose unique index makes every number write-once.
 type entryDoc struct {
 	N        int64       `bson:"_id"`
 	Kind     store.Kind  `bson:"kind"`
@@ -32,12 +33,15 @@ type entryDoc struct {
 	ClientID string      `bson:"clientId"`
 }
 
+// messageDoc is part of an entryDoc.
 type messageDoc struct {
 	Author authorDoc `bson:"author"`
 	Text   string    `bson:"text"`
 	Time   time.Time `bson:"time"`
 }
 
+// Append inserts the entries under their numbers. Of two processes that append at the same number the unique _id lets one
+// succeed.
 func (d *database) Append(ctx context.Context, last int64, entries []store.Entry) (int, error) {
 	docs := make([]any, len(entries))
 	for i, e := range entries {
@@ -49,34 +53,36 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 	if len(docs) == 0 {
 		return 0, nil
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	if err := d.needIndexes(ctx); err != nil {
+	if err := d.ensureIndexes(ctx); err != nil {
 		return 0, err
 	}
-	// An insert does not see a gap that it would leave.
+	// The unique _id rejects a number that exists, but not one that would leave a gap.
 	if last > 0 {
-		if there, err := has(ctx, d.entries, last); err != nil || !there {
+		if ok, err := exists(ctx, d.entries, last); err != nil || !ok {
 			return 0, err
 		}
 	}
 	return insert(ctx, d.entries, docs)
 }
 
+// After returns what it has read when half of the timeout is over: the caller asks again, and gets on however slow the
+// server is.
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	begun := time.Now()
+	start := time.Now()
 	entries := []store.Entry{}
-	count := 1 // mostly there is none, or one
-	for len(entries) < limit && time.Since(begun) < store.Patience/2 {
+	count := 1 // a poll of the log usually finds no entry or one
+	for len(entries) < limit && time.Since(start) < store.CallTimeout/2 {
 		last, found, rest := n+int64(len(entries)), len(entries), limit-len(entries)
-		if found > lookUps && rest > many && time.Now().UnixNano() > d.noRangeUntil.Load() {
-			each := time.Since(begun) / time.Duration(found)
-			asked := time.Now()
+		if found > parallelLookUps && rest > rangeThreshold && time.Now().UnixNano() > d.noRangeUntil.Load() {
+			perLookUp := time.Since(start) / time.Duration(found)
+			rangeStart := time.Now()
 			more, err := d.readRange(ctx, last, rest)
-			if err != nil || time.Since(asked) > each*time.Duration(max(many, len(more))) {
-				d.noRangeUntil.Store(time.Now().Add(rangesAgain).UnixNano())
+			if err != nil || time.Since(rangeStart) > perLookUp*time.Duration(max(rangeThreshold, len(more))) {
+				d.noRangeUntil.Store(time.Now().Add(rangeRetryAfter).UnixNano())
 			}
 			return append(entries, more...), nil
 		}
@@ -89,22 +95,23 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 		if len(more) < count {
 			break
 		}
-		count = lookUps
+		count = parallelLookUps
 	}
 	return entries, nil
 }
 
-// readRange returns up to limit entries above n.
+// readRange returns up to limit entries above n with one query, whose answer comes in one batch.
 func (d *database) readRange(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
-	above := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
-	inOrder := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
-	docs, err := findAll[entryDoc](ctx, d.entries, above, inOrder)
+	aboveN := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
+	byNumber := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
+	docs, err := findAll[entryDoc](ctx, d.entries, aboveN, byNumber)
 	if err != nil {
 		return nil, err
 	}
 	var entries []store.Entry
 	for _, doc := range docs {
-		// A number may be missing in what was read while it was written: then what is above it comes later.
+		// A scan that runs during an insert may return a later entry without an earlier one. The entries after the gap
+		// come with the next call.
 		if doc.N != n+int64(len(entries))+1 {
 			break
 		}
@@ -113,8 +120,8 @@ func (d *database) readRange(ctx context.Context, n int64, limit int) ([]store.E
 	return entries, nil
 }
 
-// lookUp returns the count entries above n, or those before the first that is not there. It asks for all at the same time: one
-// after another, a busy server's answers take longer than a call may.
+// lookUp returns the count entries above n, or those before the first that does not exist. All look-ups run at the same
+// time: one after another they could exceed the timeout on a busy server.
 func (d *database) lookUp(ctx context.Context, n int64, count int) ([]store.Entry, error) {
 	docs := make([]*entryDoc, max(0, count))
 	var group errgroup.Group
@@ -144,31 +151,33 @@ func (d *database) lookUp(ctx context.Context, n int64, count int) ([]store.Entr
 	return entries, nil
 }
 
+// Last searches the highest number with look-ups by _id only: see highestOf.
 func (d *database) Last(ctx context.Context) (int64, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	return highestOf(func(numbers []int64) (int, error) {
-		there := make([]bool, len(numbers))
+		found := make([]bool, len(numbers))
 		var group errgroup.Group
 		for i, n := range numbers {
 			group.Go(func() (err error) {
-				there[i], err = has(ctx, d.entries, n)
+				found[i], err = exists(ctx, d.entries, n)
 				return err
 			})
 		}
 		err := group.Wait()
-		if i := slices.Index(there, false); i >= 0 {
+		if i := slices.Index(found, false); i >= 0 {
 			return i, err
 		}
-		return len(there), err
+		return len(found), err
 	})
 }
 
-func (d *database) Said(ctx context.Context, author, clientID string) (store.Entry, error) {
+// EntryByClientID uses the unique index that ensureIndexes creates.
+func (d *database) EntryByClientID(ctx context.Context, author, clientID string) (store.Entry, error) {
 	if err := store.CheckText(author, clientID); err != nil {
 		return store.Entry{}, err
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	var doc entryDoc
 	err := d.entries.FindOne(ctx, bson.D{{Key: "author", Value: author}, {Key: "clientId", Value: clientID}}).Decode(&doc)
@@ -178,6 +187,7 @@ func (d *database) Said(ctx context.Context, author, clientID string) (store.Ent
 	return decode(doc), nil
 }
 
+// encode returns the document of an entry under the number n. BSON itself stores times in UTC and whole milliseconds.
 func encode(e store.Entry, n int64) entryDoc {
 	doc := entryDoc{N: n, Kind: e.Kind, Subject: e.Subject, Author: e.Author, ClientID: e.ClientID}
 	if e.Message != nil {
@@ -186,6 +196,7 @@ func encode(e store.Entry, n int64) entryDoc {
 	return doc
 }
 
+// decode returns the entry of a document.
 func decode(doc entryDoc) store.Entry {
 	e := store.Entry{N: doc.N, Kind: doc.Kind, Subject: doc.Subject, Author: doc.Author, ClientID: doc.ClientID}
 	if doc.Message != nil {

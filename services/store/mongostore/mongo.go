@@ -1,10 +1,9 @@
-// Package mongostore keeps Balanza's data in a MongoDB: standalone, replica set or Atlas. It asks for nothing that a
-// MongoDB-compatible server lacks, and asks by _id whatever is asked often, since such a server may have no other index.
+// Package mongostore implements store.Store in MongoDB: standalone, replica set or Atlas. It requires nothing that a
+// MongoDB-compatible server lacks, and frequent queries use only _id, since such a server may have no other index.
 package mongostore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -22,37 +21,41 @@ import (
 
 const (
 	defaultDatabase = "balanza"
-	connections     = 16 // at most, of one process
-	// A server that is gone is noticed, even when it is back before a call's patience ends.
-	selectionPatience = time.Second
-	heartbeat         = 2 * time.Second
+	maxConnections  = 16 // of one process
+	// Both are shorter than the driver's defaults (30 s and 10 s), so that a call fails before store.CallTimeout when
+	// no server answers, and a server that came back is used again within two seconds.
+	selectionTimeout  = time.Second
+	heartbeatInterval = 2 * time.Second
 )
 
 // database implements store.Store.
 type database struct {
 	client                                       *mongo.Client
 	users, sessions, products, counters, entries *mongo.Collection
-	indexes                                      chan bool    // of capacity 1, a lock: whether the indexes are made
-	noRangeUntil                                 atomic.Int64 // Unix time in nanoseconds, see rangesAgain
+	// A channel of capacity 1 as a lock, since a mutex cannot honour a context: true once the indexes exist.
+	indexesReady chan bool
+	noRangeUntil atomic.Int64 // Unix time in nanoseconds, see rangeRetryAfter
 }
 
-// Open prepares a client for the database that the URI names, or else for "balanza". It fails when the URI is malformed
-// (of a mongodb+srv one also when its name does not resolve), not when the server is down.
+// Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI is malformed, or
+// when the name of a mongodb+srv URI does not resolve. It does not fail when the server is down, so that a process can
+// start before its database; the calls of the store then fail with ErrUnavailable.
 func Open(_ context.Context, uri string) (store.Store, error) {
 	parsed, err := connstring.ParseAndValidate(uri)
 	if err != nil {
 		return nil, fmt.Errorf("MongoDB's URI: %w", err)
 	}
 	majority := writeconcern.Majority()
-	journal := true
-	majority.Journal = &journal
+	majority.Journal = new(true)
 	client, err := mongo.Connect(context.Background(), options.Client().
 		SetAppName("balanza").
-		SetMaxPoolSize(connections).
-		SetConnectTimeout(store.Patience).
-		SetServerSelectionTimeout(selectionPatience).
-		SetHeartbeatInterval(heartbeat).
-		ApplyURI(uri). // what the URI says goes before what is above, and after what is below
+		SetMaxPoolSize(maxConnections).
+		SetConnectTimeout(store.CallTimeout).
+		SetServerSelectionTimeout(selectionTimeout).
+		SetHeartbeatInterval(heartbeatInterval).
+		// The URI overrides the settings above, but none of those below: an acknowledged message must survive the loss
+		// of a server, and a process must read what another one wrote.
+		ApplyURI(uri).
 		SetReadPreference(readpref.Primary()).
 		SetReadConcern(readconcern.Majority()).
 		SetWriteConcern(majority))
@@ -65,75 +68,80 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 	}
 	db := client.Database(name)
 	d := &database{
-		client:   client,
-		users:    db.Collection("users"),
-		sessions: db.Collection("sessions"),
-		products: db.Collection("products"),
-		counters: db.Collection("counters"),
-		entries:  db.Collection("entries"),
-		indexes:  make(chan bool, 1),
+		client:       client,
+		users:        db.Collection("users"),
+		sessions:     db.Collection("sessions"),
+		products:     db.Collection("products"),
+		counters:     db.Collection("counters"),
+		entries:      db.Collection("entries"),
+		indexesReady: make(chan bool, 1),
 	}
-	d.indexes <- false
+	d.indexesReady <- false
 	return d, nil
 }
 
-// needIndexes makes the indexes where this process has not made sure of them yet. It comes before the first append, which
-// relies on one, and before the first sweep, rather than at the start, when the server may be down.
-func (d *database) needIndexes(ctx context.Context) error {
-	var made bool
+// ensureIndexes creates the indexes unless this process did so before. The first append and the first sweep call it, not
+// Open, since the server may be down when a process starts. To create an index that exists has no effect.
+func (d *database) ensureIndexes(ctx context.Context) error {
+	var ready bool
 	select {
-	case made = <-d.indexes:
+	case ready = <-d.indexesReady:
 	case <-ctx.Done():
 		return wrap(ctx.Err())
 	}
-	defer func() { d.indexes <- made }()
-	if made {
+	defer func() { d.indexesReady <- ready }()
+	if ready {
 		return nil
 	}
-	said := mongo.IndexModel{
+	// Appends rely on this one: it keeps a repeated request from being stored twice. It also serves EntryByClientID.
+	byClientID := mongo.IndexModel{
 		Keys:    bson.D{{Key: "author", Value: 1}, {Key: "clientId", Value: 1}},
 		Options: options.Index().SetUnique(true),
 	}
-	if _, err := d.entries.Indexes().CreateOne(ctx, said); err != nil {
+	if _, err := d.entries.Indexes().CreateOne(ctx, byClientID); err != nil {
 		return wrap(err)
 	}
-	end := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}}}
+	// These serve Sweep. A TTL index would make Sweep unnecessary, but not every compatible server has them.
+	byExpiry := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}}}
 	for _, c := range []*mongo.Collection{d.sessions, d.counters} {
-		if _, err := c.Indexes().CreateOne(ctx, end); err != nil {
+		if _, err := c.Indexes().CreateOne(ctx, byExpiry); err != nil {
 			return wrap(err)
 		}
 	}
-	made = true
+	ready = true
 	return nil
 }
 
+// Ping asks the primary: a replica set without one cannot serve any other call.
 func (d *database) Ping(ctx context.Context) error {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	return wrap(d.client.Ping(ctx, readpref.Primary()))
 }
 
+// Close closes all connections, and waits up to store.CallTimeout for the calls on them.
 func (d *database) Close() error {
-	ctx, cancel := patient(context.Background())
+	ctx, cancel := withTimeout(context.Background())
 	defer cancel()
 	return wrap(d.client.Disconnect(ctx))
 }
 
-// patient limits a call's time on this side only. A client-wide Timeout would have the driver send the limit along, as maxTimeMS,
-// and FerretDB on SQLite that breaks off a query can fail all later ones of that connection, or answer them from old tables.
-// MongoDB ends what it does for a client that has hung up.
-func patient(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, store.Patience)
+// withTimeout limits a call to store.CallTimeout, on the client's side only. The client-wide option Timeout would make the
+// driver send the limit as maxTimeMS, and FerretDB on SQLite that breaks a query off can fail all later ones of that
+// connection, or answer them from outdated tables. MongoDB ends the operations of a client that has disconnected.
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, store.CallTimeout)
 }
 
-// byID is the filter for one document. The value is a string or a number by its type, so it is never an operator.
+// byID is the filter for the document of that _id. The type of id makes it a string or a number, so a text that looks like
+// a query operator is never one.
 func byID[ID string | int64](id ID) bson.D {
 	return bson.D{{Key: "_id", Value: id}}
 }
 
-// findAll returns the documents that the filter lets through.
-func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, how *options.FindOptions) ([]Doc, error) {
-	cursor, err := c.Find(ctx, filter, how)
+// findAll returns the documents that match the filter.
+func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, opts *options.FindOptions) ([]Doc, error) {
+	cursor, err := c.Find(ctx, filter, opts)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -142,15 +150,5 @@ func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, h
 	return docs, wrap(err)
 }
 
-// wrap tells the contract's errors. Whatever else a server says (not reachable, not primary, not ready, not allowed) may
-// be over at the next try.
-func wrap(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, mongo.ErrNoDocuments):
-		return store.ErrNotFound
-	default:
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-	}
-}
+// wrap maps an error of the driver to the errors of the contract.
+func wrap(err error) error { return store.WrapError(err, mongo.ErrNoDocuments) }

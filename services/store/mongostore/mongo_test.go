@@ -17,24 +17,21 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	uri := server(t)
-	storetest.Run(t, func(t *testing.T) func() store.Store {
-		place := newDatabase(t, uri)
-		return func() store.Store { return open(t, place) }
-	})
+	uri := testEnv(t, "BALANZA_TEST_MONGODB_URI")
+	storetest.Run(t, mongostore.Open, func(t *testing.T) string { return newDatabase(t, uri) })
 }
 
-// server is the URI of the MongoDB to test with.
-func server(t *testing.T) string {
+// testEnv returns the value of an environment variable. It skips the test when the variable is not set.
+func testEnv(t *testing.T, name string) string {
 	t.Helper()
-	uri := os.Getenv("BALANZA_TEST_MONGODB_URI")
-	if uri == "" {
-		t.Skip("BALANZA_TEST_MONGODB_URI names no MongoDB server")
+	value := os.Getenv(name)
+	if value == "" {
+		t.Skip(name + " is not set")
 	}
-	return uri
+	return value
 }
 
-// newDatabase returns the URI of a database that is the test's own, and gone after it.
+// newDatabase returns the URI of a new database on the server of uri, which is dropped when the test ends.
 func newDatabase(t *testing.T, uri string) string {
 	t.Helper()
 	u, err := url.Parse(uri)
@@ -59,16 +56,7 @@ func newDatabase(t *testing.T, uri string) string {
 
 func open(t *testing.T, uri string) store.Store {
 	t.Helper()
-	s, err := mongostore.Open(context.Background(), uri)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	return storetest.Open(t, mongostore.Open, uri)
 }
 
 func TestOpenMalformed(t *testing.T) {

@@ -9,12 +9,13 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/options"
 )
 
-// highest returns the highest number that is there, of numbers from 1 without a gap, and 0 when there is none. It doubles
-// its guess until that is not there, then halves the rest: a few look-ups by _id for any length, on any server.
-func highest(there func(n int64) (bool, error)) (int64, error) {
-	low, high := int64(0), int64(1) // low is there, high is not known to be
+// highest returns the highest existing number, of numbers from 1 without a gap, and 0 when there is none. It doubles its
+// guess up to a number that does not exist, then bisects: a few look-ups by _id for any length, which every compatible
+// server answers from an index.
+func highest(exists func(n int64) (bool, error)) (int64, error) {
+	low, high := int64(0), int64(1) // low exists (or is 0), high is not checked yet
 	for {
-		ok, err := there(high)
+		ok, err := exists(high)
 		if err != nil {
 			return 0, err
 		}
@@ -25,7 +26,7 @@ func highest(there func(n int64) (bool, error)) (int64, error) {
 	}
 	for low+1 < high {
 		middle := low + (high-low)/2
-		ok, err := there(middle)
+		ok, err := exists(middle)
 		switch {
 		case err != nil:
 			return 0, err
@@ -38,18 +39,18 @@ func highest(there func(n int64) (bool, error)) (int64, error) {
 	return low, nil
 }
 
-// highestOf is highest for a long row: it asks for up to fifteen numbers at a time, as a busy server's answers take long but
-// come together. there tells how many of the ascending numbers are there before the first that is not.
-func highestOf(there func(numbers []int64) (int, error)) (int64, error) {
+// highestOf does the same as highest with up to sixteen look-ups at the same time: a busy server's answers take long, but
+// come together. existing returns how many of the ascending numbers exist before the first that does not.
+func highestOf(existing func(numbers []int64) (int, error)) (int64, error) {
 	const ways, levels = 16, 10 // up to 2^40
 	var powers []int64
 	for n := int64(1); len(powers) <= levels; n *= ways {
 		powers = append(powers, n)
 	}
-	low, high := int64(0), powers[levels] // low is there, high is taken not to be
+	low, high := int64(0), powers[levels] // low exists (or is 0), high is assumed not to
 	numbers := powers[:levels]
 	for {
-		i, err := there(numbers)
+		i, err := existing(numbers)
 		if err != nil {
 			return 0, err
 		}
@@ -70,8 +71,8 @@ func highestOf(there func(numbers []int64) (int, error)) (int64, error) {
 	}
 }
 
-// has tells whether there is a document of that id.
-func has[ID string | int64](ctx context.Context, c *mongo.Collection, id ID) (bool, error) {
+// exists reports whether the collection has a document of that _id. It transfers nothing but the _id.
+func exists[ID string | int64](ctx context.Context, c *mongo.Collection, id ID) (bool, error) {
 	onlyID := options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})
 	err := c.FindOne(ctx, byID(id), onlyID).Err()
 	if errors.Is(err, mongo.ErrNoDocuments) {
@@ -80,12 +81,14 @@ func has[ID string | int64](ctx context.Context, c *mongo.Collection, id ID) (bo
 	return err == nil, wrap(err)
 }
 
-// insert inserts documents in order, as far as the first that a unique index refuses, and returns how many went in.
+// insert inserts documents in order up to the first that a unique index rejects, and returns how many it inserted. A
+// duplicate key is no error to its callers: it means that another process has the number, or that the entry is stored
+// already. A write concern error beside it is one, since the documents before may then be lost in a failover.
 func insert(ctx context.Context, c *mongo.Collection, docs []any) (int, error) {
 	_, err := c.InsertMany(ctx, docs)
-	var refused mongo.BulkWriteException
-	if errors.As(err, &refused) && refused.WriteConcernError == nil && mongo.IsDuplicateKeyError(err) {
-		return refused.WriteErrors[0].Index, nil
+	bulk, ok := errors.AsType[mongo.BulkWriteException](err)
+	if ok && bulk.WriteConcernError == nil && mongo.IsDuplicateKeyError(err) {
+		return bulk.WriteErrors[0].Index, nil
 	}
 	if err != nil {
 		return 0, wrap(err)

@@ -3,7 +3,6 @@ package mongostore_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"sync/atomic"
 	"testing"
@@ -12,14 +11,12 @@ import (
 	"balanza/services/store/storetest"
 )
 
-// container is the name of the Docker container that the server runs in, which the test may kill and pause.
-func container(t *testing.T) string {
+// newServerDatabase returns the URI of a new database and the name of the Docker container of its server, which the test may
+// kill and pause.
+func newServerDatabase(t *testing.T) (uri, container string) {
 	t.Helper()
-	name := os.Getenv("BALANZA_TEST_MONGODB_CONTAINER")
-	if name == "" {
-		t.Skip("BALANZA_TEST_MONGODB_CONTAINER names no container that may be killed")
-	}
-	return name
+	uri = newDatabase(t, testEnv(t, "BALANZA_TEST_MONGODB_URI"))
+	return uri, testEnv(t, "BALANZA_TEST_MONGODB_CONTAINER")
 }
 
 func docker(t *testing.T, args ...string) {
@@ -31,18 +28,18 @@ func docker(t *testing.T, args ...string) {
 
 func TestServerKilled(t *testing.T) {
 	const writers, each, kills = 4, 100, 3
-	uri, name := newDatabase(t, server(t)), container(t)
+	uri, container := newServerDatabase(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var written atomic.Int64
-	enough := make(chan bool, kills) // told at each quarter of what is to be written
+	killNow := make(chan bool, kills) // receives a token after each quarter of all messages
 	results := make(chan map[string]int64)
 	for i := range writers {
 		s := open(t, uri)
 		go func() {
 			acked, err := storetest.Write(ctx, s, fmt.Sprint("author", i), each, func(string, int64) {
 				if n := written.Add(1); n%(writers*each/(kills+1)) == 0 && n < writers*each {
-					enough <- true
+					killNow <- true
 				}
 			})
 			if err != nil {
@@ -53,12 +50,12 @@ func TestServerKilled(t *testing.T) {
 	}
 	for range kills {
 		select {
-		case <-enough:
+		case <-killNow:
 		case <-ctx.Done():
-			t.Fatal("the writers are stuck")
+			t.Fatal("the writers did not finish within 2 minutes")
 		}
-		docker(t, "kill", "--signal", "KILL", name)
-		docker(t, "start", name)
+		docker(t, "kill", "--signal", "KILL", container)
+		docker(t, "start", container)
 	}
 	var acked []map[string]int64
 	for range writers {
@@ -72,7 +69,7 @@ func TestServerKilled(t *testing.T) {
 }
 
 func TestServerPaused(t *testing.T) {
-	uri, name := newDatabase(t, server(t)), container(t)
+	uri, container := newServerDatabase(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	s := open(t, uri)
@@ -80,18 +77,18 @@ func TestServerPaused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	docker(t, "pause", name)
+	docker(t, "pause", container)
 	resumed := false
 	resume := func() {
 		if !resumed {
-			docker(t, "unpause", name)
+			docker(t, "unpause", container)
 		}
 		resumed = true
 	}
 	defer resume()
 	results := make(chan map[string]int64)
 	go func() {
-		acked, err := storetest.Write(ctx, s, "meanwhile", 10, nil)
+		acked, err := storetest.Write(ctx, s, "during the pause", 10, nil)
 		if err != nil {
 			t.Error(err)
 		}

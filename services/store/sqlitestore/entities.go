@@ -9,30 +9,28 @@ import (
 	"balanza/services/store"
 )
 
+// CreateUser inserts a user; the primary key on the email makes one of two concurrent sign-ups fail with ErrTaken.
 func (d *database) CreateUser(ctx context.Context, u store.User) error {
 	if err := u.Check(); err != nil {
 		return err
 	}
+	// The profile is one JSON text: no query looks into it.
 	author, err := json.Marshal(u.Author)
 	if err != nil {
 		return err
 	}
-	n, err := d.write(ctx, `INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		u.Email, append([]byte{}, u.PasswordHash...), string(author), u.Created.UnixMilli())
-	if err == nil && n == 0 {
-		return store.ErrTaken
-	}
-	return err
+	// A nil slice would be stored as NULL, which the column does not allow.
+	password := append([]byte{}, u.PasswordHash...)
+	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		u.Email, password, string(author), u.Created.UnixMilli())
 }
 
+// User reads a user by primary key.
 func (d *database) User(ctx context.Context, email string) (store.User, error) {
-	if err := store.CheckText(email); err != nil {
-		return store.User{}, err
-	}
 	u := store.User{Email: email}
 	var author string
 	var created int64
-	err := d.row(ctx, `SELECT password, author, created FROM users WHERE email = ?`, []any{email},
+	err := d.readRow(ctx, `SELECT password, author, created FROM users WHERE email = ?`, []any{email},
 		&u.PasswordHash, &author, &created)
 	if err == nil {
 		err = json.Unmarshal([]byte(author), &u.Author)
@@ -44,35 +42,28 @@ func (d *database) User(ctx context.Context, email string) (store.User, error) {
 	return u, nil
 }
 
+// CreateSession inserts a session, or fails with ErrTaken when the primary key exists.
 func (d *database) CreateSession(ctx context.Context, s store.Session) error {
-	if err := store.CheckText(s.ID, s.Email); err != nil {
-		return err
-	}
-	n, err := d.write(ctx, `INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
 		s.ID, s.Email, s.Expires.UnixMilli())
-	if err == nil && n == 0 {
-		return store.ErrTaken
-	}
-	return err
 }
 
+// Session compares the expiry in the query, as LiveSessions and Sweep do, so all three agree to the millisecond.
 func (d *database) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
-	if err := store.CheckText(id); err != nil {
-		return store.Session{}, err
-	}
 	s := store.Session{ID: id}
 	var expires int64
-	if err := d.row(ctx, `SELECT email, expires FROM sessions WHERE id = ?`, []any{id}, &s.Email, &expires); err != nil {
+	err := d.readRow(ctx, `SELECT email, expires FROM sessions WHERE id = ? AND expires > ?`, []any{id, now.UnixMilli()},
+		&s.Email, &expires)
+	if err != nil {
 		return store.Session{}, err
 	}
 	s.Expires = time.UnixMilli(expires).UTC()
-	if !s.Expires.After(now) {
-		return store.Session{}, store.ErrNotFound
-	}
 	return s, nil
 }
 
+// LiveSessions checks all sessions in one query: a process asks for those of all its websockets every few seconds.
 func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
+	// The check comes before the encoding: json.Marshal replaces invalid UTF-8.
 	if err := store.CheckText(ids...); err != nil {
 		return nil, err
 	}
@@ -81,7 +72,7 @@ func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time
 		return nil, err
 	}
 	var live []string
-	err = rows(ctx, d.live, []any{string(list), now.UnixMilli()}, func(scan scanner) error {
+	err = readRows(ctx, d.liveSessions, []any{string(list), now.UnixMilli()}, func(scan scanner) error {
 		var id string
 		err := scan(&id)
 		live = append(live, id)
@@ -90,25 +81,22 @@ func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time
 	return live, err
 }
 
+// TouchSession updates only an existing row, so it can never bring a deleted session back.
 func (d *database) TouchSession(ctx context.Context, id string, expires time.Time) error {
-	if err := store.CheckText(id); err != nil {
-		return err
-	}
 	_, err := d.write(ctx, `UPDATE sessions SET expires = ? WHERE id = ?`, expires.UnixMilli(), id)
 	return err
 }
 
+// DeleteSession ignores the number of deleted rows: a missing session is no error.
 func (d *database) DeleteSession(ctx context.Context, id string) error {
-	if err := store.CheckText(id); err != nil {
-		return err
-	}
 	_, err := d.write(ctx, `DELETE FROM sessions WHERE id = ?`, id)
 	return err
 }
 
+// Products reads the whole table; the primary key gives the order.
 func (d *database) Products(ctx context.Context) ([]store.Product, error) {
-	products := []store.Product{}
-	err := rows(ctx, d.products, nil, func(scan scanner) error {
+	products := []store.Product{} // in JSON an empty list is [], nil is null
+	err := readRows(ctx, d.allProducts, nil, func(scan scanner) error {
 		var p store.Product
 		err := scan(&p.ID, &p.Nombre, &p.Precio, &p.Foto)
 		products = append(products, p)
@@ -120,18 +108,17 @@ func (d *database) Products(ctx context.Context) ([]store.Product, error) {
 	return products, nil
 }
 
+// Product reads a product by primary key.
 func (d *database) Product(ctx context.Context, id string) (store.Product, error) {
-	if err := store.CheckText(id); err != nil {
-		return store.Product{}, err
-	}
 	p := store.Product{ID: id}
-	err := d.row(ctx, `SELECT nombre, precio, foto FROM products WHERE id = ?`, []any{id}, &p.Nombre, &p.Precio, &p.Foto)
-	if err != nil {
+	query := `SELECT nombre, precio, foto FROM products WHERE id = ?`
+	if err := d.readRow(ctx, query, []any{id}, &p.Nombre, &p.Precio, &p.Foto); err != nil {
 		return store.Product{}, err
 	}
 	return p, nil
 }
 
+// PutProduct inserts a row, or replaces the one of the same primary key.
 func (d *database) PutProduct(ctx context.Context, p store.Product) error {
 	if err := p.Check(); err != nil {
 		return err
@@ -140,42 +127,45 @@ func (d *database) PutProduct(ctx context.Context, p store.Product) error {
 	return err
 }
 
+// UpdateProduct counts matched rows, also those that stay the same: SQLite reports them as changed.
 func (d *database) UpdateProduct(ctx context.Context, p store.Product) error {
 	if err := p.Check(); err != nil {
 		return err
 	}
-	return d.writeOne(ctx, `UPDATE products SET nombre = ?, precio = ?, foto = ? WHERE id = ?`,
+	return d.writeOne(ctx, store.ErrNotFound, `UPDATE products SET nombre = ?, precio = ?, foto = ? WHERE id = ?`,
 		p.Nombre, p.Precio, p.Foto, p.ID)
 }
 
+// DeleteProduct fails with ErrNotFound when it deletes no row.
 func (d *database) DeleteProduct(ctx context.Context, id string) error {
-	if err := store.CheckText(id); err != nil {
-		return err
-	}
-	return d.writeOne(ctx, `DELETE FROM products WHERE id = ?`, id)
+	return d.writeOne(ctx, store.ErrNotFound, `DELETE FROM products WHERE id = ?`, id)
 }
 
+// Count adds in one upsert, which SQLite runs under the write lock, so concurrent calls lose nothing. A read (n is 0) goes
+// through the readers: it neither waits for the lock nor creates a row.
 func (d *database) Count(ctx context.Context, key string, n int, expires time.Time) (int, error) {
-	if err := store.CheckText(key); err != nil {
-		return 0, err
-	}
 	value := 0
 	if n == 0 {
-		err := d.row(ctx, `SELECT n FROM counters WHERE key = ?`, []any{key}, &value)
+		err := d.readRow(ctx, `SELECT n FROM counters WHERE key = ?`, []any{key}, &value)
 		if errors.Is(err, store.ErrNotFound) {
 			err = nil
 		}
 		return value, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, store.Patience)
+	if err := store.CheckText(key); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
-	err := untilFree(ctx, func() error {
+	err := retryBusy(ctx, func() error {
 		return d.writer.QueryRowContext(ctx, `INSERT INTO counters VALUES (?, ?, ?)
 			ON CONFLICT DO UPDATE SET n = n + excluded.n RETURNING n`, key, n, expires.UnixMilli()).Scan(&value)
 	})
 	return value, wrap(err)
 }
 
+// Sweep uses the indexes on expires. The two statements need no transaction: a call that ends between them leaves the rest
+// to the next sweep.
 func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
 	sessions, err := d.write(ctx, `DELETE FROM sessions WHERE expires <= ?`, now.UnixMilli())
 	if err != nil {

@@ -18,11 +18,11 @@ import (
 	"balanza/services/store/storetest"
 )
 
-// In a child these name the file to write to, and who writes.
+// A child process finds the file to write to and the author of its messages in these environment variables.
 const (
 	childFile   = "BALANZA_TEST_CHILD_FILE"
 	childAuthor = "BALANZA_TEST_CHILD_AUTHOR"
-	childWrites = 60
+	childWrites = 60 // messages
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child writes to the log and prints the client id and the number of what was acknowledged.
+// child appends messages and prints author, client id and number of each that was acknowledged.
 func child(path, author string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -53,7 +53,7 @@ func child(path, author string) error {
 	return s.Close()
 }
 
-// run starts a child and returns what it acknowledged. It kills the child once that is killAfter entries, if that is not 0.
+// run starts a child and returns the numbers that it printed. It kills the child after killAfter of them, unless that is 0.
 func run(t *testing.T, path, author string, killAfter int) map[string]int64 {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childFile+"="+path, childAuthor+"="+author)
@@ -69,13 +69,13 @@ func run(t *testing.T, path, author string, killAfter int) map[string]int64 {
 	}
 	acked := map[string]int64{}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		var who, id string
+		var writer, id string
 		var n int64
-		if _, err := fmt.Sscan(lines.Text(), &who, &id, &n); err != nil {
-			t.Errorf("child %s said %q", author, lines.Text())
+		if _, err := fmt.Sscan(lines.Text(), &writer, &id, &n); err != nil {
+			t.Errorf("child %s printed %q", author, lines.Text())
 			continue
 		}
-		acked[who+" "+id] = n
+		acked[writer+" "+id] = n
 		if len(acked) == killAfter {
 			cmd.Process.Kill()
 		}
@@ -104,12 +104,12 @@ func TestProcesses(t *testing.T) {
 	s := open(t, path)
 	storetest.Verify(t, s, acked...)
 
-	// One that was killed says everything again, as its pages would.
-	again := run(t, path, "author3", 0)
-	if len(again) != childWrites {
-		t.Errorf("%d acknowledged the second time, of %d", len(again), childWrites)
+	// A child was killed. Its pages would repeat all their messages.
+	repeated := run(t, path, "author3", 0)
+	if len(repeated) != childWrites {
+		t.Errorf("%d acknowledged the second time, of %d", len(repeated), childWrites)
 	}
-	storetest.Verify(t, s, append(acked, again)...)
+	storetest.Verify(t, s, append(acked, repeated)...)
 }
 
 func TestFileIsPrivate(t *testing.T) {
@@ -152,7 +152,7 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-func TestOddPath(t *testing.T) {
+func TestPathWithSpecialCharacters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a b?c#d%20e&f=ñ", "x?mode=memory.db")
 	if err := open(t, path).Ping(t.Context()); err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestOddPath(t *testing.T) {
 	}
 }
 
-func TestAnotherHoldsTheLock(t *testing.T) {
+func TestLockedByAnotherProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "balanza.db")
 	s := open(t, path)
 	other, err := sql.Open("sqlite", path)
@@ -175,15 +175,15 @@ func TestAnotherHoldsTheLock(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	for what, err := range map[string]error{
+	for name, err := range map[string]error{
 		"product": s.PutProduct(ctx, store.Product{ID: "1"}),
 		"session": s.CreateSession(t.Context(), store.Session{ID: "1"}),
 	} {
 		if !errors.Is(err, store.ErrUnavailable) {
-			t.Errorf("%s: error %v, want %v", what, err, store.ErrUnavailable)
+			t.Errorf("%s: error %v, want %v", name, err, store.ErrUnavailable)
 		}
 	}
 	if err := s.Ping(t.Context()); err != nil {
-		t.Errorf("reading while another writes: %v", err)
+		t.Errorf("read while another process writes: %v", err)
 	}
 }

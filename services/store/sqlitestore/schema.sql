@@ -1,4 +1,5 @@
--- Run at every start, by all processes at once. Times are milliseconds since 1970.
+-- Every process runs this at its start, also several at the same time: BEGIN IMMEDIATE takes the write lock first.
+-- Times are milliseconds since 1970. Tables with a text key are WITHOUT ROWID: a look-up by key then reads one B-tree, not two.
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS users (
   email    TEXT PRIMARY KEY,
@@ -11,6 +12,7 @@ CREATE TABLE IF NOT EXISTS sessions (
   email   TEXT NOT NULL,
   expires INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- For Sweep, which deletes by expiry.
 CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (expires);
 CREATE TABLE IF NOT EXISTS products (
   id     TEXT PRIMARY KEY,
@@ -23,7 +25,10 @@ CREATE TABLE IF NOT EXISTS counters (
   n       INTEGER NOT NULL,
   expires INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- For Sweep.
 CREATE INDEX IF NOT EXISTS counters_by_end ON counters (expires);
+-- The primary key of entries is the rowid, so a range of numbers is one scan in order. The unique constraint keeps a repeated
+-- request from being stored twice, and its index serves EntryByClientID.
 CREATE TABLE IF NOT EXISTS entries (
   n         INTEGER PRIMARY KEY,
   kind      TEXT NOT NULL,

@@ -1,4 +1,4 @@
-// Package sqlitestore keeps Balanza's data in one SQLite file, which several processes of one machine may share.
+// Package sqlitestore implements store.Store in one SQLite file, which several processes of one machine may share.
 package sqlitestore
 
 import (
@@ -23,63 +23,68 @@ import (
 var schema string
 
 const (
-	openPatience = 10 * time.Second // for eight processes that all want to make the file
-	readers      = 4                // connections
-	maxStep      = 4 * time.Millisecond
+	openTimeout   = 10 * time.Second // enough for eight processes that create the file at the same time
+	maxReaders    = 4                // connections of one process that read
+	maxRetryDelay = 4 * time.Millisecond
 )
 
-// database implements store.Store. All writes go through one connection, so that the writers of one process queue in
-// order and only processes meet at SQLite's lock, where waiting is by chance.
+// database implements store.Store. All writes go through one connection: the writers of one process then queue in order
+// in database/sql, and only processes compete for SQLite's lock, where the order is random.
 type database struct {
 	writer, reader *sql.DB
-	// Prepared once: a log asks for what came after up to a hundred times a second.
-	after, products, live *sql.Stmt
+	// These queries are prepared once, since every process runs them all the time: a log polls the entries up to a
+	// hundred times a second.
+	entriesAfter, allProducts, liveSessions *sql.Stmt
 }
 
-// Open opens the file, and makes it and its folder when they are not there: for nobody but the user. What is acknowledged is
-// on the disk (synchronous=FULL).
+// Open opens the SQLite file of that path. It creates a missing file with mode 0600 and its folder with mode 0700, since
+// the file contains password hashes and session ids. An acknowledged write is on the disk. The error names the path; it is
+// none of the store's errors, since a wrong path does not recover.
 func Open(ctx context.Context, path string) (store.Store, error) {
-	if err := create(path); err != nil {
+	if err := createFile(path); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	writer, err := connect(path, 1, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the store %s: %w", path, err)
 	}
-	err = untilFree(ctx, func() error {
+	err = retryBusy(ctx, func() error {
 		_, err := writer.ExecContext(ctx, schema)
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
-	reader, err := connect(path, readers, store.Patience)
+	reader, err := connect(path, maxReaders, store.CallTimeout)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
 	d := &database{writer: writer, reader: reader}
-	if err := untilFree(ctx, func() error { return d.prepare(ctx) }); err != nil {
+	if err := retryBusy(ctx, func() error { return d.prepare(ctx) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), d.Close())
 	}
 	return d, nil
 }
 
+// prepare prepares the frequent queries.
 func (d *database) prepare(ctx context.Context) (err error) {
-	if d.after, err = d.reader.PrepareContext(ctx, columns+`WHERE n > ? ORDER BY n LIMIT ?`); err != nil {
+	if d.entriesAfter, err = d.reader.PrepareContext(ctx, selectEntry+`WHERE n > ? ORDER BY n LIMIT ?`); err != nil {
 		return err
 	}
+	// json_each turns one argument into a list of any length; a list of placeholders would be limited and need preparing
+	// for each length.
 	live := `SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND expires > ?`
-	if d.live, err = d.reader.PrepareContext(ctx, live); err != nil {
+	if d.liveSessions, err = d.reader.PrepareContext(ctx, live); err != nil {
 		return err
 	}
-	d.products, err = d.reader.PrepareContext(ctx, `SELECT id, nombre, precio, foto FROM products ORDER BY id`)
+	d.allProducts, err = d.reader.PrepareContext(ctx, `SELECT id, nombre, precio, foto FROM products ORDER BY id`)
 	return err
 }
 
-// create makes the file with its mode; SQLite gives the files beside it the same.
-func create(path string) error {
+// createFile creates a missing file with mode 0600; SQLite gives the -wal and -shm files the same mode.
+func createFile(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -90,19 +95,23 @@ func create(path string) error {
 	return f.Close()
 }
 
-func connect(path string, connections int, patience time.Duration) (*sql.DB, error) {
+// connect returns a pool of connections to the file. SQLite itself waits up to busyTimeout for another process's lock.
+func connect(path string, connections int, busyTimeout time.Duration) (*sql.DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
 	options := url.Values{
 		"_pragma": {
-			fmt.Sprintf("busy_timeout(%d)", patience.Milliseconds()),
-			"journal_mode(WAL)",
-			"synchronous(FULL)",
+			fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+			"journal_mode(WAL)", // readers and the writer do not block one another
+			"synchronous(FULL)", // a commit returns after fsync: NORMAL can lose the last commits in a power cut
 		},
+		// A transaction takes the write lock when it begins. One that starts with a read and takes the lock later fails
+		// at once, whatever the timeout, when another process wrote in between.
 		"_txlock": {"immediate"},
 	}
+	// A URL, so that a path with a question mark or a percent sign is not read as options.
 	name := url.URL{Scheme: "file", Path: path, RawQuery: options.Encode()}
 	db, err := sql.Open("sqlite", name.String())
 	if err != nil {
@@ -113,20 +122,21 @@ func connect(path string, connections int, patience time.Duration) (*sql.DB, err
 	return db, nil
 }
 
-// Ping asks the file, not only the connection.
+// Ping reads from the file: database/sql's own Ping touches only the connection.
 func (d *database) Ping(ctx context.Context) error {
 	_, err := d.Last(ctx)
 	return err
 }
 
-// Close ends all connections.
+// Close closes all connections.
 func (d *database) Close() error {
 	return errors.Join(d.reader.Close(), d.writer.Close())
 }
 
-// untilFree tries to write until no other process holds the file's lock. SQLite's own wait sleeps for longer each time,
-// so that who waits for long loses to who comes late; it also does not wait at all where a file is turned to WAL.
-func untilFree(ctx context.Context, write func() error) error {
+// retryBusy repeats a write until no other process holds the file's lock, or ctx ends. SQLite's busy_timeout does not do
+// for writers: it sleeps longer each time, so a process that has waited for long loses to one that just came, and it does
+// not wait at all while a new file is switched to WAL.
+func retryBusy(ctx context.Context, write func() error) error {
 	for {
 		err := write()
 		if !isBusy(err) {
@@ -135,17 +145,20 @@ func untilFree(ctx context.Context, write func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(rand.N(maxStep)):
+		case <-time.After(rand.N(maxRetryDelay)):
 		}
 	}
 }
 
-// write runs one statement and returns how many rows it changed.
+// write runs one statement and returns the number of rows that it changed. It checks all texts among the arguments.
 func (d *database) write(ctx context.Context, statement string, args ...any) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, store.Patience)
+	if err := checkTexts(args); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	var n int64
-	err := untilFree(ctx, func() error {
+	err := retryBusy(ctx, func() error {
 		res, err := d.writer.ExecContext(ctx, statement, args...)
 		if err != nil {
 			return err
@@ -156,25 +169,30 @@ func (d *database) write(ctx context.Context, statement string, args ...any) (in
 	return int(n), wrap(err)
 }
 
-// writeOne is write for a statement that changes one row, or none when it is not there.
-func (d *database) writeOne(ctx context.Context, statement string, args ...any) error {
+// writeOne runs a statement that changes one row. It fails with errNone when the statement changes none: an UPDATE or a
+// DELETE finds no row, or an INSERT … ON CONFLICT DO NOTHING finds the key in use.
+func (d *database) writeOne(ctx context.Context, errNone error, statement string, args ...any) error {
 	n, err := d.write(ctx, statement, args...)
 	if err == nil && n == 0 {
-		return store.ErrNotFound
+		return errNone
 	}
 	return err
 }
 
-// row reads one row into the places dest.
-func (d *database) row(ctx context.Context, query string, args []any, dest ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, store.Patience)
+// readRow scans the one row of a query into dest. It checks all texts among the arguments, and fails with ErrNotFound when
+// there is no row.
+func (d *database) readRow(ctx context.Context, query string, args []any, dest ...any) error {
+	if err := checkTexts(args); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	return wrap(d.reader.QueryRowContext(ctx, query, args...).Scan(dest...))
 }
 
-// rows calls each for every row.
-func rows(ctx context.Context, query *sql.Stmt, args []any, each func(scan scanner) error) error {
-	ctx, cancel := context.WithTimeout(ctx, store.Patience)
+// readRows calls each for every row of a query.
+func readRows(ctx context.Context, query *sql.Stmt, args []any, each func(scan scanner) error) error {
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	rows, err := query.QueryContext(ctx, args...)
 	if err != nil {
@@ -189,23 +207,30 @@ func rows(ctx context.Context, query *sql.Stmt, args []any, each func(scan scann
 	return wrap(rows.Err())
 }
 
-// scanner is the Scan of sql.Row and of sql.Rows.
+// scanner is the method Scan of sql.Row and of sql.Rows.
 type scanner func(dest ...any) error
 
-// wrap tells the contract's errors. Whatever else goes wrong with a file (full, locked, gone, a broken disk) may be over
-// at the next try.
-func wrap(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, sql.ErrNoRows):
-		return store.ErrNotFound
-	default:
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+// checkTexts applies store.CheckText to the strings among the arguments of a statement: SQLite stores any bytes as text.
+func checkTexts(args []any) error {
+	for _, arg := range args {
+		if text, ok := arg.(string); ok {
+			if err := store.CheckText(text); err != nil {
+				return err
+			}
+		}
 	}
+	return nil
 }
 
+// wrap maps an error of the driver to the errors of the contract.
+func wrap(err error) error { return store.WrapError(err, sql.ErrNoRows) }
+
+// isBusy reports whether another connection holds the lock that a statement needs.
 func isBusy(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_LOCKED)
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return false
+	}
+	code := e.Code() & 0xff // the low byte of an extended result code is the primary code
+	return code == sqlite3.SQLITE_BUSY || code == sqlite3.SQLITE_LOCKED
 }

@@ -1,7 +1,6 @@
 package sqlitestore_test
 
 import (
-	"context"
 	"path/filepath"
 	"testing"
 
@@ -11,22 +10,10 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) func() store.Store {
-		path := filepath.Join(t.TempDir(), "balanza.db")
-		return func() store.Store { return open(t, path) }
-	})
+	storetest.Run(t, sqlitestore.Open, func(t *testing.T) string { return filepath.Join(t.TempDir(), "balanza.db") })
 }
 
 func open(t *testing.T, path string) store.Store {
 	t.Helper()
-	s, err := sqlitestore.Open(context.Background(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	return storetest.Open(t, sqlitestore.Open, path)
 }

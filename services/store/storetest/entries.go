@@ -8,22 +8,22 @@ import (
 	"balanza/services/store"
 )
 
-// said is a message of that author with that client id.
-func said(author, clientID string) store.Entry {
-	who := ana
-	who.ID = author
+// message returns the entry of a message of that author with that client id.
+func message(author, clientID string) store.Entry {
+	profile := ana
+	profile.ID = author
 	return store.Entry{
-		Kind: store.MessageSaid, Author: author, ClientID: clientID,
-		Message: &store.Message{Author: who, Text: "hola " + clientID, Time: now},
+		Kind: store.MessagePosted, Author: author, ClientID: clientID,
+		Message: &store.Message{Author: profile, Text: "hola " + clientID, Time: now},
 	}
 }
 
-// fill appends n messages of ana to an empty log.
+// fill appends n messages of ana, with the client ids 1 to n, to an empty log and returns them with their numbers.
 func fill(t *testing.T, s store.Store, n int) []store.Entry {
 	t.Helper()
 	entries := make([]store.Entry, n)
 	for i := range entries {
-		entries[i] = said(ana.ID, fmt.Sprint(i+1))
+		entries[i] = message(ana.ID, fmt.Sprint(i+1))
 	}
 	got, err := s.Append(ctx, 0, entries)
 	must(t, err)
@@ -36,7 +36,7 @@ func fill(t *testing.T, s store.Store, n int) []store.Entry {
 	return entries
 }
 
-// read returns the first limit entries above n, however many calls that takes.
+// read returns the first limit entries above n. One call of After may return fewer, so it repeats the call.
 func read(t *testing.T, s store.Store, n int64, limit int) []store.Entry {
 	t.Helper()
 	entries := []store.Entry{}
@@ -50,20 +50,22 @@ func read(t *testing.T, s store.Store, n int64, limit int) []store.Entry {
 	}
 }
 
+// testAppend proves that each process reads what all have appended, with its number and every field.
 func testAppend(t *testing.T, open func() store.Store) {
 	a, b := open(), open()
 	entries := []store.Entry{
-		said(ana.ID, "1"),
+		message(ana.ID, "1"),
 		{Kind: store.ProductChanged, Subject: "p-1", ClientID: "r1"},
 		{Kind: store.LoggedOut, Subject: "s-1", ClientID: "r2"},
 	}
 	n, err := a.Append(ctx, 0, entries)
 	must(t, err)
 	wantEqual(t, "appended", n, len(entries))
-	more := said(ana.ID, "2")
+	more := message(ana.ID, "2")
 	n, err = b.Append(ctx, 3, []store.Entry{more})
 	must(t, err)
-	wantEqual(t, "appended by another holder", n, 1)
+	wantEqual(t, "appended by another process", n, 1)
+	// An empty batch is no error, though no entry can tell whether 4 is the last number.
 	n, err = b.Append(ctx, 4, nil)
 	must(t, err)
 	wantEqual(t, "appended nothing", n, 0)
@@ -75,34 +77,36 @@ func testAppend(t *testing.T, open func() store.Store) {
 	for _, s := range []store.Store{a, b} {
 		wantEqual(t, "log", read(t, s, 0, 100), want)
 	}
-	got, err := a.Said(ctx, ana.ID, "2")
+	got, err := a.EntryByClientID(ctx, ana.ID, "2")
 	must(t, err)
-	wantEqual(t, "said", got, want[3])
-	_, err = a.Said(ctx, "eva@example.org", "2")
-	wantError(t, "not said", err, store.ErrNotFound)
+	wantEqual(t, "entry by client id", got, want[3])
+	_, err = a.EntryByClientID(ctx, "eva@example.org", "2")
+	wantError(t, "entry of another author", err, store.ErrNotFound)
 }
 
-func testAppendStops(t *testing.T, open func() store.Store) {
+// testAppendConflicts proves that Append writes the entries before a conflict and none after it, whatever the conflict is.
+func testAppendConflicts(t *testing.T, open func() store.Store) {
 	s := open()
 	fill(t, s, 3)
+	// The steps build on one another: each that writes moves the last number.
 	eva := "eva@example.org"
 	for _, step := range []struct {
-		what    string
+		name    string
 		last    int64
 		entries []store.Entry
 		want    int
 	}{
-		{"the number is taken", 1, []store.Entry{said(eva, "1")}, 0},
-		{"all is taken", 0, []store.Entry{said(ana.ID, "1"), said(ana.ID, "2")}, 0},
-		{"there is no such last", 5, []store.Entry{said(eva, "1")}, 0},
-		{"the first is there already", 3, []store.Entry{said(ana.ID, "2"), said(eva, "1")}, 0},
-		{"the third is there already", 3, []store.Entry{said(eva, "1"), said(eva, "2"), said(ana.ID, "2"), said(eva, "3")}, 2},
-		{"twice in one batch", 5, []store.Entry{said(eva, "4"), said(eva, "4")}, 1},
-		{"another's client id is free", 6, []store.Entry{said("leo@example.org", "1")}, 1},
+		{"the number exists", 1, []store.Entry{message(eva, "1")}, 0},
+		{"all numbers exist", 0, []store.Entry{message(ana.ID, "1"), message(ana.ID, "2")}, 0},
+		{"last does not exist", 5, []store.Entry{message(eva, "1")}, 0},
+		{"the first entry exists", 3, []store.Entry{message(ana.ID, "2"), message(eva, "1")}, 0},
+		{"the third entry exists", 3, []store.Entry{message(eva, "1"), message(eva, "2"), message(ana.ID, "2"), message(eva, "3")}, 2},
+		{"twice in one batch", 5, []store.Entry{message(eva, "4"), message(eva, "4")}, 1},
+		{"another author's client id", 6, []store.Entry{message("leo@example.org", "1")}, 1},
 	} {
 		got, err := s.Append(ctx, step.last, step.entries)
 		must(t, err)
-		wantEqual(t, step.what, got, step.want)
+		wantEqual(t, step.name, got, step.want)
 	}
 	Verify(t, s, map[string]int64{
 		key(ana.ID, "1"): 1, key(ana.ID, "2"): 2, key(ana.ID, "3"): 3,
@@ -110,10 +114,12 @@ func testAppendStops(t *testing.T, open func() store.Store) {
 	})
 }
 
+// testAfter tries the limits around which an implementation may change from look-ups to ranges, and the end of the log.
 func testAfter(t *testing.T, open func() store.Store) {
 	s := open()
 	wantEqual(t, "empty log", read(t, s, 0, 10), []store.Entry{})
 	want := fill(t, s, 60)
+	// The entries wanted after the number after, at most limit, are want[from:to].
 	for _, step := range []struct{ after, limit, from, to int }{
 		{0, 1, 0, 1}, {0, 10, 0, 10}, {0, 60, 0, 60}, {0, 1000, 0, 60}, {5, 16, 5, 21}, {5, 17, 5, 22}, {5, 40, 5, 45},
 		{50, 40, 50, 60}, {58, 1, 58, 59}, {59, 5, 59, 60}, {60, 5, 60, 60}, {99, 5, 60, 60}, {0, 0, 0, 0},
@@ -123,30 +129,33 @@ func testAfter(t *testing.T, open func() store.Store) {
 	}
 }
 
+// testLast asks after each append, since an implementation may search the highest number.
 func testLast(t *testing.T, open func() store.Store) {
 	s := open()
+	// Past 16, the number of look-ups that mongostore makes at the same time.
 	for want := range int64(18) {
 		got, err := s.Last(ctx)
 		must(t, err)
 		wantEqual(t, "last", got, want)
-		_, err = s.Append(ctx, want, []store.Entry{said(ana.ID, fmt.Sprint(want))})
+		_, err = s.Append(ctx, want, []store.Entry{message(ana.ID, fmt.Sprint(want))})
 		must(t, err)
 	}
 }
 
-// testAppendAtOnce has holders compete for every number, with nothing of the Log between them and the store.
-func testAppendAtOnce(t *testing.T, open func() store.Store) {
-	const each = 15
+// testConcurrentAppends makes eight processes compete for every number without a Log, whose backoff would hide conflicts.
+func testConcurrentAppends(t *testing.T, open func() store.Store) {
+	const each = 15 // entries of each process
 	stores := make([]store.Store, 8)
 	for i := range stores {
 		stores[i] = open()
 	}
 	acked := make([]map[string]int64, len(stores))
-	must(t, errors.Join(atOnce(len(stores), func(i int) error {
+	must(t, errors.Join(concurrently(len(stores), func(i int) error {
 		acked[i] = map[string]int64{}
 		author, last := fmt.Sprint("a", i), int64(0)
 		for len(acked[i]) < each {
-			pair := []store.Entry{said(author, fmt.Sprint(len(acked[i]))), said(author, fmt.Sprint(len(acked[i])+1))}
+			// Two entries, so that a batch can also be interrupted in its middle.
+			pair := []store.Entry{message(author, fmt.Sprint(len(acked[i]))), message(author, fmt.Sprint(len(acked[i])+1))}
 			n, err := stores[i].Append(ctx, last, pair[:min(2, each-len(acked[i]))])
 			if err != nil && !errors.Is(err, store.ErrUnavailable) {
 				return err
@@ -155,13 +164,14 @@ func testAppendAtOnce(t *testing.T, open func() store.Store) {
 				last++
 				acked[i][key(e.Author, e.ClientID)] = last
 			}
-			news, err := stores[i].After(ctx, last, 100)
+			// Whatever the result was, the next try starts at the end of the log that this process can read.
+			next, err := stores[i].After(ctx, last, 100)
 			if err != nil && !errors.Is(err, store.ErrUnavailable) {
 				return err
 			}
-			for _, e := range news {
+			for _, e := range next {
 				last++
-				if e.Author == author { // written by a call that seemed to fail
+				if e.Author == author { // written by a call that returned ErrUnavailable
 					acked[i][key(e.Author, e.ClientID)] = e.N
 				}
 			}
@@ -174,13 +184,14 @@ func testAppendAtOnce(t *testing.T, open func() store.Store) {
 	wantEqual(t, "entries", n, int64(each*len(stores)))
 }
 
+// key identifies an entry in the maps of Write and Verify.
 func key(author, clientID string) string { return author + " " + clientID }
 
-// Verify fails the test unless the log is numbered without a gap, holds nothing twice, and holds all that was acknowledged
-// under the number that was told. The maps are as Write returns them.
+// Verify fails the test unless the log is numbered without a gap, contains no entry twice, and contains every acknowledged
+// entry under its acknowledged number. The maps are those that Write returns.
 func Verify(t *testing.T, s store.Store, acked ...map[string]int64) {
 	t.Helper()
-	there := map[string]int64{}
+	stored := map[string]int64{}
 	for last := int64(0); ; {
 		entries, err := s.After(ctx, last, 500)
 		must(t, err)
@@ -190,18 +201,19 @@ func Verify(t *testing.T, s store.Store, acked ...map[string]int64) {
 		for _, e := range entries {
 			last++
 			if e.N != last {
-				t.Fatalf("entry %d where %d should be", e.N, last)
+				t.Fatalf("entry %d follows entry %d", e.N, last-1)
 			}
-			if n, twice := there[key(e.Author, e.ClientID)]; twice {
-				t.Errorf("%s %s is there as %d and as %d", e.Author, e.ClientID, n, e.N)
+			// An entry stored twice is a message that every page shows twice.
+			if n, twice := stored[key(e.Author, e.ClientID)]; twice {
+				t.Errorf("%s %s is stored as %d and as %d", e.Author, e.ClientID, n, e.N)
 			}
-			there[key(e.Author, e.ClientID)] = e.N
+			stored[key(e.Author, e.ClientID)] = e.N
 		}
 	}
-	for _, some := range acked {
-		for k, n := range some {
-			if there[k] != n {
-				t.Errorf("%s was acknowledged as %d and is there as %d", k, n, there[k])
+	for _, numbers := range acked {
+		for k, n := range numbers {
+			if stored[k] != n {
+				t.Errorf("%s was acknowledged as %d and is stored as %d", k, n, stored[k])
 			}
 		}
 	}

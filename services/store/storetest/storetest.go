@@ -1,4 +1,5 @@
-// Package storetest is the contract of store.Store as a test suite. Every implementation runs all of it.
+// Package storetest proves the contract of store.Store: one test suite, which every implementation runs as a whole, and
+// helpers for tests that kill or pause a store's server or processes.
 package storetest
 
 import (
@@ -13,39 +14,59 @@ import (
 	"balanza/services/store"
 )
 
-// Place makes an empty place to keep things in, for one test, and returns what opens it: each call gives another holder,
-// as another process would be. Holders are closed by whoever made the place, when the test ends.
-type Place func(t *testing.T) (open func() store.Store)
+// OpenFunc is the function Open of an implementation. The source is a file's path or a database's URI.
+type OpenFunc func(ctx context.Context, source string) (store.Store, error)
 
-// Run runs the whole suite.
-func Run(t *testing.T, place Place) {
+// Open opens a store and closes it when the test ends. It fails the test when either returns an error.
+func Open(t *testing.T, open OpenFunc, source string) store.Store {
+	t.Helper()
+	s, err := open(context.Background(), source)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// Run runs the whole suite. It calls newSource once for each test, for the source of an empty store. Most tests open that
+// source several times: each store then stands for one process.
+func Run(t *testing.T, open OpenFunc, newSource func(t *testing.T) string) {
 	tests := []struct {
 		name string
 		test func(t *testing.T, open func() store.Store)
 	}{
+		// The records and counters.
 		{"users", testUsers},
-		{"two sign up at once", testUsersAtOnce},
+		{"concurrent sign-ups", testConcurrentUsers},
 		{"sessions", testSessions},
 		{"products", testProducts},
 		{"counters", testCounters},
-		{"counters at once", testCountersAtOnce},
+		{"concurrent counters", testConcurrentCounters},
 		{"sweep", testSweep},
-		{"any text comes back as it was", testTexts},
-		{"invalid values are refused", testInvalid},
+		// The arguments of all calls.
+		{"any text is stored unchanged", testTexts},
+		{"invalid values", testInvalid},
 		{"a call honours its context", testContext},
+		// The log: first the calls of the store, then Log on top of them.
 		{"append", testAppend},
-		{"append stops where it must", testAppendStops},
+		{"append conflicts", testAppendConflicts},
 		{"after", testAfter},
 		{"last", testLast},
-		{"eight append at once", testAppendAtOnce},
-		{"eight logs", testLogs},
+		{"concurrent appends", testConcurrentAppends},
+		{"concurrent logs", testConcurrentLogs},
 		{"a log through failures", testLogThroughFailures},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { test.test(t, place(t)) })
+		t.Run(test.name, func(t *testing.T) {
+			source := newSource(t)
+			test.test(t, func() store.Store { return Open(t, open, source) })
+		})
 	}
 }
 
+// The time has milliseconds, as finely as stores keep it, and the author has letters of more than one byte.
 var (
 	ctx = context.Background()
 	now = time.Date(2026, 11, 22, 10, 30, 0, int(123*time.Millisecond), time.UTC)
@@ -54,6 +75,7 @@ var (
 	}
 )
 
+// must ends the test when err is not nil.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -61,23 +83,25 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func wantError(t *testing.T, what string, got, want error) {
+// wantError reports an error that does not wrap the wanted one. The description says which call returned it.
+func wantError(t *testing.T, description string, got, want error) {
 	t.Helper()
 	if !errors.Is(got, want) {
-		t.Errorf("%s: error %v, want %v", what, got, want)
+		t.Errorf("%s: error %v, want %v", description, got, want)
 	}
 }
 
-func wantEqual(t *testing.T, what string, got, want any) {
+// wantEqual reports a value that is not deeply equal to the wanted one. The description says which value it is.
+func wantEqual(t *testing.T, description string, got, want any) {
 	t.Helper()
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%s:\n got %+v\nwant %+v", what, got, want)
+		t.Errorf("%s:\n got %+v\nwant %+v", description, got, want)
 	}
 }
 
-// atOnce runs f(0) … f(n-1) at the same time and returns their errors.
-func atOnce(n int, f func(i int) error) []error {
-	errs := make([]error, n)
+// concurrently runs f(0) … f(n-1) at the same time and returns their n errors.
+func concurrently(n int, f func(i int) error) []error {
+	errs := make([]error, n) // each goroutine writes its own element, so they need no lock
 	done := make(chan bool)
 	for i := range n {
 		go func() {
@@ -91,62 +115,69 @@ func atOnce(n int, f func(i int) error) []error {
 	return errs
 }
 
-// calls returns every call of a store that takes a text, given this text.
-func calls(s store.Store, text string) map[string]func(context.Context) error {
-	said := store.Entry{
-		Kind: store.MessageSaid, Author: ana.ID, ClientID: "1", Message: &store.Message{Author: ana, Text: text, Time: now},
+// callsWith returns every call of a store that has a text among its arguments, with this text, by the call's name.
+func callsWith(s store.Store, text string) map[string]func(context.Context) error {
+	posted := store.Entry{
+		Kind: store.MessagePosted, Author: ana.ID, ClientID: "1", Message: &store.Message{Author: ana, Text: text, Time: now},
 	}
 	return map[string]func(context.Context) error{
 		"CreateUser": func(ctx context.Context) error {
 			return s.CreateUser(ctx, store.User{Email: "a@b", Author: store.Author{Alias: text}, Created: now})
 		},
-		"User":          func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
-		"CreateSession": func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
-		"Session":       func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
-		"LiveSessions":  func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
-		"TouchSession":  func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
-		"DeleteSession": func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
-		"Product":       func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
-		"PutProduct":    func(ctx context.Context) error { return s.PutProduct(ctx, store.Product{ID: "1", Nombre: text}) },
-		"UpdateProduct": func(ctx context.Context) error { return s.UpdateProduct(ctx, store.Product{ID: "1", Foto: text}) },
-		"DeleteProduct": func(ctx context.Context) error { return s.DeleteProduct(ctx, text) },
-		"Count":         func(ctx context.Context) error { _, err := s.Count(ctx, text, 1, now); return err },
-		"Count of 0":    func(ctx context.Context) error { _, err := s.Count(ctx, text, 0, now); return err },
-		"Append":        func(ctx context.Context) error { _, err := s.Append(ctx, 0, []store.Entry{said}); return err },
-		"Said":          func(ctx context.Context) error { _, err := s.Said(ctx, text, "1"); return err },
+		"User":            func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
+		"CreateSession":   func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
+		"Session":         func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
+		"LiveSessions":    func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
+		"TouchSession":    func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
+		"DeleteSession":   func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
+		"Product":         func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
+		"PutProduct":      func(ctx context.Context) error { return s.PutProduct(ctx, store.Product{ID: "1", Nombre: text}) },
+		"UpdateProduct":   func(ctx context.Context) error { return s.UpdateProduct(ctx, store.Product{ID: "1", Foto: text}) },
+		"DeleteProduct":   func(ctx context.Context) error { return s.DeleteProduct(ctx, text) },
+		"Count":           func(ctx context.Context) error { _, err := s.Count(ctx, text, 1, now); return err },
+		"Count of 0":      func(ctx context.Context) error { _, err := s.Count(ctx, text, 0, now); return err },
+		"Append":          func(ctx context.Context) error { _, err := s.Append(ctx, 0, []store.Entry{posted}); return err },
+		"EntryByClientID": func(ctx context.Context) error { _, err := s.EntryByClientID(ctx, text, "1"); return err },
 	}
 }
 
-// Outage makes every call and fails the test unless each ends with ErrUnavailable. For a store that does not answer.
+// Outage makes every call of a store whose database does not answer, and fails the test unless each call ends with
+// ErrUnavailable.
 func Outage(t *testing.T, s store.Store) {
 	t.Helper()
-	all := calls(s, "text")
+	all := callsWith(s, "text")
+	// These have no text among their arguments.
 	all["Products"] = func(ctx context.Context) error { _, err := s.Products(ctx); return err }
 	all["After"] = func(ctx context.Context) error { _, err := s.After(ctx, 0, 10); return err }
 	all["Last"] = func(ctx context.Context) error { _, err := s.Last(ctx); return err }
 	all["Sweep"] = func(ctx context.Context) error { _, err := s.Sweep(ctx, now); return err }
 	all["Ping"] = s.Ping
+	// At the same time, since each call may take as long as store.CallTimeout.
 	var names []string
 	for name := range all {
 		names = append(names, name)
 	}
-	for i, err := range atOnce(len(names), func(i int) error { return all[names[i]](ctx) }) {
-		wantError(t, names[i]+" of a store that does not answer", err, store.ErrUnavailable)
+	for i, err := range concurrently(len(names), func(i int) error { return all[names[i]](ctx) }) {
+		wantError(t, names[i]+" during an outage", err, store.ErrUnavailable)
 	}
 }
 
+// testInvalid proves that invalid values fail and write nothing. NUL, a byte that never occurs in UTF-8 and a cut character
+// are the texts about which databases disagree.
 func testInvalid(t *testing.T, open func() store.Store) {
 	s := open()
 	for _, text := range []string{"a\x00b", "\xff", "caf\xc3"} {
-		for name, call := range calls(s, text) {
+		for name, call := range callsWith(s, text) {
 			wantError(t, fmt.Sprintf("%s with %q", name, text), call(ctx), store.ErrInvalid)
 		}
 	}
+	// JSON has no such numbers.
 	for _, price := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 		wantError(t, fmt.Sprint("price ", price), s.PutProduct(ctx, store.Product{ID: "1", Precio: price}), store.ErrInvalid)
 	}
+	// A message entry without a message, and an entry of another kind with one.
 	for _, e := range []store.Entry{
-		{Kind: store.MessageSaid, ClientID: "1"},
+		{Kind: store.MessagePosted, ClientID: "1"},
 		{Kind: store.LoggedOut, ClientID: "1", Message: &store.Message{}},
 	} {
 		_, err := s.Append(ctx, 0, []store.Entry{e})
@@ -157,33 +188,37 @@ func testInvalid(t *testing.T, open func() store.Store) {
 	products, err := s.Products(ctx)
 	must(t, err)
 	if last != 0 || len(products) != 0 {
-		t.Errorf("after refused calls: %d entries, products %v", last, products)
+		t.Errorf("after the invalid calls: %d entries, products %v", last, products)
 	}
 }
 
+// testContext proves that each call honours its context, and that a cancelled call does not harm the connection.
 func testContext(t *testing.T, open func() store.Store) {
 	s := open()
 	must(t, s.Ping(ctx))
-	ended, cancel := context.WithCancel(ctx)
+	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	for name, call := range calls(s, "text") {
-		wantError(t, name+" with an ended context", call(ended), store.ErrUnavailable)
+	for name, call := range callsWith(s, "text") {
+		wantError(t, name+" with a cancelled context", call(cancelled), store.ErrUnavailable)
 	}
-	wantError(t, "Ping with an ended context", s.Ping(ended), store.ErrUnavailable)
+	wantError(t, "Ping with a cancelled context", s.Ping(cancelled), store.ErrUnavailable)
 	must(t, s.Ping(ctx))
 }
 
+// testTexts proves that texts with a meaning elsewhere (query operators, SQL, HTML, JSON, blanks, direction marks) are
+// stored as they are, as keys and as values.
 func testTexts(t *testing.T, open func() store.Store) {
 	s := open()
 	for _, text := range []string{
 		"", " ", "$ne", `{"$gt":""}`, "a.b", "_id", "'; DROP TABLE users; --", "<script>", "Ñandú 😀 \u202e", "%_", "\r\n", "null", "1",
 	} {
 		user := store.User{
-			Email: text, PasswordHash: []byte{0, 255}, Created: now,
+			Email: text, PasswordHash: []byte{0, 255}, Created: now, // a hash is bytes, not text
 			Author: store.Author{ID: text, Nombre: text, Apellido: text, Alias: text, Avatar: text},
 		}
+		// The users of the texts before do not match this one, be it an operator, a pattern or a prefix.
 		_, err := s.User(ctx, text)
-		wantError(t, fmt.Sprintf("user %q, not there", text), err, store.ErrNotFound)
+		wantError(t, fmt.Sprintf("user %q before it exists", text), err, store.ErrNotFound)
 		must(t, s.CreateUser(ctx, user))
 		gotUser, err := s.User(ctx, text)
 		must(t, err)
@@ -191,7 +226,7 @@ func testTexts(t *testing.T, open func() store.Store) {
 
 		session := store.Session{ID: text, Email: text, Expires: now}
 		must(t, s.CreateSession(ctx, session))
-		gotSession, err := s.Session(ctx, text, now.Add(-1))
+		gotSession, err := s.Session(ctx, text, now.Add(-1)) // 1 ns before its expiry
 		must(t, err)
 		wantEqual(t, "session", gotSession, session)
 
@@ -204,13 +239,13 @@ func testTexts(t *testing.T, open func() store.Store) {
 		last, err := s.Last(ctx)
 		must(t, err)
 		entry := store.Entry{
-			N: last + 1, Kind: store.MessageSaid, Subject: text, Author: text, ClientID: text,
+			N: last + 1, Kind: store.MessagePosted, Subject: text, Author: text, ClientID: text,
 			Message: &store.Message{Author: user.Author, Text: text, Time: now},
 		}
 		n, err := s.Append(ctx, last, []store.Entry{entry})
 		must(t, err)
 		wantEqual(t, "appended", n, 1)
-		gotEntry, err := s.Said(ctx, text, text)
+		gotEntry, err := s.EntryByClientID(ctx, text, text)
 		must(t, err)
 		wantEqual(t, "entry", gotEntry, entry)
 	}
