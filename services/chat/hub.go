@@ -11,42 +11,43 @@ import (
 )
 
 const (
-	// recent is how many messages a page gets that has none yet, and how many at least the hub holds.
-	recent = 200
-	// farthest is how many entries a page may be behind and still get all it missed; beyond, it starts again with the recent.
-	farthest = 20_000
-	// perRead is how many entries are asked from the store at a time.
-	perRead = 500
-	// retry is the pause before a store is asked again that did not answer.
-	retry = 500 * time.Millisecond
+	// recentCount is how many messages a page without any gets, and how many the hub holds at least.
+	recentCount = 200
+	// maxBehind is how many entries a page may have missed and still get all of them. A page that missed more gets the
+	// recent messages in place of what it has.
+	maxBehind = 20_000
+	// readBatch is how many entries are read from the store at a time.
+	readBatch = 500
+	// retryInterval is the time between two attempts to read from a store that does not answer.
+	retryInterval = 500 * time.Millisecond
 )
 
-// errForgotten is a store's failure to give entries whose successors are known: it is behind, for instance a replica of the one that
-// gave those, or has lost them and not said so yet.
-var errForgotten = fmt.Errorf("%w: entries that were there are not", store.ErrUnavailable)
+// errMissingEntries means that the store lacks entries although later ones are known. It is a replica that lags behind,
+// or has lost them in a crash.
+var errMissingEntries = fmt.Errorf("%w: earlier entries are missing", store.ErrUnavailable)
 
-// Hub hands the log's entries to the listeners of one process, to each in order, without a gap and once.
+// Hub delivers the log's entries to the listeners of one process: to each in order, without a gap, and once.
 type Hub struct {
 	store store.Store
 	log   *store.Log
-	ready chan struct{} // closed once the recent messages are in memory and the log is followed
+	ready chan struct{} // closed when the recent messages are in memory and the log is followed
 
-	// The log hands entries over without waiting: they queue here until Run takes them.
+	// The log must not wait for the hub: entries are queued here until Run delivers them.
 	inboxMu sync.Mutex
 	inbox   []store.Entry
-	arrived chan struct{} // holds a token when the inbox is not empty
+	arrived chan struct{} // of capacity 1: wakes Run when the inbox is not empty
 
 	products products
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
-	messages  []store.Entry // every message above floor, up to last, in order
+	messages  []store.Entry // every message with a number above floor, up to last, in order
 	floor     int64
-	last      int64 // number of the last entry that the listeners were told
+	last      int64 // number of the last entry that was delivered
 	stopped   bool
 }
 
-// NewHub returns a hub for the log l of the store s. It tells nothing before Run.
+// NewHub returns a hub for the log l of the store s. It delivers nothing before Run.
 func NewHub(s store.Store, l *store.Log) *Hub {
 	return &Hub{
 		store:     s,
@@ -58,19 +59,21 @@ func NewHub(s store.Store, l *store.Log) *Hub {
 	}
 }
 
-// Run follows the log until ctx ends, then ends every listener with ErrClosed and returns nil. It is called once. A store that
-// does not answer is asked again; joining waits meanwhile.
+// Run follows the log until ctx ends, then ends every listener with ErrClosed and returns nil. It is called once. While the
+// store does not answer at the start, Run tries again and Join waits.
 func (h *Hub) Run(ctx context.Context) error {
 	defer h.stop()
 	for h.load(ctx) != nil {
-		if !pause(ctx) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-time.After(retryInterval):
 		}
 	}
 	defer h.log.Subscribe(h.last, h.receive)()
 	close(h.ready)
 	var products sync.WaitGroup
-	products.Go(func() { h.tellProducts(ctx) })
+	products.Go(func() { h.deliverProducts(ctx) })
 	defer products.Wait()
 	for {
 		select {
@@ -82,11 +85,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		batch := h.inbox
 		h.inbox = nil
 		h.inboxMu.Unlock()
-		h.take(batch)
+		h.deliverBatch(batch)
 	}
 }
 
-// load reads the log backwards until it has the recent messages, so that a log full of other entries hides no conversation.
+// load reads the log backwards until it has the recent messages, however many other entries are among them.
 func (h *Hub) load(ctx context.Context) error {
 	select {
 	case <-h.log.Ready():
@@ -99,14 +102,14 @@ func (h *Hub) load(ctx context.Context) error {
 		floor, last = entries[0].N-1, entries[len(entries)-1].N
 	}
 	messages := onlyMessages(entries)
-	for floor > 0 && len(messages) < recent && last-floor < farthest {
-		from := max(0, floor-recent)
+	for floor > 0 && len(messages) < recentCount && last-floor < maxBehind {
+		from := max(0, floor-recentCount)
 		older, err := h.log.Read(ctx, from, int(floor-from))
 		if err != nil {
 			return err
 		}
 		if int64(len(older)) < floor-from {
-			return errForgotten
+			return errMissingEntries
 		}
 		messages = append(onlyMessages(older), messages...)
 		floor = from
@@ -117,38 +120,38 @@ func (h *Hub) load(ctx context.Context) error {
 	return nil
 }
 
-// receive is the log's subscriber.
+// receive queues entries; the log calls it.
 func (h *Hub) receive(entries []store.Entry) {
 	h.inboxMu.Lock()
 	h.inbox = append(h.inbox, entries...)
 	h.inboxMu.Unlock()
-	signal(h.arrived)
+	wake(h.arrived)
 }
 
-// take tells the listeners what came. Neighbouring messages share a frame.
-func (h *Hub) take(entries []store.Entry) {
+// deliverBatch delivers entries to the listeners. Consecutive messages share a frame.
+func (h *Hub) deliverBatch(entries []store.Entry) {
 	for len(entries) > 0 {
 		first := entries[0]
 		n := 1
 		var frame []byte
 		switch first.Kind {
 		case store.MessagePosted:
-			for n < min(len(entries), perFrame) && entries[n].Kind == store.MessagePosted {
+			for n < min(len(entries), maxPerFrame) && entries[n].Kind == store.MessagePosted {
 				n++
 			}
 			frame = chatFrame(entries[:n], entries[n-1].N, false)
 		case store.ProductChanged:
-			h.products.change(first.Subject)
+			h.products.add(first.Subject)
 		case store.LoggedOut:
-			h.logOut(first.Subject)
+			h.endSession(first.Subject)
 		}
-		h.tell(entries[:n], frame)
+		h.deliver(entries[:n], frame)
 		entries = entries[n:]
 	}
 }
 
-// tell makes entries, all of one frame, the last ones and gives the frame, if any, to every listener that lacks it.
-func (h *Hub) tell(entries []store.Entry, frame []byte) {
+// deliver advances the hub over entries, and sends the frame of them, if there is one, to every listener that lacks them.
+func (h *Hub) deliver(entries []store.Entry, frame []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if first := entries[0].N; first <= h.last {
@@ -156,9 +159,9 @@ func (h *Hub) tell(entries []store.Entry, frame []byte) {
 	}
 	h.last = entries[len(entries)-1].N
 	h.messages = append(h.messages, onlyMessages(entries)...)
-	if len(h.messages) >= 2*recent { // cut seldom, so that a message costs no copy of all
-		h.floor = h.messages[len(h.messages)-recent-1].N
-		h.messages = slices.Clone(h.messages[len(h.messages)-recent:])
+	if len(h.messages) >= 2*recentCount { // cut seldom, so that one message does not cost a copy of all
+		h.floor = h.messages[len(h.messages)-recentCount-1].N
+		h.messages = slices.Clone(h.messages[len(h.messages)-recentCount:])
 	}
 	if frame == nil {
 		return
@@ -166,15 +169,15 @@ func (h *Hub) tell(entries []store.Entry, frame []byte) {
 	for l := range h.listeners {
 		switch {
 		case l.after < entries[0].N:
-			l.give(frame)
-		case l.after < h.last: // the page met these in part on a process that was ahead of this one
-			l.give(chatFrame(above(entries, l.after), h.last, false))
+			l.send(frame)
+		case l.after < h.last: // the page got some of them from another process, which was ahead of this one
+			l.send(chatFrame(above(entries, l.after), h.last, false))
 		}
 	}
 }
 
-// stepBack forgets what came after n, because the store lost it in a crash and others took the numbers. Pages keep messages by
-// number, so that telling them the new ones also mends what they show. h.mu is locked.
+// stepBack drops what came after n: the store lost it in a crash, and gave its numbers to other entries. Pages keep messages
+// by number, so delivering the new ones also corrects what they show. h.mu is locked.
 func (h *Hub) stepBack(n int64) {
 	h.messages = h.messages[:len(h.messages)-len(above(h.messages, n))]
 	h.floor = min(h.floor, n)
@@ -183,7 +186,8 @@ func (h *Hub) stepBack(n int64) {
 	}
 }
 
-func (h *Hub) logOut(session string) {
+// endSession ends the listeners of a session that was logged out.
+func (h *Hub) endSession(session string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.listeners {
@@ -193,6 +197,7 @@ func (h *Hub) logOut(session string) {
 	}
 }
 
+// stop ends all listeners, and makes Join fail from then on.
 func (h *Hub) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -202,7 +207,7 @@ func (h *Hub) stop() {
 	}
 }
 
-// onlyMessages returns the messages among entries, which it leaves as they are.
+// onlyMessages returns the messages among entries, in a slice of its own.
 func onlyMessages(entries []store.Entry) []store.Entry {
 	var messages []store.Entry
 	for _, e := range entries {
@@ -219,20 +224,10 @@ func above(entries []store.Entry, n int64) []store.Entry {
 	return entries[i:]
 }
 
-// signal leaves a token in a channel of capacity 1.
-func signal(c chan<- struct{}) {
+// wake wakes the goroutine that reads from a channel of capacity 1.
+func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// pause waits before a store is asked again; false means that ctx has ended.
-func pause(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(retry):
-		return true
 	}
 }

@@ -73,11 +73,11 @@ func join(t *testing.T, h *Hub, session string, after int64) *Listener {
 	return l
 }
 
-func say(t *testing.T, h *Hub, author store.Author, text, clientID string) store.Entry {
+func send(t *testing.T, h *Hub, author store.Author, text, clientID string) store.Entry {
 	t.Helper()
-	e, err := h.Say(t.Context(), author, text, clientID)()
+	e, err := h.Send(t.Context(), author, text, clientID)()
 	if err != nil {
-		t.Fatalf("Say %q: %v", text, err)
+		t.Fatalf("Send %q: %v", text, err)
 	}
 	return e
 }
@@ -91,19 +91,19 @@ func appendEntry(t *testing.T, h *Hub, kind store.Kind, subject string) {
 
 func TestMessageReachesEveryProcess(t *testing.T) {
 	m := &memory{}
-	here, _ := process(t, m)
-	there, _ := process(t, m)
-	a, b := join(t, here, "s1", 0), join(t, there, "s2", 0)
+	first, _ := process(t, m)
+	second, _ := process(t, m)
+	a, b := join(t, first, "s1", 0), join(t, second, "s2", 0)
 	for _, l := range []*Listener{a, b} {
 		if e := await(t, l); e.Type != "chat" || !e.Reset || len(e.ids()) != 0 {
 			t.Errorf("first frame of an empty chat: %+v", e)
 		}
 	}
-	said := say(t, here, ana, "hola", "c1")
+	sent := send(t, first, ana, "hola", "c1")
 	for _, l := range []*Listener{a, b} {
 		e := await(t, l)
 		got := e.Normalised.Entities.Messages["1"]
-		if got.Text != "hola" || got.Author != ana.ID || !got.Time.Equal(said.Message.Time) || e.Last != said.N || e.Reset {
+		if got.Text != "hola" || got.Author != ana.ID || !got.Time.Equal(sent.Message.Time) || e.Last != sent.N || e.Reset {
 			t.Errorf("got %+v", e)
 		}
 		if e.Normalised.Entities.Authors[ana.ID] != ana {
@@ -112,18 +112,18 @@ func TestMessageReachesEveryProcess(t *testing.T) {
 	}
 }
 
-func TestSayAgainIsTheSameMessage(t *testing.T) {
+func TestSendTwiceIsOneMessage(t *testing.T) {
 	h, _ := process(t, &memory{})
-	first := say(t, h, ana, "hola", "c1")
-	if again := say(t, h, ana, "hola", "c1"); again.N != first.N {
-		t.Errorf("the same clientId made message %d after %d", again.N, first.N)
+	first := send(t, h, ana, "hola", "c1")
+	if repeated := send(t, h, ana, "hola", "c1"); repeated.N != first.N {
+		t.Errorf("the same clientId made message %d after %d", repeated.N, first.N)
 	}
-	if other := say(t, h, beto, "hola", "c1"); other.N == first.N {
+	if other := send(t, h, beto, "hola", "c1"); other.N == first.N {
 		t.Error("two authors' equal clientIds are one message")
 	}
 }
 
-func TestSayRefuses(t *testing.T) {
+func TestSendInvalidMessage(t *testing.T) {
 	m := &memory{}
 	h, _ := process(t, m)
 	for _, c := range []struct{ name, text, clientID, field string }{
@@ -137,20 +137,19 @@ func TestSayRefuses(t *testing.T) {
 		{"line feed in clientId", "a", "c\n", "clientId"},
 		{"bad UTF-8 in clientId", "a", "c\xff", "clientId"},
 	} {
-		var invalid *InvalidError
-		_, err := h.Say(t.Context(), ana, c.text, c.clientID)()
-		if !errors.As(err, &invalid) || invalid.Field != c.field {
+		_, err := h.Send(t.Context(), ana, c.text, c.clientID)()
+		if invalid, ok := errors.AsType[*InvalidError](err); !ok || invalid.Field != c.field {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	say(t, h, ana, strings.Repeat("ñ", MaxText), strings.Repeat("c", MaxClientID))
+	send(t, h, ana, strings.Repeat("ñ", MaxText), strings.Repeat("c", MaxClientID))
 	if len(m.entries) != 1 {
 		t.Errorf("the log holds %d entries, want only the good one", len(m.entries))
 	}
 }
 
-// Pages come and go on two processes while people talk: each page, over all its stays, is told every message once, in order.
-func TestExactlyOnceOverManyStays(t *testing.T) {
+// Pages connect to and leave two processes while messages are sent: each page gets every message once, in order.
+func TestExactlyOnceOverManyConnections(t *testing.T) {
 	const messages, pages = 600, 8
 	m := &memory{}
 	hubs := make([]*Hub, 2)
@@ -189,7 +188,7 @@ func TestExactlyOnceOverManyStays(t *testing.T) {
 	for i := range 6 {
 		wg.Go(func() {
 			for j := range messages / 6 {
-				say(t, hubs[i%2], ana, "hola", fmt.Sprintf("%d-%d", i, j))
+				send(t, hubs[i%2], ana, "hola", fmt.Sprintf("%d-%d", i, j))
 			}
 		})
 	}
@@ -200,8 +199,8 @@ func TestSlowListenerIsDropped(t *testing.T) {
 	h, _ := process(t, &memory{})
 	slow, quick := join(t, h, "slow", 0), join(t, h, "quick", 0)
 	await(t, quick)
-	for i := range queue + 2 {
-		say(t, h, ana, "hola", fmt.Sprint(i))
+	for i := range queueLength + 2 {
+		send(t, h, ana, "hola", fmt.Sprint(i))
 		await(t, quick)
 	}
 	for {
@@ -219,16 +218,16 @@ func TestSlowListenerIsDropped(t *testing.T) {
 
 func TestLogOutEndsTheSessionsListeners(t *testing.T) {
 	m := &memory{}
-	here, _ := process(t, m)
-	there, _ := process(t, m)
-	out, stays := join(t, there, "gone", 0), join(t, there, "other", 0)
+	first, _ := process(t, m)
+	second, _ := process(t, m)
+	out, stays := join(t, second, "gone", 0), join(t, second, "other", 0)
 	await(t, out)
 	await(t, stays)
-	appendEntry(t, here, store.LoggedOut, "gone")
+	appendEntry(t, first, store.LoggedOut, "gone")
 	if e, ok := next(t, out); ok || !errors.Is(out.Err(), ErrLoggedOut) {
 		t.Errorf("got %+v, %v", e, out.Err())
 	}
-	say(t, here, ana, "hola", "c1")
+	send(t, first, ana, "hola", "c1")
 	await(t, stays)
 }
 
@@ -249,7 +248,7 @@ func TestProductChange(t *testing.T) {
 	}
 }
 
-// A product that cannot be read holds no message up, and is told as soon as it can be, once for all its changes.
+// A product that cannot be read delays no message. It is delivered as soon as it can be read, once for all its changes.
 func TestUnreadableProduct(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{noProduct: true}
@@ -260,40 +259,40 @@ func TestUnreadableProduct(t *testing.T) {
 		for range 5 {
 			appendEntry(t, h, store.ProductChanged, "p1")
 		}
-		say(t, h, ana, "hola", "c1")
+		send(t, h, ana, "hola", "c1")
 		if e := await(t, l); e.Type != "chat" || len(e.ids()) != 1 {
 			t.Errorf("got %+v", e)
 		}
-		time.Sleep(5 * retry) // it was asked for more than once
+		time.Sleep(5 * retryInterval) // it was read more than once
 		m.set(func() { m.noProduct = false })
 		if e := await(t, l); e.Type != "product" || e.ID != "p1" {
 			t.Errorf("got %+v", e)
 		}
-		say(t, h, ana, "adiós", "c2")
+		send(t, h, ana, "adiós", "c2")
 		if e := await(t, l); e.Type != "chat" {
-			t.Errorf("told again: %+v", e)
+			t.Errorf("delivered twice: %+v", e)
 		}
 	})
 }
 
-func TestJoinTellsWhatIsMissing(t *testing.T) {
-	const said, others = 3000, 2500 // more than the log keeps in memory, of each
+func TestJoinDeliversMissedMessages(t *testing.T) {
+	const messages, others = 3000, 2500 // more than the log keeps in memory, of each
 	for _, c := range []struct {
 		name         string
 		after, first int64
 		messages     int
 		reset        bool
 	}{
-		{"nothing yet", 0, said - recent + 1, recent, true},
-		{"a moment", said - 5, said - 4, 5, false},
-		{"beyond the hub's memory", said - recent - 700, said - recent - 699, recent + 700, false},
-		{"nearly all", 1, 2, said - 1, false},
-		{"nothing missed", said + others, 0, 0, false},
-		{"ahead of this process", said + others + 3, 0, 0, false},
+		{"nothing yet", 0, messages - recentCount + 1, recentCount, true},
+		{"a moment", messages - 5, messages - 4, 5, false},
+		{"beyond the hub's memory", messages - recentCount - 700, messages - recentCount - 699, recentCount + 700, false},
+		{"nearly all", 1, 2, messages - 1, false},
+		{"nothing missed", messages + others, 0, 0, false},
+		{"ahead of this process", messages + others + 3, 0, 0, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := &memory{}
-			m.fill(said, store.MessagePosted)
+			m.fill(messages, store.MessagePosted)
 			m.fill(others, store.LoggedOut)
 			h, _ := process(t, m)
 			l := join(t, h, "s", c.after)
@@ -304,7 +303,7 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 					t.Errorf("frame up to %d: reset %v", e.Last, e.Reset)
 				}
 				ids = append(ids, e.ids()...)
-				if e.Last >= said+others {
+				if e.Last >= messages+others {
 					break
 				}
 			}
@@ -320,11 +319,11 @@ func TestJoinTellsWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A store that denies for a while what was told before makes no page miss it: the page has to come again.
-func TestJoinOnAStoreThatForgets(t *testing.T) {
-	const said, known = 3000, 1000
+// When a store lacks entries for a while that it had before, no page misses them: the page has to join again.
+func TestJoinOnAStoreThatMissesEntries(t *testing.T) {
+	const messages, known = 3000, 1000
 	m := &memory{hole: known + 1}
-	m.fill(said, store.MessagePosted)
+	m.fill(messages, store.MessagePosted)
 	h, _ := process(t, m)
 	l := join(t, h, "s", 1)
 	last := int64(1)
@@ -332,14 +331,14 @@ func TestJoinOnAStoreThatForgets(t *testing.T) {
 		last = await(t, l).Last
 	}
 	if e, open := next(t, l); open || !errors.Is(l.Err(), store.ErrUnavailable) {
-		t.Errorf("told up to %d, then %d more, ended with %v", last, len(e.ids()), l.Err())
+		t.Errorf("delivered up to %d, then %d more, ended with %v", last, len(e.ids()), l.Err())
 	}
 	if _, err := h.Join(t.Context(), "s", last); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("joining where the store knows of nothing: %v", err)
+		t.Errorf("joining where the store lacks the next entry: %v", err)
 	}
 	m.set(func() { m.hole = 0 })
 	l = join(t, h, "s", last)
-	for last < said {
+	for last < messages {
 		e := await(t, l)
 		if ids := e.ids(); ids[0] != last+1 || ids[len(ids)-1] != last+int64(len(ids)) {
 			t.Fatalf("after %d: %v", last, ids)
@@ -348,19 +347,19 @@ func TestJoinOnAStoreThatForgets(t *testing.T) {
 	}
 }
 
-// A page that missed more than the store can tell while it waits gets a part each time that it comes.
+// A page that missed more than the store can read in time gets a part each time that it joins.
 func TestJoinOnASlowStore(t *testing.T) {
-	const said = 3000
+	const messages = 3000
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
-		m.fill(said, store.MessagePosted)
+		m.fill(messages, store.MessagePosted)
 		h, stop := process(t, m)
 		defer stop()
 		await(t, join(t, h, "s", 0))
 		m.set(func() { m.slow = true })
 		var ids []int64
 		last := int64(1)
-		for last < said {
+		for last < messages {
 			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 			l, err := h.Join(ctx, "s", last)
 			cancel()
@@ -377,7 +376,7 @@ func TestJoinOnASlowStore(t *testing.T) {
 					break
 				}
 				ids, last = append(ids, e.ids()...), e.Last
-				if last == said {
+				if last == messages {
 					break
 				}
 			}
@@ -388,25 +387,25 @@ func TestJoinOnASlowStore(t *testing.T) {
 		}
 		for i, id := range ids {
 			if id != int64(i)+2 {
-				t.Fatalf("message %d is told at place %d", id, i)
+				t.Fatalf("message %d is delivered at position %d", id, i)
 			}
 		}
-		if len(ids) != said-1 {
-			t.Errorf("%d messages, want %d", len(ids), said-1)
+		if len(ids) != messages-1 {
+			t.Errorf("%d messages, want %d", len(ids), messages-1)
 		}
 	})
 }
 
-func TestTooFarBehindStartsAgain(t *testing.T) {
+func TestTooFarBehindIsReset(t *testing.T) {
 	m := &memory{}
-	m.fill(farthest+10, store.MessagePosted)
+	m.fill(maxBehind+10, store.MessagePosted)
 	h, _ := process(t, m)
-	if e := await(t, join(t, h, "s", 5)); !e.Reset || len(e.ids()) != recent {
+	if e := await(t, join(t, h, "s", 5)); !e.Reset || len(e.ids()) != recentCount {
 		t.Errorf("reset %v with %d messages", e.Reset, len(e.ids()))
 	}
 }
 
-// A page that met entries on a process that is ahead is not told them again by one that is behind.
+// A page that got entries from a process that is ahead does not get them again from one that is behind.
 func TestListenerAheadOfItsProcess(t *testing.T) {
 	h, _ := process(t, &memory{})
 	l := join(t, h, "s", 2)
@@ -415,22 +414,22 @@ func TestListenerAheadOfItsProcess(t *testing.T) {
 	for i := range entries {
 		entries[i] = store.Entry{N: int64(i) + 1, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: "hola"}}
 	}
-	h.tell(entries, chatFrame(entries, 3, false))
+	h.deliver(entries, chatFrame(entries, 3, false))
 	if e := await(t, l); !slices.Equal(e.ids(), []int64{3}) || e.Last != 3 {
-		t.Errorf("told %v up to %d", e.ids(), e.Last)
+		t.Errorf("delivered %v up to %d", e.ids(), e.Last)
 	}
 }
 
-// The log is read past what the listeners were told: who was away for long is not told those messages again when their turn comes.
+// The log is ahead of what was delivered: a page that was away for long gets those messages only once.
 func TestJoinWhileTheLogIsAhead(t *testing.T) {
-	const told, all = 2 * recent, 2*recent + 7
+	const delivered, all = 2 * recentCount, 2*recentCount + 7
 	m := &memory{}
 	m.fill(all, store.MessagePosted)
 	h := NewHub(m, store.NewLog(m))
 	close(h.ready)
-	h.tell(m.entries[:told], nil)
+	h.deliver(m.entries[:delivered], nil)
 	l := join(t, h, "s", 1)
-	h.tell(m.entries[told:], chatFrame(m.entries[told:], all, false))
+	h.deliver(m.entries[delivered:], chatFrame(m.entries[delivered:], all, false))
 	var ids []int64
 	for last := int64(0); last < all; {
 		e := await(t, l)
@@ -438,7 +437,7 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	}
 	for i, id := range ids {
 		if id != int64(i)+2 {
-			t.Fatalf("message %d is told at place %d", id, i)
+			t.Fatalf("message %d is delivered at position %d", id, i)
 		}
 	}
 	if len(ids) != all-1 {
@@ -446,7 +445,7 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	}
 }
 
-// A store that lost its last entries in a crash gives their numbers to others, which the listeners must learn.
+// A store that lost its last entries in a crash gives their numbers to others, which the listeners must get.
 func TestLogStepsBack(t *testing.T) {
 	h, _ := process(t, &memory{})
 	l := join(t, h, "s", 0)
@@ -454,15 +453,15 @@ func TestLogStepsBack(t *testing.T) {
 	entry := func(n int64, text string) []store.Entry {
 		return []store.Entry{{N: n, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: text}}}
 	}
-	for _, told := range [][]store.Entry{entry(1, "one"), entry(2, "lost"), entry(2, "instead")} {
-		h.tell(told, chatFrame(told, told[0].N, false))
-		if e := await(t, l); e.Normalised.Entities.Messages[fmt.Sprint(told[0].N)].Text != told[0].Message.Text {
-			t.Errorf("told %+v, want %q", e, told[0].Message.Text)
+	for _, batch := range [][]store.Entry{entry(1, "one"), entry(2, "lost"), entry(2, "instead")} {
+		h.deliver(batch, chatFrame(batch, batch[0].N, false))
+		if e := await(t, l); e.Normalised.Entities.Messages[fmt.Sprint(batch[0].N)].Text != batch[0].Message.Text {
+			t.Errorf("delivered %+v, want %q", e, batch[0].Message.Text)
 		}
 	}
 	late := await(t, join(t, h, "late", 0))
 	if !slices.Equal(late.ids(), []int64{1, 2}) || late.Normalised.Entities.Messages["2"].Text != "instead" {
-		t.Errorf("a later page is told %+v", late.Normalised.Entities.Messages)
+		t.Errorf("a later page gets %+v", late.Normalised.Entities.Messages)
 	}
 }
 
@@ -479,7 +478,7 @@ func TestStopEndsListeners(t *testing.T) {
 	}
 }
 
-// A process takes pages in once the store has told it what they are to see: not while it is down, nor while it denies a part.
+// Join waits until the recent messages are read: while the store is down, or lacks entries that it should have, it fails.
 func TestStoreFailsAtStart(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -488,7 +487,7 @@ func TestStoreFailsAtStart(t *testing.T) {
 		want int // messages in the end
 	}{
 		{"down", &memory{down: true}, func(m *memory) { m.fill(3, store.MessagePosted) }, 3},
-		{"forgets", &memory{hole: 150}, func(m *memory) {
+		{"lacks entries", &memory{hole: 150}, func(m *memory) {
 			m.fill(100, store.MessagePosted)
 			m.fill(500, store.LoggedOut)
 			m.fill(1, store.MessagePosted)

@@ -8,8 +8,8 @@ import (
 	"balanza/services/store"
 )
 
-// queue is how many frames may wait for a listener before it is dropped.
-const queue = 128
+// queueLength is how many frames may wait for a listener before it is dropped.
+const queueLength = 128
 
 var (
 	// ErrSlow ends a listener that did not read for so long that its queue is full.
@@ -22,32 +22,32 @@ var (
 
 // Listener is one open page.
 type Listener struct {
-	// C gives the frames (JSON) in order. They are shared between listeners: do not change them. C is closed when the
+	// C delivers the frames (JSON) in order. They are shared among listeners and must not be changed. C is closed when the
 	// listener has ended; Err then says why.
 	C <-chan []byte
 
 	hub     *Hub
 	c       chan []byte
 	session string
-	after   int64 // entries up to this one are not for it
-	err     error // guarded by hub.mu, once it listens
+	after   int64 // it has the entries up to this number
+	err     error // guarded by hub.mu, once it is in hub.listeners
 }
 
-// Join adds a listener for a page of that session. The first frames tell it the messages after the entry numbered after, or the
-// recent ones when it has none (after = 0) or is too far behind; there is always at least one. It waits for the hub to have
-// read the log; when ctx ends first, or the store does not answer, the error is a store.ErrUnavailable. What was read until then
-// is not lost: the listener gets it and ends with that error, and the page comes back for the rest. So a page that missed more
-// than a slow store can tell at a time gets on.
+// Join adds a listener for a page of a session. The first frames, at least one, hold the messages after the entry numbered
+// after, or the recent ones when the page has none (after = 0) or missed more than maxBehind entries. Join waits until the
+// hub has read the log. When ctx ends first, or the store does not answer, the error is a store.ErrUnavailable. Entries that
+// were read until then are delivered: the listener ends with that error after them, and the page joins again for the rest.
+// So a page that missed more than a slow store can read in time still makes progress.
 func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener, error) {
 	select {
 	case <-h.ready:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: the log is not read yet", store.ErrUnavailable)
+		return nil, fmt.Errorf("%w: the log has not been read yet", store.ErrUnavailable)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	reset := after <= 0 || h.last-after > farthest
-	missed, last, err := h.messages[max(0, len(h.messages)-recent):], h.last, error(nil)
+	reset := after <= 0 || h.last-after > maxBehind
+	missed, last, err := h.messages[max(0, len(h.messages)-recentCount):], h.last, error(nil)
 	if !reset {
 		missed, last, err = h.missed(ctx, after)
 	}
@@ -58,7 +58,7 @@ func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener,
 		return nil, err
 	}
 	frames := chatFrames(missed, last, reset)
-	c := make(chan []byte, queue+len(frames))
+	c := make(chan []byte, queueLength+len(frames))
 	for _, f := range frames {
 		c <- f
 	}
@@ -72,20 +72,20 @@ func (h *Hub) Join(ctx context.Context, session string, after int64) (*Listener,
 	return l, nil
 }
 
-// missed returns every message above after and the last entry that they are known up to; with an error that is not all there is.
-// It is called with h.mu locked and returns so, but unlocks it to read what it does not hold itself.
+// missed returns the messages above after, and the number of the entry up to which they are complete; with an error they end
+// before the log does. h.mu is locked at the call and at the return, but not while the store is read.
 func (h *Hub) missed(ctx context.Context, after int64) (messages []store.Entry, last int64, err error) {
 	for after < h.floor {
 		h.mu.Unlock()
-		entries, err := h.log.After(ctx, after, perRead)
+		entries, err := h.log.After(ctx, after, readBatch)
 		h.mu.Lock()
 		switch {
 		case err != nil:
 			return messages, after, err
 		case len(entries) == 0 && after < h.floor:
-			return messages, after, errForgotten
+			return messages, after, errMissingEntries
 		}
-		// The log may be ahead of what the listeners were told; what is above the floor is in messages or comes later.
+		// Entries above the floor are in h.messages, or will be delivered: the log may be ahead of the hub.
 		entries = entries[:len(entries)-len(above(entries, h.floor))]
 		if len(entries) == 0 {
 			break
@@ -96,7 +96,7 @@ func (h *Hub) missed(ctx context.Context, after int64) (messages []store.Entry, 
 	return append(messages, above(h.messages, after)...), max(after, h.last), nil
 }
 
-// Err says why C was closed: ErrSlow, ErrLoggedOut, ErrClosed, or a store.ErrUnavailable as Join has it; nil while it is open and
+// Err returns why C was closed: ErrSlow, ErrLoggedOut, ErrClosed, or Join's store.ErrUnavailable; nil while C is open and
 // after Close.
 func (l *Listener) Err() error {
 	l.hub.mu.Lock()
@@ -104,15 +104,16 @@ func (l *Listener) Err() error {
 	return l.err
 }
 
-// Close ends the listener; a second time does nothing.
+// Close ends the listener. Calling it twice is no error.
 func (l *Listener) Close() {
 	l.hub.mu.Lock()
 	defer l.hub.mu.Unlock()
 	l.end(nil)
 }
 
-// give queues a frame, or drops the listener when it has no room. hub.mu is locked.
-func (l *Listener) give(frame []byte) {
+// send queues a frame, or ends the listener when its queue is full: a slow page must not delay the others. hub.mu is
+// locked.
+func (l *Listener) send(frame []byte) {
 	select {
 	case l.c <- frame:
 	default:
@@ -122,7 +123,7 @@ func (l *Listener) give(frame []byte) {
 
 // end closes the channel once. hub.mu is locked.
 func (l *Listener) end(why error) {
-	if _, listens := l.hub.listeners[l]; !listens {
+	if _, active := l.hub.listeners[l]; !active {
 		return
 	}
 	delete(l.hub.listeners, l)

@@ -19,11 +19,11 @@ type memory struct {
 	down      bool  // every call fails
 	noProduct bool  // Product fails
 	slow      bool  // After takes a second
-	hole      int64 // After does not get past this entry from below, as if there were no more; 0: there is none
+	hole      int64 // After returns nothing from this entry on to calls from below it; 0: it returns everything
 }
 
-// atMost is how many entries After returns at a time.
-const atMost = 300
+// maxAfter is how many entries After returns at a time.
+const maxAfter = 300
 
 func (m *memory) locked() (unlock func(), err error) {
 	m.mu.Lock()
@@ -44,7 +44,7 @@ func (m *memory) Append(_ context.Context, last int64, entries []store.Entry) (i
 		return 0, nil
 	}
 	for i, e := range entries {
-		if m.said(e.Author, e.ClientID) >= 0 {
+		if m.index(e.Author, e.ClientID) >= 0 {
 			return i, nil
 		}
 		e.N = int64(len(m.entries)) + 1
@@ -62,7 +62,7 @@ func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, 
 	if n < m.hole {
 		rest = rest[:min(m.hole-n-1, int64(len(rest)))]
 	}
-	rest, slow := slices.Clone(rest[:min(limit, len(rest), atMost)]), m.slow
+	rest, slow := slices.Clone(rest[:min(limit, len(rest), maxAfter)]), m.slow
 	unlock()
 	if slow {
 		select {
@@ -89,13 +89,13 @@ func (m *memory) EntryByClientID(_ context.Context, author, clientID string) (st
 		return store.Entry{}, err
 	}
 	defer unlock()
-	if i := m.said(author, clientID); i >= 0 {
+	if i := m.index(author, clientID); i >= 0 {
 		return m.entries[i], nil
 	}
 	return store.Entry{}, store.ErrNotFound
 }
 
-func (m *memory) said(author, clientID string) int {
+func (m *memory) index(author, clientID string) int {
 	return slices.IndexFunc(m.entries, func(e store.Entry) bool { return e.Author == author && e.ClientID == clientID })
 }
 
@@ -121,7 +121,7 @@ func (m *memory) set(change func()) {
 	change()
 }
 
-// fill puts n entries into the log behind everybody's back, as a history.
+// fill adds n entries to the log without anybody appending them, as a history.
 func (m *memory) fill(n int, kind store.Kind) {
 	for range n {
 		e := store.Entry{N: int64(len(m.entries)) + 1, Kind: kind}
@@ -132,7 +132,7 @@ func (m *memory) fill(n int, kind store.Kind) {
 	}
 }
 
-// process starts what one process has, a log and a hub; both end with the test, or earlier by stop.
+// process starts the log and the hub of one process. Both end with the test, or earlier by stop.
 func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

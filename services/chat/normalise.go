@@ -1,5 +1,5 @@
-// Package chat holds what is said and who listens: the hub that hands the log's entries to every open page of a process, and
-// the normalised form in which messages travel. It knows neither Fiber nor websockets; what it hands out is the text of a frame.
+// Package chat delivers the log's entries to every open page of a process (Hub, Listener), in the normalised form that the
+// course asks for (Normalise). It uses neither Fiber nor websockets: its output is the text of a frame.
 package chat
 
 import (
@@ -9,7 +9,7 @@ import (
 	"balanza/services/store"
 )
 
-// room is the id of the one chat there is, in the normalised form and in what the page denormalises.
+// room is the id of the only chat, in the normalised form and after denormalisation.
 const room = "mensajes"
 
 // Normalised is what npm's normalizr 3 makes of {id: "mensajes", mensajes: […]} with the schemas
@@ -19,7 +19,7 @@ type Normalised struct {
 	Entities Entities `json:"entities"`
 }
 
-// Entities holds each entity once, by the text of its id. A kind that does not occur is left out, as normalizr does.
+// Entities holds each entity once, by its id as text. A kind without entities is left out, as normalizr does.
 type Entities struct {
 	Authors  map[string]store.Author `json:"authors,omitempty"`
 	Messages map[string]Message      `json:"messages,omitempty"`
@@ -40,8 +40,8 @@ type Chat struct {
 	Messages []int64 `json:"mensajes"`
 }
 
-// Normalise gives the normalised form of the messages among entries, in their order. Where an author's profile differs between
-// messages the last one stands, which is what normalizr's merge comes to when every author has every field.
+// Normalise returns the normalised form of the messages among entries, in their order. Where an author's profile differs
+// between messages, the last one counts: normalizr's merge has the same result when every author has every field.
 func Normalise(entries []store.Entry) Normalised {
 	var authors map[string]store.Author
 	var messages map[string]Message
@@ -54,9 +54,9 @@ func Normalise(entries []store.Entry) Normalised {
 			authors = make(map[string]store.Author)
 			messages = make(map[string]Message, len(entries))
 		}
-		said := e.Message
-		authors[said.Author.ID] = said.Author
-		messages[strconv.FormatInt(e.N, 10)] = Message{ID: e.N, Author: said.Author.ID, Text: said.Text, Time: said.Time.UTC()}
+		m := e.Message
+		authors[m.Author.ID] = m.Author
+		messages[strconv.FormatInt(e.N, 10)] = Message{ID: e.N, Author: m.Author.ID, Text: m.Text, Time: m.Time.UTC()}
 		ids = append(ids, e.N)
 	}
 	return Normalised{

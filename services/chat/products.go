@@ -4,40 +4,42 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"balanza/services/store"
 )
 
-// products are the ids of the products that changed and were not told yet. They are read apart from the log, so that neither a
-// slow nor an unreadable product holds the conversation up, and many changes of one product are told as one.
+// products are the ids of the products that changed and were not delivered yet. A goroutine of their own reads them from the
+// store, so that a slow store does not delay messages, and many changes of one product are delivered as one.
 type products struct {
 	mu      sync.Mutex
 	changed map[string]struct{}
-	arrived chan struct{} // holds a token when there are some
+	arrived chan struct{} // of capacity 1: wakes deliverProducts
 }
 
 func newProducts() products {
 	return products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)}
 }
 
-func (p *products) change(id string) {
+func (p *products) add(id string) {
 	p.mu.Lock()
 	p.changed[id] = struct{}{}
 	p.mu.Unlock()
-	signal(p.arrived)
+	wake(p.arrived)
 }
 
-func (p *products) take() map[string]struct{} {
+// removeAll returns the ids and empties the set.
+func (p *products) removeAll() map[string]struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	taken := p.changed
+	ids := p.changed
 	p.changed = make(map[string]struct{})
-	return taken
+	return ids
 }
 
-// tellProducts tells every listener of each product that changed, as it is when it is read, which is what the log announced
-// or something newer. It returns when ctx ends.
-func (h *Hub) tellProducts(ctx context.Context) {
+// deliverProducts sends every listener each product that changed until ctx ends. It sends the product as the store has it at
+// that moment: the state that the log announced, or a later one.
+func (h *Hub) deliverProducts(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,21 +47,26 @@ func (h *Hub) tellProducts(ctx context.Context) {
 		case <-h.products.arrived:
 		}
 		failed := false
-		for id := range h.products.take() {
+		for id := range h.products.removeAll() {
 			frame, err := h.productFrame(ctx, id)
 			if err != nil {
-				h.products.change(id)
+				h.products.add(id)
 				failed = true
 				continue
 			}
-			h.tellAll(frame)
+			h.sendToAll(frame)
 		}
-		if failed && !pause(ctx) {
-			return
+		if failed {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryInterval):
+			}
 		}
 	}
 }
 
+// productFrame encodes a product, or its deletion when the store has none of that id.
 func (h *Hub) productFrame(ctx context.Context, id string) ([]byte, error) {
 	p, err := h.store.Product(ctx, id)
 	switch {
@@ -71,10 +78,11 @@ func (h *Hub) productFrame(ctx context.Context, id string) ([]byte, error) {
 	return encode(productEvent{Type: "product", ID: id, Product: &p}), nil
 }
 
-func (h *Hub) tellAll(frame []byte) {
+// sendToAll sends every listener a frame that belongs to no entry.
+func (h *Hub) sendToAll(frame []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.listeners {
-		l.give(frame)
+		l.send(frame)
 	}
 }

@@ -2,10 +2,10 @@ package draw
 
 import "strconv"
 
-// Counts says how often each number came: Counts[7] is how often 7 was drawn. Counts[0] is always 0.
+// Counts is a histogram: Counts[7] is how often 7 was drawn. Counts[0] is always 0.
 type Counts [Numbers + 1]int64
 
-// Draws is how many draws were counted.
+// Draws is the number of draws that were counted.
 func (c *Counts) Draws() int64 {
 	var sum int64
 	for _, times := range c {

@@ -13,16 +13,16 @@ const (
 	Numbers = 1000
 	// Max is the most draws that Histogram takes in one call.
 	Max = 1_000_000_000
-	// Default is how many draws are made where nobody says how many.
+	// Default is how many draws are made where no number is given.
 	Default = 100_000_000
 
-	// inline is how many draws (a tenth of a millisecond) are not worth handing to another thread.
-	inline = 200_000
+	// maxInline is how many draws the caller makes itself: they take a tenth of a millisecond.
+	maxInline = 200_000
 )
 
 // Histogram draws n numbers and returns how often each came. It fails when n is not within 1 to Max, and with ctx's
-// error within a few milliseconds of ctx's end. Any number of calls may run at once: they share the processors evenly
-// and leave them at once to whatever else the process has to do.
+// error within a few milliseconds of ctx's end. Any number of calls may run at once: they share the processors evenly,
+// and other work of the process always comes first.
 func Histogram(ctx context.Context, n int64) (*Counts, error) {
 	if n < 1 || n > Max {
 		return nil, fmt.Errorf("draws must be from 1 to %d, not %d", Max, n)
@@ -30,8 +30,8 @@ func Histogram(ctx context.Context, n int64) (*Counts, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if n > inline {
-		return everyone.do(ctx, n)
+	if n > maxInline {
+		return sharedPool.draw(ctx, n)
 	}
 	var c Counts
 	var t tally
@@ -43,20 +43,20 @@ func Histogram(ctx context.Context, n int64) (*Counts, error) {
 const (
 	// perWord is how many numbers are drawn from one random word of 64 bits. Six would fit too, but reject 2.4 % of the words.
 	perWord = 5
-	// rejected is 2^64 mod Numbers^perWord: how many of the 2^64 words have no place in an even split among all the
-	// outcomes.
+	// rejected is 2^64 mod Numbers^perWord: the number of words that must be rejected so that all outcomes are equally
+	// likely.
 	rejected = (1 << 64) % (Numbers * Numbers * Numbers * Numbers * Numbers)
 )
 
-// tally counts numbers less 1, one table for each draw of a word: were there one table, a number drawn twice in short
-// order would have to wait for its own count to be stored. The tables' size lets a mask stand for a bounds check.
+// tally counts numbers less 1, one table for each draw of a word: with a single table, a number drawn twice in short
+// order would wait until its own count is stored. The tables' size lets a mask replace a bounds check.
 type tally [perWord][1024]uint32
 
 // draw makes n draws, at most 2^32.
 //
 // The words come from wyrand, started anew from the runtime's ChaCha8 at each call. A word is read as a fraction of 1:
-// times 1000 its whole part is a draw, and what is left of it is the fraction for the next one. Of the final remainders
-// the first few are rejected, so that every outcome keeps exactly as many words as any other: N. Brackett-Rozinsky and
+// times 1000 its whole part is a draw, and the remainder is the fraction for the next one. The smallest final
+// remainders are rejected, so that every outcome has exactly as many words as any other. Source: N. Brackett-Rozinsky and
 // D. Lemire, "Batched Ranged Random Integer Generation", 2024.
 func (t *tally) draw(n int64) {
 	state := rand.Uint64()

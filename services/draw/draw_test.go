@@ -32,7 +32,7 @@ func TestUniform(t *testing.T) {
 	low, median, high := quantile(-1.6449), quantile(0), quantile(1.6449)
 	under := map[float64]int{}
 	for range seeds {
-		c, err := Histogram(t.Context(), inline)
+		c, err := Histogram(t.Context(), maxInline)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func TestUniform(t *testing.T) {
 }
 
 func TestUniformManyDraws(t *testing.T) {
-	// A bias of one in a thousand, say, is one that only many draws show.
+	// Only many draws show a bias of one in a thousand.
 	const many = 30_000_000
 	c, err := Histogram(t.Context(), many)
 	if err != nil {
@@ -66,12 +66,11 @@ func TestUniformManyDraws(t *testing.T) {
 	}
 }
 
-// Draws of one word and of neighbouring words must not know of each other: the pairs of a word's draws are as uniform
-// as the draws.
+// Draws of one word and of neighbouring words are independent: the pairs of a word's draws are as uniform as the draws.
 func TestIndependent(t *testing.T) {
-	const words, cells = 400_000, 100
+	const drawn, cells = 400_000, 100
 	var pairs [perWord][cells]float64
-	for range words {
+	for range drawn {
 		var one tally
 		one.draw(perWord)
 		var drawn [perWord]int
@@ -89,7 +88,7 @@ func TestIndependent(t *testing.T) {
 	for i := range pairs {
 		var x float64
 		for _, times := range pairs[i] {
-			x += (times - words/cells) * (times - words/cells) / (words / cells)
+			x += (times - drawn/cells) * (times - drawn/cells) / (drawn / cells)
 		}
 		if x > 213 { // chi-square with 99 degrees of freedom: one in ten billion
 			t.Errorf("draws %d and %d of a word: chi-square %.1f", i, (i+1)%perWord, x)
@@ -98,7 +97,7 @@ func TestIndependent(t *testing.T) {
 }
 
 func TestEveryDrawIsCounted(t *testing.T) {
-	for _, n := range []int64{1, 2, 4, 5, 6, 999, inline, inline + 1, chunk, chunk + 1, 7*chunk + 3} {
+	for _, n := range []int64{1, 2, 4, 5, 6, 999, maxInline, maxInline + 1, chunk, chunk + 1, 7*chunk + 3} {
 		c, err := Histogram(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
@@ -154,13 +153,13 @@ func TestCancelled(t *testing.T) {
 	if _, err := Histogram(ctx, Max); err != context.DeadlineExceeded {
 		t.Errorf("while drawing: %v", err)
 	}
-	everyone.mu.Lock()
-	left := len(everyone.turns)
-	everyone.mu.Unlock()
-	if left > 0 {
+	sharedPool.mu.Lock()
+	remaining := len(sharedPool.jobs)
+	sharedPool.mu.Unlock()
+	if remaining > 0 {
 		t.Error("it is drawn on after its context's end")
 	}
-	everyone.wait(t)
+	sharedPool.wait(t)
 }
 
 func TestManyAtOnce(t *testing.T) {
@@ -172,7 +171,7 @@ func TestManyAtOnce(t *testing.T) {
 	const calls = 32
 	for i := range int64(calls) {
 		go func() {
-			n := inline + i*chunk/4
+			n := maxInline + i*chunk/4
 			c, err := Histogram(t.Context(), n)
 			if err != nil {
 				t.Error(err)
@@ -186,7 +185,7 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("%d draws counted, want %d", a.got, a.want)
 		}
 	}
-	everyone.wait(t)
+	sharedPool.wait(t)
 	for range 1000 {
 		if runtime.NumGoroutine() <= before {
 			return
@@ -197,7 +196,7 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func BenchmarkHistogram(b *testing.B) {
-	for _, n := range []int64{100, inline, Default} {
+	for _, n := range []int64{100, maxInline, Default} {
 		b.Run(strconv.FormatInt(n, 10), func(b *testing.B) {
 			for b.Loop() {
 				if _, err := Histogram(b.Context(), n); err != nil {

@@ -9,42 +9,43 @@ import (
 	"time"
 )
 
-// chunk is how many draws a thread makes, in about half a millisecond, before it looks whose turn it is.
+// chunk is how many draws a thread makes for a job before it goes on with the next job: about half a millisecond.
 const chunk = 1_000_000
 
-// pool draws for every job in the process, in turns of a chunk each, on at most one thread for each processor. The
-// threads are there only while there is something to draw.
+// pool draws for all jobs of the process, one chunk of each in turn, on at most one thread for each processor. The
+// threads exist only while there is something to draw.
 //
-// They are threads of the operating system and not just goroutines, because only the system can take a processor away
-// at the very moment when something more urgent wakes up: see lowPriority. A goroutine gives way after 10 ms, and the
-// ready network connections wait until then.
+// They are threads of the operating system and not only goroutines, because only the system can take a processor away
+// at the very moment when more urgent work is ready: see lowPriority. A goroutine yields after 10 ms, and network
+// connections that are ready wait until then.
 type pool struct {
 	mu      sync.Mutex
-	turns   []*job // those with draws to hand out, the next in turn first
+	jobs    []*job // with draws that no thread has yet, the next one first
 	threads int
 
-	first sync.Once
-	most  int     // threads
-	rest  float64 // how long a thread rests after a chunk, in the chunk's own time
+	once       sync.Once
+	maxThreads int
+	rest       float64 // how long a thread sleeps after a chunk, as a multiple of the chunk's time
 }
 
 // job is a histogram being drawn. Its pool's mutex guards it.
 type job struct {
-	left   int64 // draws not handed out yet
-	out    int   // chunks handed out and not back yet
-	counts Counts
-	done   chan struct{}
+	remaining int64 // draws that no thread has yet
+	drawing   int   // chunks that threads have
+	counts    Counts
+	done      chan struct{}
 }
 
-var everyone pool
+// sharedPool draws for the whole process.
+var sharedPool pool
 
-// do draws n numbers on the pool's threads.
-func (p *pool) do(ctx context.Context, n int64) (*Counts, error) {
-	p.first.Do(p.makeRoom)
-	j := &job{left: n, done: make(chan struct{})}
+// draw draws n numbers on the pool's threads.
+func (p *pool) draw(ctx context.Context, n int64) (*Counts, error) {
+	p.once.Do(p.setLimits)
+	j := &job{remaining: n, done: make(chan struct{})}
 	p.mu.Lock()
-	p.turns = append(p.turns, j)
-	for range min((n+chunk-1)/chunk, int64(p.most-p.threads)) {
+	p.jobs = append(p.jobs, j)
+	for range min((n+chunk-1)/chunk, int64(p.maxThreads-p.threads)) {
 		p.threads++
 		go p.thread()
 	}
@@ -55,24 +56,24 @@ func (p *pool) do(ctx context.Context, n int64) (*Counts, error) {
 		return &j.counts, nil
 	case <-ctx.Done():
 		p.mu.Lock()
-		p.turns = slices.DeleteFunc(p.turns, func(other *job) bool { return other == j })
+		p.jobs = slices.DeleteFunc(p.jobs, func(other *job) bool { return other == j })
 		p.mu.Unlock()
 		return nil, ctx.Err()
 	}
 }
 
-// makeRoom lets Go run as many more goroutines at a time as there will be drawing threads: those hold on to their share
-// of Go's scheduler even while the system has taken the processor from them.
-func (p *pool) makeRoom() {
+// setLimits decides how many threads may draw, and raises GOMAXPROCS by their number: a drawing thread keeps its place in
+// Go's scheduler even while the system has taken the processor from it.
+func (p *pool) setLimits() {
 	cores := runtime.GOMAXPROCS(0)
-	p.most, p.rest = pace(runtime.NumCPU(), cores, quota("/sys/fs/cgroup"))
-	runtime.GOMAXPROCS(cores + p.most)
+	p.maxThreads, p.rest = limits(runtime.NumCPU(), cores, quota("/sys/fs/cgroup"))
+	runtime.GOMAXPROCS(cores + p.maxThreads)
 }
 
-// pace says how many threads may draw, and how long each rests after a chunk, in the chunk's own time. Where no quota
-// can be exceeded that is one for each processor that Go uses, and no rest. Elsewhere they take three quarters of the
-// quota: once it is used up the system stops the whole process until its next period, whatever the priorities.
-func pace(processors, cores int, quota float64) (threads int, rest float64) {
+// limits returns how many threads may draw, and how long each sleeps after a chunk, as a multiple of the chunk's time.
+// Without a CPU quota that is a thread for each processor that Go uses, and no sleep. With one they use three quarters of
+// it: the system stops the whole process, whatever its threads' priorities, when the quota of a period is used up.
+func limits(processors, cores int, quota float64) (threads int, rest float64) {
 	if quota == 0 || quota >= float64(processors) {
 		return cores, 0
 	}
@@ -80,8 +81,8 @@ func pace(processors, cores int, quota float64) (threads int, rest float64) {
 	return threads, max(0, float64(threads)/(0.75*quota)-1)
 }
 
-// thread draws until there is nothing left to draw. It never unlocks its thread, which therefore ends with it and takes
-// its low priority along.
+// thread draws until there is nothing left to draw. It never unlocks its system thread, which therefore ends with it and
+// does not run other goroutines with its low priority.
 func (p *pool) thread() {
 	runtime.LockOSThread()
 	lowPriority()
@@ -93,37 +94,37 @@ func (p *pool) thread() {
 		start := time.Now()
 		var t tally
 		t.draw(n)
-		p.put(j, &t)
+		p.complete(j, &t)
 		time.Sleep(time.Duration(p.rest * float64(time.Since(start))))
 	}
 }
 
-// next hands out a chunk of the job whose turn it is. Without one the asking thread counts as gone.
+// next returns the first job and the size of its next chunk. When there is no job, the calling thread must end.
 func (p *pool) next() (*job, int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.turns) == 0 {
+	if len(p.jobs) == 0 {
 		p.threads--
 		return nil, 0
 	}
-	j := p.turns[0]
-	p.turns = p.turns[1:]
-	n := min(j.left, chunk)
-	j.left -= n
-	j.out++
-	if j.left > 0 {
-		p.turns = append(p.turns, j)
+	j := p.jobs[0]
+	p.jobs = p.jobs[1:]
+	n := min(j.remaining, chunk)
+	j.remaining -= n
+	j.drawing++
+	if j.remaining > 0 {
+		p.jobs = append(p.jobs, j)
 	}
 	return j, n
 }
 
-// put takes a chunk back.
-func (p *pool) put(j *job, t *tally) {
+// complete adds a chunk that was drawn to its job.
+func (p *pool) complete(j *job, t *tally) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.addTo(&j.counts)
-	j.out--
-	if j.out == 0 && j.left == 0 {
+	j.drawing--
+	if j.drawing == 0 && j.remaining == 0 {
 		close(j.done)
 	}
 }

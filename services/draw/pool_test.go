@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// wait until p's threads have found nothing left to draw.
+// wait waits until p's threads have ended for want of work.
 func (p *pool) wait(t *testing.T) {
 	t.Helper()
 	for range 2000 {
 		p.mu.Lock()
-		threads, turns := p.threads, len(p.turns)
+		threads, jobs := p.threads, len(p.jobs)
 		p.mu.Unlock()
-		if threads == 0 && turns == 0 {
+		if threads == 0 && jobs == 0 {
 			return
 		}
 		time.Sleep(time.Millisecond)
@@ -21,26 +21,26 @@ func (p *pool) wait(t *testing.T) {
 	t.Fatal("threads are left after the last draw")
 }
 
-// However much one job wants, the others' turns come between its chunks.
-func TestTurns(t *testing.T) {
+// A large job does not delay the others: their chunks come between its own.
+func TestJobsAlternate(t *testing.T) {
 	p := &pool{threads: 1}
-	big := &job{left: 10 * chunk, done: make(chan struct{})}
-	small := &job{left: 2*chunk + 5, done: make(chan struct{})}
-	p.turns = []*job{big}
+	big := &job{remaining: 10 * chunk, done: make(chan struct{})}
+	small := &job{remaining: 2*chunk + 5, done: make(chan struct{})}
+	p.jobs = []*job{big}
 
 	var order []int64
-	take := func() {
+	drawNext := func() {
 		j, n := p.next()
 		if j == small {
 			n = -n
 		}
 		order = append(order, n)
 	}
-	take()
-	take()
-	p.turns = append(p.turns, small)
+	drawNext()
+	drawNext()
+	p.jobs = append(p.jobs, small)
 	for range 7 {
-		take()
+		drawNext()
 	}
 	want := []int64{chunk, chunk, chunk, -chunk, chunk, -chunk, chunk, -5, chunk}
 	if !slices.Equal(order, want) {
@@ -48,11 +48,11 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// A job is done when its last chunk is back, not when it is handed out; a thread without a chunk is gone.
+// A job is done when its last chunk is complete, not when a thread has it; a thread without a chunk ends.
 func TestDone(t *testing.T) {
 	p := &pool{threads: 2}
-	j := &job{left: chunk + 1, done: make(chan struct{})}
-	p.turns = []*job{j}
+	j := &job{remaining: chunk + 1, done: make(chan struct{})}
+	p.jobs = []*job{j}
 	done := func() bool {
 		select {
 		case <-j.done:
@@ -66,12 +66,12 @@ func TestDone(t *testing.T) {
 	if j, _ := p.next(); j != nil || p.threads != 1 {
 		t.Fatalf("after the last chunk: job %v, %d threads", j, p.threads)
 	}
-	p.put(j, new(tally))
+	p.complete(j, new(tally))
 	if done() {
-		t.Error("done while a chunk is out")
+		t.Error("done while a thread has a chunk")
 	}
-	p.put(j, new(tally))
+	p.complete(j, new(tally))
 	if !done() {
-		t.Error("not done with all chunks back")
+		t.Error("not done with all chunks complete")
 	}
 }

@@ -43,7 +43,7 @@ func eventually(t *testing.T, what string, happens func() bool) {
 }
 
 func TestThreadsAreLowAndEnd(t *testing.T) {
-	everyone.wait(t)
+	sharedPool.wait(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

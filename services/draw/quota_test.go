@@ -53,7 +53,7 @@ func TestPace(t *testing.T) {
 		{8, 2, 0.5, 1, 0.375},
 		{8, 2, 1.5, 2, 0.5625},
 	} {
-		threads, rest := pace(c.processors, c.cores, c.quota)
+		threads, rest := limits(c.processors, c.cores, c.quota)
 		if threads != c.threads || 1/(1+rest) != c.busy {
 			t.Errorf("%d of %d processors, quota %g: %d threads, busy %g; want %d, %g",
 				c.cores, c.processors, c.quota, threads, 1/(1+rest), c.threads, c.busy)

@@ -286,7 +286,7 @@ func (p *peer) join() (*chat.Listener, error) {
 // say has a message stored and acknowledged. The next ones need not wait for it: they are stored together.
 func (p *peer) say(f fromPage) {
 	ctx, cancel := p.site.asking()
-	stored := p.site.hub.Say(ctx, p.author, f.Text, f.ClientID)
+	stored := p.site.hub.Send(ctx, p.author, f.Text, f.ClientID)
 	p.saying.Go(func() error {
 		defer cancel()
 		p.acknowledge(ctx, f, stored)

@@ -19,16 +19,16 @@ const (
 	MaxClientID = 64
 )
 
-// InvalidError says which field of a message is wrong and why.
+// InvalidError names the field of a message that is wrong, and says why.
 type InvalidError struct{ Field, Reason string }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 
-// Say has a message stored, after what was said before and before what is said next. The function that it returns, to be called
-// once, waits for that and returns the entry. The same author and clientID again give the entry that is stored already,
-// whatever the text, so a page may repeat what was not acknowledged. It fails with an *InvalidError, or with
-// store.ErrUnavailable when the message is not known to be stored.
-func (h *Hub) Say(ctx context.Context, author store.Author, text, clientID string) (stored func() (store.Entry, error)) {
+// Send queues a message for the log: calls that follow each other keep their order. The function that it returns, to be called
+// once, waits until the message is stored and returns its entry. The same author and clientID again give the entry that is
+// stored already, whatever the text, so that a page may repeat a message that was not acknowledged. The error is an
+// *InvalidError, or a store.ErrUnavailable when the message is not known to be stored.
+func (h *Hub) Send(ctx context.Context, author store.Author, text, clientID string) (stored func() (store.Entry, error)) {
 	if err := errors.Join(checkText(text), checkClientID(clientID)); err != nil {
 		return func() (store.Entry, error) { return store.Entry{}, err }
 	}
@@ -40,6 +40,7 @@ func (h *Hub) Say(ctx context.Context, author store.Author, text, clientID strin
 	})
 }
 
+// checkText returns an *InvalidError unless a text is 1 to MaxText characters, one of them not blank.
 func checkText(text string) error {
 	switch {
 	case !utf8.ValidString(text):
@@ -49,11 +50,12 @@ func checkText(text string) error {
 	case utf8.RuneCountInString(text) > MaxText:
 		return &InvalidError{"text", fmt.Sprintf("is longer than %d characters", MaxText)}
 	case strings.ContainsRune(text, 0):
-		return &InvalidError{"text", "holds a NUL character"} // not every store keeps one
+		return &InvalidError{"text", "holds a NUL character"} // MongoDB and SQLite disagree about it
 	}
 	return nil
 }
 
+// checkClientID returns an *InvalidError unless an id is 1 to MaxClientID bytes of printable characters.
 func checkClientID(id string) error {
 	printable := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
 	switch {
