@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Who may import whom (README, "How it is built"): prints each import that breaks a rule and fails if there is one.
+# Enforces the import rules of docs/architecture.md ("Packages"): prints each import that breaks one, and fails then.
 set -euo pipefail
 broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }

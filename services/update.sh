@@ -1,21 +1,22 @@
 #!/bin/sh
-# Puts the present source into the running stack without losing a request: builds, then replaces fork, cluster and the
-# replicas, one container at a time.
+# Puts the present source into the running Compose stack without losing a request: builds the images, then replaces
+# fork, cluster and the replicas, one container at a time.
 #
 #   sh services/update.sh
 #
-# "docker compose up" would replace all of them at once, and nothing inside a container may command the engine.
+# "docker compose up" would replace all containers of a service at once, and no container may control the Docker engine
+# and so do this from inside.
 set -eu
 cd "$(dirname "$0")/.."
 
 compose() { docker compose --profile cluster "$@"; }
-say() { printf 'update: %s\n' "$*"; }
+log() { printf 'update: %s\n' "$*"; }
 
-# nginx asks Docker's DNS every second: what is healthy now, it knows in two.
-noticed() { sleep 2; }
+# nginx looks the names up every second: two seconds after a container became healthy, or ended, nginx knows.
+await_dns() { sleep 2; }
 
-# healthy CONTAINER: waits at most a minute
-healthy() {
+# await_healthy CONTAINER: fails when the container is not healthy after a minute.
+await_healthy() {
   for _ in $(seq 60); do
     [ "$(docker inspect -f '{{.State.Health.Status}}' "$1" 2>/dev/null)" = healthy ] && return 0
     sleep 1
@@ -23,41 +24,42 @@ healthy() {
   return 1
 }
 
-# dismiss removes the stand-in, also when this ends early.
+# remove_stand_in also runs when the script ends early: a stand-in that is left would go on getting requests.
 stand_in=
-dismiss() {
+remove_stand_in() {
   [ -z "$stand_in" ] || docker rm --force "$stand_in" >/dev/null
   stand_in=
 }
-trap dismiss EXIT
+trap remove_stand_in EXIT
 trap 'exit 1' INT TERM
 
-# A published port can't be held twice, so a second container without one, found by the same name, stands in meanwhile.
+# replace SERVICE: two containers can't publish the same port, so a second one without ports, under the same name in
+# Docker's DNS, serves while the first is replaced.
 replace() {
-  say "$1"
+  log "$1"
   stand_in=$(compose run --detach --no-deps --use-aliases --no-TTY "$1")
-  if ! healthy "$stand_in"; then
+  if ! await_healthy "$stand_in"; then
     docker logs --tail 5 "$stand_in"
-    say "$1: the new image does not get healthy; the old one goes on serving"
+    log "$1: the new image does not get healthy; the old one goes on serving"
     exit 1
   fi
-  noticed
+  await_dns
   compose up --detach --no-deps --no-build --force-recreate --wait --quiet-pull "$1"
-  noticed
+  await_dns
   docker stop --timeout 40 "$stand_in" >/dev/null
-  dismiss
+  remove_stand_in
 }
 
-# Of the replicas there are others: one at a time is stopped, and made again from the new image.
+# The replicas need no stand-in: one at a time is stopped and created again from the new image, while the others serve.
 replace_replicas() {
   old=$(compose ps --quiet replica)
   for container in $old; do
-    say "replica $(docker inspect -f '{{.Name}}' "$container")"
+    log "replica $(docker inspect -f '{{.Name}}' "$container")"
     docker stop --timeout 40 "$container" >/dev/null
     docker rm "$container" >/dev/null
-    # shellcheck disable=SC2086 # one word each
+    # shellcheck disable=SC2086 # $old is split into one word for each replica
     compose up --detach --no-deps --no-build --no-recreate --wait --scale replica="$(set -- $old && echo $#)" replica
-    noticed
+    await_dns
   done
 }
 
@@ -65,4 +67,4 @@ compose build
 replace cluster
 replace fork
 replace_replicas
-say "done"
+log "done"

@@ -1,4 +1,4 @@
-// Run once by the mongo image, at its first start: the application's user, who may read and write its own database only.
+// The mongo image runs this once, at its first start. The application's user may read and write its own database only.
 db.getSiblingDB('balanza').createUser({
   user: 'balanza',
   pwd: require('fs').readFileSync('/secrets/mongo-password', 'utf8').trim(),
