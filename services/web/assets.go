@@ -40,7 +40,7 @@ func loadAssets() (assets, error) {
 	return all, nil
 }
 
-// contentType does not depend on what the machine's own table of types says.
+// contentType does not depend on the machine's own table of types where that is known to differ.
 func contentType(name string) string {
 	switch ext := path.Ext(name); ext {
 	case ".js":
@@ -54,7 +54,7 @@ func contentType(name string) string {
 	}
 }
 
-// url names an asset by its content, so that browsers can keep it for good.
+// url returns an address that changes with the asset's content, so that browsers can cache it for ever.
 func (a assets) url(name string) (string, error) {
 	found, ok := a[name]
 	if !ok {
@@ -63,6 +63,7 @@ func (a assets) url(name string) (string, error) {
 	return "/assets/" + name + "?v=" + found.hash, nil
 }
 
+// asset serves an asset, cacheable for ever under an address with its current hash.
 func (s *Site) asset(c *fiber.Ctx) error {
 	found, ok := s.assets[c.Params("name")]
 	if !ok {
@@ -70,7 +71,7 @@ func (s *Site) asset(c *fiber.Ctx) error {
 	}
 	etag := `"` + found.hash + `"`
 	c.Set(fiber.HeaderETag, etag)
-	// Modules import each other without a version, and during a reload an old page may meet a new process.
+	// Modules import each other without a hash, and during a reload an old page may load them from a new process.
 	c.Set(fiber.HeaderCacheControl, "no-cache")
 	if c.Query("v") == found.hash {
 		c.Set(fiber.HeaderCacheControl, "public, max-age=31536000, immutable")

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"runtime"
@@ -11,9 +10,10 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	gopsutil "github.com/shirou/gopsutil/v4/process"
 )
 
-// Info is what /info tells.
+// Info is the answer of /info.
 type Info struct {
 	Arguments  []string `json:"arguments"`  // without the program's name
 	Executable string   `json:"executable"` // path
@@ -29,17 +29,19 @@ type Info struct {
 	Uptime     int64    `json:"uptime"` // seconds
 }
 
-// sampling is how old the memory and the uptime that /info shows may be: reading them costs more than the rest of a
-// request.
-const sampling = 250 * time.Millisecond
+// sampleInterval is how old the memory and the uptime that /info shows may be: reading them costs more than the rest of
+// the request.
+const sampleInterval = 250 * time.Millisecond
 
+// info caches the answer of /info.
 type info struct {
 	fixed       Info
 	started     time.Time
-	pid, server []byte // as the headers have them
+	pid, server []byte // values of the headers
 	current     atomic.Pointer[sample]
 }
 
+// sample is the answer at one moment, as JSON and, by language, as a page.
 type sample struct {
 	Info
 	json  []byte
@@ -70,9 +72,10 @@ func newInfo(p Process) *info {
 	}
 }
 
-func (i *info) now() *sample {
+// sample returns the last sample while it is recent enough, else a new one.
+func (i *info) sample() *sample {
 	now := time.Now()
-	if s := i.current.Load(); s != nil && now.Sub(s.taken) < sampling {
+	if s := i.current.Load(); s != nil && now.Sub(s.taken) < sampleInterval {
 		return s
 	}
 	s := &sample{Info: i.fixed, taken: now}
@@ -85,33 +88,33 @@ func (i *info) now() *sample {
 
 func (s *Site) showInfo(c *fiber.Ctx) error {
 	if !wantsJSON(c, false) && c.Query("format") != "json" {
-		now, l := s.info.now(), lang(c)
-		page, known := now.pages.Load(l)
-		if !known {
-			made, err := s.render(l, "info", Page{Data: now.Info})
+		now, l := s.info.sample(), lang(c)
+		page, cached := now.pages.Load(l)
+		if !cached {
+			rendered, err := s.render(l, "info", Page{Data: now.Info})
 			if err != nil {
 				return err
 			}
-			page, _ = now.pages.LoadOrStore(l, made)
+			page, _ = now.pages.LoadOrStore(l, rendered)
 		}
 		return sendPage(c, page.([]byte))
 	}
 	c.Response().Header.SetContentType(fiber.MIMEApplicationJSON)
 	c.Response().Header.Set(fiber.HeaderCacheControl, "no-store")
 	c.Response().Header.Set(fiber.HeaderVary, fiber.HeaderAccept)
-	c.Response().SetBodyRaw(s.info.now().json)
+	c.Response().SetBodyRaw(s.info.sample().json)
 	return nil
 }
 
-// residentMemory returns the process's resident set in bytes; where there is no /proc, what the Go runtime holds.
+// residentMemory returns the process's resident set in bytes, 0 when it cannot be read.
 func residentMemory() int64 {
-	statm, err := os.ReadFile("/proc/self/statm")
-	if fields := bytes.Fields(statm); err == nil && len(fields) > 1 {
-		if pages, err := strconv.ParseInt(string(fields[1]), 10, 64); err == nil {
-			return pages * int64(os.Getpagesize())
-		}
+	p, err := gopsutil.NewProcess(int32(os.Getpid()))
+	if err != nil {
+		return 0
 	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.Sys)
+	memory, err := p.MemoryInfo()
+	if err != nil {
+		return 0
+	}
+	return int64(memory.RSS)
 }

@@ -13,17 +13,17 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// bounds are the upper ends of the histogram's buckets, in seconds; the last bucket has none.
-var bounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+// bucketBounds are the upper bounds of the histogram's buckets in seconds; the last bucket has none.
+var bucketBounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
-// metrics counts requests. Every series is there from the start, so all workers of a server have the same ones, and
-// what a request costs is three atomic additions. (Prometheus' own client keeps 2 MB more resident in each worker.)
+// metrics counts requests by route. Every series exists from the start, so all workers of a server have the same ones,
+// and counting a request is three atomic additions. (Prometheus' own client takes 2 MB more in each worker.)
 type metrics struct{ routes []*routeMetrics }
 
 type routeMetrics struct {
 	method, path string
 	classes      [6]atomic.Int64 // answers by the first digit of their status
-	buckets      [len(bounds) + 1]atomic.Int64
+	buckets      [len(bucketBounds) + 1]atomic.Int64
 	nanoseconds  atomic.Int64
 }
 
@@ -35,11 +35,12 @@ func (m *metrics) route(method, path string) *routeMetrics {
 	return r
 }
 
+// count counts an answer and the time it took.
 func (r *routeMetrics) count(status int, took time.Duration) {
-	bucket, _ := slices.BinarySearch(bounds[:], took.Seconds())
+	bucket, _ := slices.BinarySearch(bucketBounds[:], took.Seconds())
 	r.buckets[bucket].Add(1)
 	r.nanoseconds.Add(int64(took))
-	r.classes[status/100%6].Add(1) // last: what Answered tells of is in all counters
+	r.classes[status/100%6].Add(1) // last: a request that Answered counts is in all counters
 }
 
 // Answered returns how many requests this process has answered. While it stays the same, so do the counters.
@@ -64,8 +65,8 @@ func (s *Site) Counters() map[string]float64 {
 		for i := range r.buckets {
 			sum += r.buckets[i].Load()
 			end := "+Inf"
-			if i < len(bounds) {
-				end = strconv.FormatFloat(bounds[i], 'g', -1, 64)
+			if i < len(bucketBounds) {
+				end = strconv.FormatFloat(bucketBounds[i], 'g', -1, 64)
 			}
 			all[fmt.Sprintf(`balanza_request_seconds_bucket{method=%q,route=%q,le=%q}`, r.method, r.path, end)] = float64(sum)
 		}
@@ -84,9 +85,9 @@ func (s *Site) showMetrics(c *fiber.Ctx) error {
 	}
 	var b strings.Builder
 	b.WriteString("# TYPE balanza_requests_total counter\n")
-	family(&b, counters, "balanza_requests_total{")
+	writeFamily(&b, counters, "balanza_requests_total{")
 	b.WriteString("# TYPE balanza_request_seconds histogram\n")
-	family(&b, counters, "balanza_request_seconds_")
+	writeFamily(&b, counters, "balanza_request_seconds_")
 
 	p := s.config.Process
 	labels := fmt.Sprintf(`{server=%q,worker="%d"}`, p.Server, p.Worker)
@@ -94,10 +95,10 @@ func (s *Site) showMetrics(c *fiber.Ctx) error {
 		name  string
 		value float64
 	}{
-		{"balanza_resident_memory_bytes", float64(s.info.now().RSS)},
+		{"balanza_resident_memory_bytes", float64(s.info.sample().RSS)},
 		{"balanza_goroutines", float64(runtime.NumGoroutine())},
 		{"balanza_connections", float64(s.conns.count())},
-		{"balanza_websockets", float64(s.sockets.count())},
+		{"balanza_websockets", float64(s.clients.count())},
 		{"balanza_start_time_seconds", float64(p.Started.UnixMilli()) / 1000},
 	} {
 		fmt.Fprintf(&b, "# TYPE %[1]s gauge\n%[1]s%[2]s %[3]s\n", gauge.name, labels,
@@ -107,8 +108,8 @@ func (s *Site) showMetrics(c *fiber.Ctx) error {
 	return c.SendString(b.String())
 }
 
-// family writes the series that start so, in order.
-func family(b *strings.Builder, series map[string]float64, start string) {
+// writeFamily writes the series whose names begin with start, sorted.
+func writeFamily(b *strings.Builder, series map[string]float64, start string) {
 	for _, name := range slices.Sorted(maps.Keys(series)) {
 		if strings.HasPrefix(name, start) {
 			fmt.Fprintf(b, "%s %s\n", name, strconv.FormatFloat(series[name], 'g', -1, 64))

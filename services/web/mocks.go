@@ -11,10 +11,10 @@ import (
 	"balanza/services/store"
 )
 
-// mocks is how many products /api/productos-test makes up.
-const mocks = 5
+// mockCount is how many products /api/productos-test returns.
+const mockCount = 5
 
-// mockProduct makes a product up. Its picture is within its address, so that showing it asks no other host.
+// mockProduct returns a random product. Its picture is a data: address, so that showing it needs no other host.
 func mockProduct() store.Product {
 	picture := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">`+
 		`<rect width="8" height="8" fill="%s"/><circle cx="4" cy="4" r="%d" fill="%s"/></svg>`,
@@ -28,19 +28,19 @@ func mockProduct() store.Product {
 }
 
 func (s *Site) mockProducts(c *fiber.Ctx) error {
-	all := make([]store.Product, mocks)
+	all := make([]store.Product, mockCount)
 	for i := range all {
 		all[i] = mockProduct()
 	}
-	return sendFresh(c, all)
+	return sendUncached(c, all)
 }
 
 func (s *Site) showMockProducts(c *fiber.Ctx) error {
 	type row struct {
 		store.Product
-		Foto template.URL // made here: html/template takes other data: addresses for an attack
+		Foto template.URL // html/template rejects data: addresses of any other type
 	}
-	var rows [mocks]row
+	var rows [mockCount]row
 	for i := range rows {
 		rows[i].Product = mockProduct()
 		rows[i].Foto = template.URL(rows[i].Product.Foto)

@@ -13,22 +13,22 @@ import (
 //go:embed pages/*.html
 var pageFiles embed.FS
 
-// Page is what a template is given.
+// Page is the data of a template.
 type Page struct {
 	Lang  string // es or en
 	T     func(key string, args ...any) string
 	Email string // of the user, where the page needs a login
 	Title string
-	Error string // what was wrong with what was sent, and in which field
-	Field string
+	Error string // what was wrong with the form that was sent
+	Field string // in which of its fields
 	Data  any
 }
 
-// contentPolicy lets a page run and show only what this server serves, and pictures.
+// contentPolicy allows scripts, styles and connections of this server only, and pictures of any.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; " +
 	"connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// languages are what pages speak; the first is for those who accept neither.
+// languages are those of the pages; the first is for clients that accept neither.
 var languages = language.NewMatcher([]language.Tag{language.Spanish, language.English})
 
 func loadPages(a assets) (*template.Template, error) {
@@ -44,10 +44,10 @@ func (s *Site) show(c *fiber.Ctx, name string, p Page) error {
 	return sendPage(c, page)
 }
 
-// render makes a page in a language.
+// render executes a page's template in a language.
 func (s *Site) render(lang, name string, p Page) ([]byte, error) {
 	p.Lang = lang
-	p.T = s.texts[p.Lang].say
+	p.T = s.texts[p.Lang].format
 	p.Title = p.T(name + ".title")
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, name, p); err != nil {
@@ -72,7 +72,7 @@ func (s *Site) page(name string) fiber.Handler {
 	return func(c *fiber.Ctx) error { return s.show(c, name, Page{}) }
 }
 
-// lang is the language that the client understands best.
+// lang is the page language that the client prefers.
 func lang(c *fiber.Ctx) string {
 	tag, _ := language.MatchStrings(languages, c.Get(fiber.HeaderAcceptLanguage))
 	base, _ := tag.Base()
@@ -89,7 +89,7 @@ func wantsJSON(c *fiber.Ctx, fallback bool) bool {
 	}
 	switch c.Accepts(fiber.MIMEApplicationJSON, fiber.MIMETextHTML) {
 	case fiber.MIMEApplicationJSON:
-		// Both may be as welcome, as with */*;q=0.8.
+		// Both may be preferred equally, as with */*;q=0.8.
 		return fallback || c.Accepts(fiber.MIMETextHTML, fiber.MIMEApplicationJSON) == fiber.MIMEApplicationJSON
 	case fiber.MIMETextHTML:
 		return false

@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	shortestPassword = 8   // characters
-	longestPassword  = 256 // characters
-	hashCost         = 10  // about 50 ms of a core
-	hashPatience     = 5 * time.Second
+	minPassword = 8   // characters
+	maxPassword = 256 // characters
+	hashCost    = 10  // about 50 ms of a core
+	hashTimeout = 5 * time.Second
 )
 
-var busy = notNow("error.busy")
+var errBusy = temporaryError("error.busy")
 
 // The most common passwords of eight characters and more, one a line.
 //
@@ -37,52 +37,53 @@ var commonPasswords = sync.OnceValue(func() map[string]bool {
 	return common
 })
 
-// checkPassword refuses what is too short or what everybody tries first.
+// checkPassword rejects passwords that are too short, too long, or among the first that an attacker tries.
 func checkPassword(password, email string) error {
 	n := utf8.RuneCountInString(password)
 	lower := strings.ToLower(password)
 	name, _, _ := strings.Cut(email, "@")
 	switch {
-	case !utf8.ValidString(password) || n < shortestPassword || n > longestPassword:
-		return invalid("password", "error.password", shortestPassword, longestPassword)
+	case !utf8.ValidString(password) || n < minPassword || n > maxPassword:
+		return invalid("password", "error.password", minPassword, maxPassword)
 	case commonPasswords()[lower] || lower == email || lower == name || strings.Count(lower, lower[:1]) == len(lower):
 		return invalid("password", "error.common")
 	}
 	return nil
 }
 
-// hashers lets few hashes be computed at a time, so that log-ins leave processor time to everything else.
+// hashers limits how many hashes are computed at a time, so that log-ins leave processor time to other requests.
 type hashers chan struct{}
 
 func newHashers() hashers { return make(hashers, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// enter waits for a turn; it fails when there are too many before, or when ctx ends.
-func (h hashers) enter(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, hashPatience)
+// acquire waits for a free hasher. It fails with errBusy after hashTimeout, or when ctx ends.
+func (h hashers) acquire(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, hashTimeout)
 	defer cancel()
 	select {
 	case h <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return busy
+		return errBusy
 	}
 }
 
 func (h hashers) hash(ctx context.Context, password string) ([]byte, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.acquire(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { <-h }()
 	return bcrypt.GenerateFromPassword(digest(password), hashCost)
 }
 
-// match tells whether the password is the hash's. It takes as long when there is no hash, which then nothing matches.
+// match tells whether a password has the hash. Without a hash it is false, after the same time, so that the time does
+// not show which emails have an account.
 func (h hashers) match(ctx context.Context, hash []byte, password string) (bool, error) {
-	nobody := len(hash) == 0
-	if nobody {
-		hash = nobodysHash
+	noUser := len(hash) == 0
+	if noUser {
+		hash = dummyHash
 	}
-	if err := h.enter(ctx); err != nil {
+	if err := h.acquire(ctx); err != nil {
 		return false, err
 	}
 	defer func() { <-h }()
@@ -90,15 +91,15 @@ func (h hashers) match(ctx context.Context, hash []byte, password string) (bool,
 	if err != nil && !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 		return false, err
 	}
-	return err == nil && !nobody, nil
+	return err == nil && !noUser, nil
 }
 
-// digest makes every byte of a password count: bcrypt itself ignores what follows byte 72, and stops at a NUL in some
-// of its implementations, which is why the digest is in base64.
+// digest is the input of bcrypt, which itself ignores what follows byte 72 and, in some implementations, a NUL. It is
+// SHA-256 in base64, so every byte of a password counts and none is NUL.
 func digest(password string) []byte {
 	sum := sha256.Sum256([]byte(password))
 	return base64.StdEncoding.AppendEncode(nil, sum[:])
 }
 
-// nobodysHash is what a password is compared with when there is no such user; its cost is hashCost.
-var nobodysHash = []byte("$2a$10$NsZra8KZqdk86a8MsQIhxuX92K.JMI92o8ucyqUKMwz0hNH/DWy4u")
+// dummyHash is compared with when there is no such user. Its cost is hashCost.
+var dummyHash = []byte("$2a$10$NsZra8KZqdk86a8MsQIhxuX92K.JMI92o8ucyqUKMwz0hNH/DWy4u")

@@ -14,12 +14,13 @@ import (
 	"balanza/services/store"
 )
 
-const highestPrice = 1e12
+// maxPrice keeps prices in the range in which a float64 is exact to a thousandth.
+const maxPrice = 1e12
 
-var noProduct = &failure{status: fiber.StatusNotFound, code: codeNotFound, text: "error.product"}
+var errNoProduct = &httpError{status: fiber.StatusNotFound, code: codeNotFound, text: "error.product"}
 
 func (s *Site) products(c *fiber.Ctx) error {
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	all, err := s.config.Store.Products(ctx)
 	if err != nil {
@@ -28,17 +29,17 @@ func (s *Site) products(c *fiber.Ctx) error {
 	if all == nil {
 		all = []store.Product{} // JSON [] and not null
 	}
-	return sendFresh(c, all)
+	return sendUncached(c, all)
 }
 
 func (s *Site) product(c *fiber.Ctx) error {
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	p, err := s.config.Store.Product(ctx, c.Params("id"))
 	if err != nil {
-		return productFailure(err)
+		return productError(err)
 	}
-	return sendFresh(c, p)
+	return sendUncached(c, p)
 }
 
 func (s *Site) createProduct(c *fiber.Ctx, _ store.Session) error {
@@ -47,12 +48,12 @@ func (s *Site) createProduct(c *fiber.Ctx, _ store.Session) error {
 		return err
 	}
 	p.ID = newProductID(time.Now())
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	if err := s.config.Store.PutProduct(ctx, p); err != nil {
 		return err
 	}
-	s.tellProduct(ctx, p.ID)
+	s.announceProduct(ctx, p.ID)
 	c.Set(fiber.HeaderLocation, "/api/productos/"+p.ID)
 	return c.Status(fiber.StatusCreated).JSON(p)
 }
@@ -63,65 +64,67 @@ func (s *Site) updateProduct(c *fiber.Ctx, _ store.Session) error {
 		return err
 	}
 	p.ID = utils.CopyString(c.Params("id"))
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	if err := s.config.Store.UpdateProduct(ctx, p); err != nil {
-		return productFailure(err)
+		return productError(err)
 	}
-	s.tellProduct(ctx, p.ID)
+	s.announceProduct(ctx, p.ID)
 	return c.JSON(p)
 }
 
 func (s *Site) deleteProduct(c *fiber.Ctx, _ store.Session) error {
 	id := utils.CopyString(c.Params("id"))
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	if err := s.config.Store.DeleteProduct(ctx, id); err != nil {
-		return productFailure(err)
+		return productError(err)
 	}
-	s.tellProduct(ctx, id)
+	s.announceProduct(ctx, id)
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
-// tellProduct has every open page, on every process, read the product again. The product is written already, so that a
-// log which does not take the news is no failure of the request: pages read all products whenever they connect.
-func (s *Site) tellProduct(ctx context.Context, id string) {
+// announceProduct appends a log entry, at which every process sends the product to its pages. The product is stored by
+// then, so a failure here is not the request's: pages read all products when they connect.
+func (s *Site) announceProduct(ctx context.Context, id string) {
 	if _, err := s.config.Log.Append(ctx, store.Entry{Kind: store.ProductChanged, Subject: id}); err != nil {
-		s.log.Warn("product's change not told", "id", id, "error", err)
+		s.log.Warn("change of a product not in the log", "id", id, "error", err)
 	}
 }
 
+// readProduct reads a product without its id.
 func readProduct(c *fiber.Ctx) (p store.Product, err error) {
-	f, err := readFields(c)
+	f, err := readForm(c)
 	if err != nil {
 		return p, err
 	}
-	if p.Nombre, err = f.text("nombre", 1, longestName); err != nil {
+	if p.Nombre, err = f.text("nombre", 1, maxName); err != nil {
 		return p, err
 	}
-	if p.Precio, err = f.number("precio", 0, highestPrice); err != nil {
+	if p.Precio, err = f.number("precio", 0, maxPrice); err != nil {
 		return p, err
 	}
 	p.Foto, err = f.picture("foto")
 	return p, err
 }
 
-func productFailure(err error) error {
+// productError turns the store's errors for an id, unknown or not even text, into a 404.
+func productError(err error) error {
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
-		return noProduct
+		return errNoProduct
 	}
 	return err
 }
 
-// newProductID gives ids that sort by the time they were made.
+// newProductID returns an id that sorts by time of creation: 11 hexadecimal digits of milliseconds, 10 random ones.
 func newProductID(now time.Time) string {
 	var random [5]byte
 	_, _ = rand.Read(random[:]) // never fails
 	return fmt.Sprintf("%011x%s", now.UnixMilli(), hex.EncodeToString(random[:]))
 }
 
-// sendFresh answers with JSON that nobody may keep.
-func sendFresh(c *fiber.Ctx, v any) error {
+// sendUncached answers with JSON that no cache may keep.
+func sendUncached(c *fiber.Ctx, v any) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	return c.JSON(v)
 }

@@ -8,14 +8,14 @@ import (
 	"balanza/services/draw"
 )
 
-// randoms draws cant numbers and answers how often each came.
+// randoms draws cant numbers and answers with the histogram as JSON.
 func (s *Site) randoms(c *fiber.Ctx) error {
 	n := int64(draw.Default)
-	switch given := c.Context().QueryArgs().PeekMulti("cant"); len(given) {
+	switch values := c.Context().QueryArgs().PeekMulti("cant"); len(values) {
 	case 0:
 	case 1:
 		var err error
-		n, err = strconv.ParseInt(string(given[0]), 10, 64)
+		n, err = strconv.ParseInt(string(values[0]), 10, 64)
 		if err != nil || n < 1 || n > draw.Max {
 			return invalid("cant", "error.cant", draw.Max)
 		}
@@ -24,7 +24,7 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 	}
 	counts, err := draw.Histogram(s.work, n)
 	if err != nil { // the site stops
-		return stopping
+		return errStopping
 	}
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	return c.JSON(counts)

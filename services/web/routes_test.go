@@ -73,7 +73,7 @@ func TestRandoms(t *testing.T) {
 	for _, cant := range []string{
 		"0", "-1", "1.5", "1e3", "a", "", "1000000001", "99999999999999999999", "1&cant=2", "0x10", "%20",
 	} {
-		e := p.send(t, call{path: "/api/randoms?cant=" + cant}).want(t, http.StatusBadRequest).refusal(t)
+		e := p.send(t, call{path: "/api/randoms?cant=" + cant}).want(t, http.StatusBadRequest).jsonError(t)
 		if e.Campo != "cant" {
 			t.Errorf("cant=%s: %+v", cant, e)
 		}
@@ -144,9 +144,9 @@ func TestAssets(t *testing.T) {
 	if plain.Header.Get("Cache-Control") != "no-cache" || plain.body != a.body {
 		t.Errorf("%v", plain.Header)
 	}
-	again := p.send(t, call{path: "/assets/home.js", header: map[string]string{"If-None-Match": plain.Header.Get("ETag")}})
-	if again.want(t, http.StatusNotModified); again.body != "" {
-		t.Errorf("%q", again.body)
+	redisplayForm := p.send(t, call{path: "/assets/home.js", header: map[string]string{"If-None-Match": plain.Header.Get("ETag")}})
+	if redisplayForm.want(t, http.StatusNotModified); redisplayForm.body != "" {
+		t.Errorf("%q", redisplayForm.body)
 	}
 	if _, err := p.assets.url("nothing.js"); err == nil {
 		t.Error("an asset that is not there has an address")
@@ -163,14 +163,14 @@ func TestUsers(t *testing.T) {
 		t.Errorf("%s", home.body)
 	}
 	// The same email in another case is the same user.
-	again := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).
+	redisplayForm := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).
 		want(t, http.StatusSeeOther)
-	if again.Header.Get("Location") != "/failsignup" {
-		t.Errorf("%v", again.Header)
+	if redisplayForm.Header.Get("Location") != "/failsignup" {
+		t.Errorf("%v", redisplayForm.Header)
 	}
 	taken := profile("ana@example.org", "something else")
 	e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: taken}).
-		want(t, http.StatusConflict).refusal(t)
+		want(t, http.StatusConflict).jsonError(t)
 	if e.Error != codeTaken || e.Campo != "email" {
 		t.Errorf("%+v", e)
 	}
@@ -187,7 +187,7 @@ func TestUsers(t *testing.T) {
 	p.send(t, call{path: "/logout", cookie: login.session(t)}).want(t, http.StatusOK)
 	p.send(t, call{path: "/", cookie: login.session(t)}).want(t, http.StatusSeeOther)
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
-	p.send(t, call{path: "/", header: jsonPlease}).want(t, http.StatusUnauthorized).refusal(t)
+	p.send(t, call{path: "/", header: jsonPlease}).want(t, http.StatusUnauthorized).jsonError(t)
 
 	u, err := p.store.User(t.Context(), "ana@example.org")
 	want := store.Author{ID: "ana@example.org", Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"}
@@ -200,7 +200,7 @@ func TestUsers(t *testing.T) {
 func TestProfiles(t *testing.T) {
 	p := start(t)
 	for field, values := range map[string][]string{
-		"email":    {"", "ana", "a b@c.d", "Ana <a@b.c>", "a@b.c\r\nBcc: x@y.z", strings.Repeat("a", longestEmail) + "@b.c"},
+		"email":    {"", "ana", "a b@c.d", "Ana <a@b.c>", "a@b.c\r\nBcc: x@y.z", strings.Repeat("a", maxEmail) + "@b.c"},
 		"password": {"", "short", "password1"},
 		"nombre":   {"", strings.Repeat("a", 101), "a\nb", "\xff"},
 		"apellido": {""},
@@ -213,7 +213,7 @@ func TestProfiles(t *testing.T) {
 			form.Set("alias", "lechuza")
 			form.Set(field, value)
 			e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: form}).
-				want(t, http.StatusBadRequest).refusal(t)
+				want(t, http.StatusBadRequest).jsonError(t)
 			if e.Campo != field {
 				t.Errorf("%s %q: %+v", field, value, e)
 			}
@@ -235,7 +235,7 @@ func TestProducts(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 	const silla = `{"nombre":"Silla","precio":12.5,"foto":"https://example.org/silla.png","id":"mine","extra":[1]}`
-	p.send(t, call{method: "POST", path: "/api/productos", json: silla}).want(t, http.StatusUnauthorized).refusal(t)
+	p.send(t, call{method: "POST", path: "/api/productos", json: silla}).want(t, http.StatusUnauthorized).jsonError(t)
 	html := map[string]string{"Accept": "text/html"}
 	asked := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: html})
 	if asked.want(t, http.StatusSeeOther).Header.Get("Location") != "/login" {
@@ -260,7 +260,7 @@ func TestProducts(t *testing.T) {
 	}
 	p.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
-		e := p.send(t, call{method: method, path: place, cookie: cookie, json: silla}).want(t, http.StatusNotFound).refusal(t)
+		e := p.send(t, call{method: method, path: place, cookie: cookie, json: silla}).want(t, http.StatusNotFound).jsonError(t)
 		if e.Error != codeNotFound {
 			t.Errorf("%s: %+v", method, e)
 		}
@@ -275,7 +275,7 @@ func TestMocks(t *testing.T) {
 	for range 2 {
 		a := p.send(t, call{path: "/api/productos-test"}).want(t, http.StatusOK)
 		var made []store.Product
-		if err := json.Unmarshal([]byte(a.body), &made); err != nil || len(made) != mocks || a.body == before {
+		if err := json.Unmarshal([]byte(a.body), &made); err != nil || len(made) != mockCount || a.body == before {
 			t.Fatalf("%s (%v)", a.body, err)
 		}
 		for _, m := range made {
@@ -286,7 +286,7 @@ func TestMocks(t *testing.T) {
 		before = a.body
 	}
 	a := p.send(t, call{path: "/productos-test"}).want(t, http.StatusOK)
-	if strings.Count(a.body, `src="data:image/svg`) != mocks {
+	if strings.Count(a.body, `src="data:image/svg`) != mockCount {
 		t.Errorf("%s", a.body)
 	}
 }
@@ -348,7 +348,7 @@ func TestPanic(t *testing.T) {
 	s.log = slog.New(slog.DiscardHandler)
 	var c fasthttp.RequestCtx
 	c.Init(&fasthttp.Request{}, nil, nil)
-	s.door(func(*fasthttp.RequestCtx) { panic("on purpose") })(&c)
+	s.recoverPanics(func(*fasthttp.RequestCtx) { panic("on purpose") })(&c)
 	if c.Response.StatusCode() != http.StatusInternalServerError || len(c.Response.Header.Peek("X-Balanza-Pid")) == 0 {
 		t.Errorf("%s", &c.Response)
 	}

@@ -121,7 +121,7 @@ func TestCrossSite(t *testing.T) {
 		method, path, _ := strings.Cut(route, " ")
 		for _, header := range evil {
 			a := p.send(t, call{method: method, path: path, cookie: cookie, header: header, form: anasLogin})
-			if a.StatusCode != http.StatusForbidden || a.refusal(t).Error != codeUnauthorised {
+			if a.StatusCode != http.StatusForbidden || a.jsonError(t).Error != codeUnauthorised {
 				t.Errorf("%s with %v: %d %s", route, header, a.StatusCode, a.body)
 			}
 		}
@@ -167,14 +167,14 @@ func TestWhoIsThere(t *testing.T) {
 			t.Errorf("%s\nand\n%s", answers[0], answers[1])
 		}
 	}
-	if cost, err := bcrypt.Cost(nobodysHash); cost != hashCost || err != nil {
+	if cost, err := bcrypt.Cost(dummyHash); cost != hashCost || err != nil {
 		t.Errorf("comparing with nobody's hash costs %d (%v), with a user's %d", cost, err, hashCost)
 	}
-	full := hashers(make(chan struct{})) // nobody gets a turn: who needs none is told apart
+	full := hashers(make(chan struct{})) // nobody gets a turn: who needs none is serverFrame apart
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for name, hash := range map[string][]byte{"a user": nobodysHash, "nobody": nil} {
-		if _, err := full.match(ctx, hash, "x"); err != busy {
+	for name, hash := range map[string][]byte{"a user": dummyHash, "nobody": nil} {
+		if _, err := full.match(ctx, hash, "x"); err != errBusy {
 			t.Errorf("%s's password was compared without computing a hash: %v", name, err)
 		}
 	}
@@ -194,24 +194,24 @@ func TestBruteForce(t *testing.T) {
 			header: map[string]string{"X-Forwarded-For": "203.0.113.1, " + address, "Accept": "application/json"}})
 	}
 	// The count begins again with each window: none may end meanwhile.
-	if left := time.Until(time.Now().Truncate(attemptWindow).Add(attemptWindow)); left < 20*time.Second {
+	if left := time.Until(time.Now().Truncate(loginWindow).Add(loginWindow)); left < 20*time.Second {
 		time.Sleep(left)
 	}
-	for n := range attemptsOnEmail {
+	for n := range maxLoginsPerEmail {
 		login(n, "192.0.2.1", "guess").want(t, http.StatusUnauthorized)
 	}
 	a := login(0, "192.0.2.1", "guess").want(t, http.StatusTooManyRequests)
-	if a.Header.Get("Retry-After") == "" || a.refusal(t).Error != codeTooMany {
+	if a.Header.Get("Retry-After") == "" || a.jsonError(t).Error != codeTooMany {
 		t.Errorf("%v %s", a.Header, a.body)
 	}
 	login(0, "192.0.2.1", knownPassword).want(t, http.StatusTooManyRequests)
 	login(1, "192.0.2.1", knownPassword).want(t, http.StatusTooManyRequests)
-	for range attemptsOnEmail + 2 { // what succeeds is not counted
+	for range maxLoginsPerEmail + 2 { // what succeeds is not counted
 		login(0, "198.51.100.7", knownPassword).want(t, http.StatusOK)
 	}
 
 	processes = append(processes[:0], startProcess(t, folder, Config{}), startProcess(t, folder, Config{}))
-	for n := range attemptsOnEmail { // who is no proxy cannot say who it is
+	for n := range maxLoginsPerEmail { // who is no proxy cannot say who it is
 		login(n, fmt.Sprintf("192.0.2.%d", n), "guess").want(t, http.StatusUnauthorized)
 	}
 	login(0, "203.0.113.9", knownPassword).want(t, http.StatusTooManyRequests)
@@ -275,7 +275,7 @@ func TestOperators(t *testing.T) {
 		{"POST", "/api/productos", `null`, ""},
 	} {
 		e := p.send(t, call{method: test.method, path: test.path, cookie: cookie, json: test.json}).
-			want(t, http.StatusBadRequest).refusal(t)
+			want(t, http.StatusBadRequest).jsonError(t)
 		if e.Campo != test.field || e.Error != codeInvalid {
 			t.Errorf("%s: %+v", test.json, e)
 		}
@@ -285,13 +285,13 @@ func TestOperators(t *testing.T) {
 		"email[$gt]=&password=x", "users[99999999]=x", "users%5B99999999%5D=x", "email=a&email=b",
 	} {
 		e := p.send(t, call{method: "POST", path: "/login", body: form, header: kind}).
-			want(t, http.StatusBadRequest).refusal(t)
+			want(t, http.StatusBadRequest).jsonError(t)
 		if e.Campo == "" {
 			t.Errorf("%s: %+v", form, e)
 		}
 	}
 	for _, path := range []string{"/?users[99999999]=x", "/api/productos?id[$ne]=1", "/api/randoms?cant[]=5", "/info?a%5Bb=1"} {
-		p.send(t, call{path: path, cookie: cookie}).want(t, http.StatusBadRequest).refusal(t)
+		p.send(t, call{path: path, cookie: cookie}).want(t, http.StatusBadRequest).jsonError(t)
 	}
 }
 
@@ -384,7 +384,7 @@ func TestHeaders(t *testing.T) {
 func TestLargeBodies(t *testing.T) {
 	p := start(t)
 	e := p.send(t, call{method: "POST", path: "/login", body: strings.Repeat("a", maxBody+1)}).
-		want(t, http.StatusRequestEntityTooLarge).refusal(t)
+		want(t, http.StatusRequestEntityTooLarge).jsonError(t)
 	if e.Error != codeInvalid {
 		t.Errorf("%+v", e)
 	}
@@ -395,10 +395,10 @@ func TestLargeBodies(t *testing.T) {
 	for _, encoding := range []string{"gzip", "deflate", "br", "identity, gzip"} {
 		p.send(t, call{method: "POST", path: "/login", body: bomb.String(),
 			header: map[string]string{"Content-Encoding": encoding, "Content-Type": "application/json"}}).
-			want(t, http.StatusUnsupportedMediaType).refusal(t)
+			want(t, http.StatusUnsupportedMediaType).jsonError(t)
 	}
 	a := p.send(t, call{path: "/info", header: map[string]string{"X-Long": strings.Repeat("a", 2*maxHeader)}})
-	a.want(t, http.StatusRequestHeaderFieldsTooLarge).refusal(t)
+	a.want(t, http.StatusRequestHeaderFieldsTooLarge).jsonError(t)
 }
 
 type zeros struct{}
@@ -415,7 +415,7 @@ func TestStoreDown(t *testing.T) {
 		"/": 503, "/api/productos": 503,
 	} {
 		a := v.send(t, call{path: path, cookie: cookie}).want(t, status)
-		if status == 503 && (a.refusal(t).Error != codeUnavailable || a.Header.Get("Retry-After") == "") {
+		if status == 503 && (a.jsonError(t).Error != codeUnavailable || a.Header.Get("Retry-After") == "") {
 			t.Errorf("%s: %s", path, a.body)
 		}
 	}

@@ -11,23 +11,23 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// lastBreath is how long handlers get to answer after their work was cancelled.
-const lastBreath = time.Second
+// cancelGrace is how long handlers get to answer after their work was cancelled.
+const cancelGrace = time.Second
 
-// sweepEvery is the mean time between two sweeps of one process.
-const sweepEvery = 10 * time.Minute
+// sweepInterval is the mean time between two sweeps of one process.
+const sweepInterval = 10 * time.Minute
 
-// Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln, which other processes may
-// hold too: only this process stops accepting. It is called once. It fails when the listener does.
+// Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln: only this process stops
+// accepting, other processes may hold the same socket. It is called once. An error is the listener's.
 //
-// The drain: readiness fails and every answer carries Connection: close; websockets are closed with 1012; after
-// DrainDelay, unless the site is replaced, the listener is closed; connections that are idle may bring a last request
-// until DrainIdle has passed; what is in flight may take DrainTimeout more, then its work is cancelled and its
-// connection closed.
+// The drain: readiness fails and every answer has Connection: close; websockets are closed with 1012; after DrainDelay,
+// or at once when the site is replaced, the listener is closed; idle connections may bring a last request until
+// DrainIdle has passed; requests in flight may take DrainTimeout more, then their work is cancelled and their
+// connections are closed.
 func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	defer s.background.Wait()
 	defer s.stop()
-	s.background.Go(func() { _ = s.hub.Run(s.work) }) // fails with nothing
+	s.background.Go(func() { _ = s.hub.Run(s.work) }) // its error is always nil
 	s.background.Go(func() { s.watchSessions(s.work) })
 	s.background.Go(func() { s.sweep(s.work) })
 
@@ -44,64 +44,61 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// Stop ends a drain, or Serve itself, at once: work in flight is cancelled and its connections are closed.
-func (s *Site) Stop() { s.stop() }
-
 func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	s.draining.Store(true)
-	s.sockets.restart()
+	s.clients.restart()
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
 	defer cancel()
 	if s.config.Replaced == nil || !s.config.Replaced() {
-		s.pause(s.config.DrainDelay)
+		s.wait(s.config.DrainDelay)
 		if last, ok := ln.(interface{ RejectNew() error }); ok && last.RejectNew() == nil {
-			s.pause(lastCallers)
+			s.wait(connectGrace)
 		}
 	}
 	_ = ln.Close()
-	<-accepting // what was accepted at that moment is known now
+	<-accepting // every accepted connection is in s.conns now
 	s.conns.wait(idle)
 
-	// Only now: fasthttp's Shutdown closes idle connections at once, and a request may be on its way on one of them.
-	patience, cancel := context.WithTimeout(s.work, s.config.DrainTimeout)
+	// Not earlier: fasthttp's Shutdown closes idle connections at once, and a request may be on its way on one of them.
+	inFlight, cancel := context.WithTimeout(s.work, s.config.DrainTimeout)
 	defer cancel()
-	_ = s.app.Server().ShutdownWithContext(patience)
+	_ = s.app.Server().ShutdownWithContext(inFlight)
 
 	s.stop()
-	breath, cancel := context.WithTimeout(context.Background(), lastBreath)
+	grace, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
-	s.conns.wait(breath) // what was cancelled says so to its client
-	s.sockets.wait(breath)
+	s.conns.wait(grace) // cancelled handlers tell their clients
+	s.clients.wait(grace)
 	s.conns.close()
 }
 
-// lastCallers is how long those who were connecting when the listener was told to take no more have to get through.
-const lastCallers = 200 * time.Millisecond
+// connectGrace is how long handshakes that began before RejectNew get to end.
+const connectGrace = 200 * time.Millisecond
 
-// pause waits, but not when everything has to end at once.
-func (s *Site) pause(d time.Duration) {
+// wait waits for d, or until the work is cancelled.
+func (s *Site) wait(d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-s.work.Done():
 	}
 }
 
-// sweep has the store forget expired sessions and counters, every few minutes until ctx ends. All processes do so, at
+// sweep deletes expired sessions and counters from the store every few minutes until ctx ends. All processes do so, at
 // different times.
 func (s *Site) sweep(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)):
+		case <-time.After(sweepInterval/2 + rand.N(sweepInterval)):
 		}
 		if _, err := s.config.Store.Sweep(ctx, time.Now()); err != nil {
-			s.log.Warn("expired sessions not swept", "error", err)
+			s.log.Warn("expired sessions not deleted", "error", err)
 		}
 	}
 }
 
-// conns knows the open connections that speak HTTP; websockets have left it.
+// conns are the open HTTP connections, without websockets.
 type conns struct {
 	mu   *sync.Mutex
 	open map[net.Conn]struct{}
@@ -109,8 +106,8 @@ type conns struct {
 
 func newConns() conns { return conns{new(sync.Mutex), make(map[net.Conn]struct{})} }
 
-// state is fasthttp's hook.
-func (cs conns) state(c net.Conn, state fasthttp.ConnState) {
+// setState is fasthttp's ConnState hook.
+func (cs conns) setState(c net.Conn, state fasthttp.ConnState) {
 	switch state {
 	case fasthttp.StateNew:
 		cs.mu.Lock()
@@ -142,6 +139,7 @@ func (cs conns) wait(ctx context.Context) {
 	}
 }
 
+// close cuts off the connections that are left.
 func (cs conns) close() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

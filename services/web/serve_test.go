@@ -94,7 +94,7 @@ func serve(t *testing.T, s *Site, ln net.Listener) *serving {
 	ctx, cancel := context.WithCancel(context.Background())
 	v := &serving{Site: s, url: "http://" + ln.Addr().String(), drain: cancel, finished: make(chan error, 1)}
 	go func() { v.finished <- s.Serve(ctx, ln) }()
-	t.Cleanup(func() { cancel(); s.Stop(); v.end(t) })
+	t.Cleanup(func() { cancel(); s.stop(); v.end(t) })
 	return v
 }
 
@@ -268,7 +268,7 @@ func TestStop(t *testing.T) {
 	}
 	get(t, v.url+"/healthz")
 	v.drain()
-	site.Stop()
+	site.stop()
 	v.end(t)
 }
 

@@ -14,19 +14,19 @@ import (
 
 const (
 	sessionLength = 10 * time.Minute // from the last access
-	touchEvery    = time.Second      // several accesses within this move the end once
-	// patience is how long a request asks the store in all, so that it can say within 3 s that it does not answer.
-	patience = 2500 * time.Millisecond
+	touchInterval = time.Second      // accesses within it extend the session once
+	// storeTimeout limits all calls of the store in one request, so that a 503 comes within 3 s.
+	storeTimeout = 2500 * time.Millisecond
 )
 
-var loginNeeded = &failure{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "error.login"}
+var errLoginRequired = &httpError{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "error.login"}
 
-// asking bounds what a request asks of the store.
-func (s *Site) asking() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(s.work, patience)
+// storeContext is the context of a request's calls of the store.
+func (s *Site) storeContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(s.work, storeTimeout)
 }
 
-// cookieName: with __Host- browsers accept the cookie by TLS only and for this host alone.
+// cookieName returns the cookie's name. Browsers accept __Host- names only over TLS and for exactly this host.
 func cookieName(secure bool) string {
 	if secure {
 		return "__Host-balanza"
@@ -34,6 +34,7 @@ func cookieName(secure bool) string {
 	return "balanza"
 }
 
+// setCookie sets the session cookie; an empty value deletes it.
 func setCookie(c *fiber.Ctx, value string) {
 	cookie := fiber.Cookie{
 		Name:        cookieName(secure(c)),
@@ -42,7 +43,7 @@ func setCookie(c *fiber.Ctx, value string) {
 		Secure:      secure(c),
 		HTTPOnly:    true,
 		SameSite:    fiber.CookieSameSiteLaxMode,
-		SessionOnly: true, // the store knows when it ends
+		SessionOnly: true, // the store decides when it ends
 	}
 	if value == "" {
 		cookie.SessionOnly, cookie.MaxAge, cookie.Expires = false, -1, time.Unix(0, 0)
@@ -50,7 +51,7 @@ func setCookie(c *fiber.Ctx, value string) {
 	c.Cookie(&cookie)
 }
 
-// sessionID gives what the cookie says, or nothing when it cannot be one of ours.
+// sessionID returns the session id of the cookie, empty when there is none or it cannot be one.
 func sessionID(c *fiber.Ctx) string {
 	id := string(c.Request().Header.Cookie(cookieName(secure(c))))
 	if b, err := base64.RawURLEncoding.DecodeString(id); err != nil || len(b) != 32 {
@@ -59,36 +60,37 @@ func sessionID(c *fiber.Ctx) string {
 	return id
 }
 
-// session gives the session of a request and moves its end. It fails with loginNeeded.
-func (s *Site) session(ctx context.Context, c *fiber.Ctx) (store.Session, error) {
+// currentSession returns the session of a request and extends it. It fails with errLoginRequired.
+func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session, error) {
 	id := sessionID(c)
 	if id == "" {
-		return store.Session{}, loginNeeded
+		return store.Session{}, errLoginRequired
 	}
 	session, err := s.config.Store.Session(ctx, id, time.Now())
 	if errors.Is(err, store.ErrNotFound) {
-		return store.Session{}, loginNeeded
+		return store.Session{}, errLoginRequired
 	}
 	if err == nil {
-		err = s.touch(ctx, &session)
+		err = s.touchSession(ctx, &session)
 	}
 	return session, err
 }
 
-func (s *Site) touch(ctx context.Context, session *store.Session) error {
+// touchSession extends a session to sessionLength from now, unless that was done within touchInterval.
+func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
 	expires := time.Now().Add(sessionLength)
-	if expires.Sub(session.Expires) < touchEvery {
+	if expires.Sub(session.Expires) < touchInterval {
 		return nil
 	}
 	session.Expires = expires
 	return s.config.Store.TouchSession(ctx, session.ID, expires)
 }
 
-// open begins a new session, which takes the place of the one that the request came with: an id that somebody else may
-// have planted in the browser never becomes a logged-in one.
-func (s *Site) open(ctx context.Context, c *fiber.Ctx, email string) error {
+// startSession starts a session with a new id, in place of the request's session: an id that somebody else has put into
+// the browser never becomes a logged-in one (session fixation).
+func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, email string) error {
 	if old := sessionID(c); old != "" {
-		if err := s.close(ctx, old); err != nil {
+		if err := s.endSession(ctx, old); err != nil {
 			return err
 		}
 	}
@@ -106,23 +108,23 @@ func (s *Site) open(ctx context.Context, c *fiber.Ctx, email string) error {
 	return nil
 }
 
-// close ends a session and tells every process, whose websockets of that session end then.
-func (s *Site) close(ctx context.Context, id string) error {
+// endSession deletes a session. Every process gets the log entry and closes its websockets of that session.
+func (s *Site) endSession(ctx context.Context, id string) error {
 	if err := s.config.Store.DeleteSession(ctx, id); err != nil {
 		return err
 	}
 	if _, err := s.config.Log.Append(ctx, store.Entry{Kind: store.LoggedOut, Subject: id}); err != nil {
-		s.log.Warn("log-out not told; other processes will find it by themselves", "error", err)
+		s.log.Warn("log-out not in the log; other processes find it at their next look-up", "error", err)
 	}
 	return nil
 }
 
-// loggedIn wraps what only a user may ask: pages lead to the log-in, others get 401.
+// loggedIn wraps a handler that needs a session: without one pages redirect to the log-in, other clients get 401.
 func (s *Site) loggedIn(h func(*fiber.Ctx, store.Session) error) fiber.Handler {
 	return func(c *fiber.Ctx) error {
-		ctx, cancel := s.asking()
+		ctx, cancel := s.storeContext()
 		defer cancel()
-		session, err := s.session(ctx, c)
+		session, err := s.currentSession(ctx, c)
 		if err != nil {
 			return err
 		}

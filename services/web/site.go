@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ import (
 	"balanza/services/store"
 )
 
-// Process says who answers; it is shown by /info and, in part, by the headers of every answer.
+// Process describes the process that answers. /info shows it, and the headers of every answer name it.
 type Process struct {
 	Name    string    // the server's name, may be empty
 	Mode    string    // FORK or CLUSTER
@@ -32,25 +33,25 @@ type Process struct {
 	Started time.Time // of the process
 }
 
-// Config is what a site needs. Store, Log, Process and Logger must be set. The log is run by whoever made it, until
-// Serve has returned.
+// Config is what a site needs. Store, Log, Process and Logger must be set. The caller runs the log until Serve has
+// returned.
 type Config struct {
 	Store   store.Store
 	Log     *store.Log
 	Process Process
 	Logger  *slog.Logger
 
-	// TrustedProxies are the addresses and CIDR ranges whose X-Forwarded-Proto, and the last address of whose
-	// X-Forwarded-For, are believed.
+	// TrustedProxies are the addresses and CIDR ranges of proxies. X-Forwarded-Proto, and the last address of
+	// X-Forwarded-For, are believed when a request comes from one of them.
 	TrustedProxies []string
 
-	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers can notice.
+	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers notice first.
 	DrainDelay time.Duration
-	// Replaced, when set, says at the start of a drain whether others go on accepting on the same listener: then it is
-	// closed without delay.
+	// Replaced, when set, tells at the start of a drain whether other processes go on accepting on the same listener:
+	// then it is closed without delay.
 	Replaced func() bool
-	// DrainIdle is how long, from the start of the drain, an idle connection may still bring its next request, which is
-	// answered with Connection: close. 0 means 2 s.
+	// DrainIdle is how long, from the start of the drain, idle connections stay open. A request that comes on one of
+	// them is answered with Connection: close. 0 means 2 s.
 	DrainIdle time.Duration
 	// DrainTimeout is how long requests in flight may take after that. 0 means 10 s.
 	DrainTimeout time.Duration
@@ -65,7 +66,7 @@ const (
 	maxHeader = 8 << 10  // bytes
 
 	readTimeout = 30 * time.Second
-	// Longer than nginx keeps its upstream connections (60 s), or it would send requests into closed sockets.
+	// nginx keeps its upstream connections for 60 s; with a shorter time here it would send requests into closed sockets.
 	idleTimeout = 75 * time.Second
 )
 
@@ -74,27 +75,27 @@ type Site struct {
 	config  Config
 	log     *slog.Logger
 	app     *fiber.App
-	handler fasthttp.RequestHandler // what every request goes through
+	handler fasthttp.RequestHandler // the outermost one
 	info    *info
 	metrics *metrics
 	conns   conns
-	sockets sockets
+	clients clients
 	hub     *chat.Hub
 	hashers hashers
 	pages   *template.Template
 	assets  assets
 	texts   map[string]texts // by language
 
-	outages rate.Sometimes // an outage of the store meets every request
+	outages rate.Sometimes // limits the log lines of an outage, which every request meets
 
 	started, draining atomic.Bool
-	work              context.Context // ends when what is in flight has to give up
+	work              context.Context // of handlers; it ends when the drain's time is over
 	stop              context.CancelFunc
-	background        sync.WaitGroup // what Serve started
+	background        sync.WaitGroup // the goroutines that Serve starts
 }
 
-// New returns a site that serves nothing yet. It fails when the configuration cannot be used; a store that does not
-// answer is no failure.
+// New returns a site that Serve brings to life. The error names what is wrong with the configuration. The store may be
+// down.
 func New(config Config) (*Site, error) {
 	for _, proxy := range config.TrustedProxies {
 		if err := checkProxy(proxy); err != nil {
@@ -142,12 +143,12 @@ func New(config Config) (*Site, error) {
 		DisablePreParseMultipartForm: true,
 		EnableTrustedProxyCheck:      true,
 		TrustedProxies:               config.TrustedProxies,
-		ErrorHandler:                 s.refuse,
+		ErrorHandler:                 s.writeError,
 	})
 	s.routes()
-	s.handler = s.door(s.app.Handler())
+	s.handler = s.recoverPanics(s.app.Handler())
 	s.app.Server().Handler = s.handler
-	s.app.Server().ConnState = s.conns.state
+	s.app.Server().ConnState = s.conns.setState
 	return s, nil
 }
 
@@ -175,21 +176,22 @@ func (s *Site) routes() {
 	s.post("/signup", s.signup, "/register")
 	s.get("/faillogin", s.page("faillogin"))
 	s.get("/failsignup", s.page("failsignup"))
-	s.get("/logout", guard(s.loggedIn(s.logout)))
+	s.get("/logout", checkOrigin(s.loggedIn(s.logout)))
 	s.post("/logout", s.loggedIn(s.logout))
 
 	s.get("/api/productos", s.products)
 	s.post("/api/productos", s.loggedIn(s.createProduct))
 	s.get("/api/productos/:id", s.product)
-	s.change(fiber.MethodPut, "/api/productos/:id", s.loggedIn(s.updateProduct))
-	s.change(fiber.MethodDelete, "/api/productos/:id", s.loggedIn(s.deleteProduct))
+	s.handleUnsafe(fiber.MethodPut, "/api/productos/:id", s.loggedIn(s.updateProduct))
+	s.handleUnsafe(fiber.MethodDelete, "/api/productos/:id", s.loggedIn(s.deleteProduct))
 	s.get("/api/productos-test", s.mockProducts)
 	s.get("/productos-test", s.showMockProducts)
 
-	s.get("/ws", s.socket)
+	s.get("/ws", s.openWebsocket)
 	s.app.Use(s.counted("other", "other", notImplemented))
 }
 
+// get registers a route that changes nothing, under a path and its aliases.
 func (s *Site) get(path string, h fiber.Handler, aliases ...string) {
 	counted := s.counted(fiber.MethodGet, path, h)
 	for _, p := range append(aliases, path) {
@@ -199,21 +201,21 @@ func (s *Site) get(path string, h fiber.Handler, aliases ...string) {
 
 func (s *Site) post(path string, h fiber.Handler, aliases ...string) {
 	for _, p := range append(aliases, path) {
-		s.change(fiber.MethodPost, p, h)
+		s.handleUnsafe(fiber.MethodPost, p, h)
 	}
 }
 
-// change registers what changes something.
-func (s *Site) change(method, path string, h fiber.Handler) {
-	s.app.Add(method, path, s.counted(method, path, guard(h)))
+// handleUnsafe registers a route that changes something (RFC 9110, 9.2.1), and so must not be called by other sites.
+func (s *Site) handleUnsafe(method, path string, h fiber.Handler) {
+	s.app.Add(method, path, s.counted(method, path, checkOrigin(h)))
 }
 
-// home is the application, for users only.
+// home shows the application to a user. Browsers that are not logged in are redirected to the log-in.
 func (s *Site) home(c *fiber.Ctx) error {
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
-	session, err := s.session(ctx, c)
-	if err == loginNeeded && !wantsJSON(c, false) {
+	session, err := s.currentSession(ctx, c)
+	if err == errLoginRequired && !wantsJSON(c, false) {
 		return c.Redirect("/login", fiber.StatusSeeOther)
 	}
 	if err != nil {
@@ -222,7 +224,7 @@ func (s *Site) home(c *fiber.Ctx) error {
 	return s.show(c, "home", Page{Email: session.Email})
 }
 
-// counted wraps a route's handler: what it returns becomes the answer, and the answer is counted.
+// counted wraps a route's handler: an error that it returns becomes the answer, and the answer is counted.
 func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 	route := s.metrics.route(method, path)
 	return func(c *fiber.Ctx) error {
@@ -231,16 +233,16 @@ func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 			err = h(c)
 		}
 		if err != nil {
-			err = s.refuse(c, err)
+			err = s.writeError(c, err)
 		}
-		if c.Context().ConnRequestNum() > 0 { // not what Healthy asks: that came over no connection
+		if c.Context().ConnRequestNum() > 0 { // Healthy calls the handler without a connection
 			route.count(c.Response().StatusCode(), time.Since(c.Context().Time()))
 		}
 		return err
 	}
 }
 
-// checkQuery refuses nested names such as users[99999999], which no route takes.
+// checkQuery rejects nested names such as users[99999999]: no route takes them, and Fiber would allocate for the index.
 func checkQuery(c *fiber.Ctx) error {
 	if len(c.Context().URI().QueryString()) == 0 {
 		return nil
@@ -253,22 +255,22 @@ func checkQuery(c *fiber.Ctx) error {
 	return nil
 }
 
-// door is what every request passes, whatever Fiber makes of it.
-func (s *Site) door(next fasthttp.RequestHandler) fasthttp.RequestHandler {
+// recoverPanics wraps the Fiber handler: it runs for every request, including those whose method Fiber rejects.
+func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
-		defer s.sign(c)
+		defer s.setCommonHeaders(c)
 		defer func() {
-			if r := recover(); r != nil { // fasthttp has no recover: one request would end the process
-				s.log.Error("panic in a handler", "path", string(c.Path()), "panic", r, "stack", stack())
+			if r := recover(); r != nil { // fasthttp does not recover: one request would end the process
+				s.log.Error("panic in a handler", "path", string(c.Path()), "panic", r, "stack", string(debug.Stack()))
 				c.Response.Reset()
 				c.SetStatusCode(fasthttp.StatusInternalServerError)
 				c.SetConnectionClose()
 			}
 		}()
-		if !slices.Contains(fiber.DefaultMethods, string(c.Method())) { // Fiber answers these in a form of its own
+		if !slices.Contains(fiber.DefaultMethods, string(c.Method())) { // Fiber would answer these in its own form
 			unknown := s.app.AcquireCtx(c)
 			defer s.app.ReleaseCtx(unknown)
-			_ = s.refuse(unknown, notImplemented(unknown))
+			_ = s.writeError(unknown, notImplemented(unknown))
 			return
 		}
 		next(c)
@@ -282,8 +284,8 @@ var (
 	nosniff       = []byte("nosniff")
 )
 
-// sign adds what every answer carries.
-func (s *Site) sign(c *fasthttp.RequestCtx) {
+// setCommonHeaders sets the headers of every answer.
+func (s *Site) setCommonHeaders(c *fasthttp.RequestCtx) {
 	h := &c.Response.Header
 	h.SetCanonical(headerPid, s.info.pid)
 	h.SetCanonical(headerServer, s.info.server)
@@ -293,14 +295,15 @@ func (s *Site) sign(c *fasthttp.RequestCtx) {
 	}
 }
 
+// ready answers 200 between the start of Serve and the start of the drain.
 func (s *Site) ready(c *fiber.Ctx) error {
 	if !s.started.Load() || s.draining.Load() {
-		return stopping
+		return errStopping
 	}
 	return c.SendString("ready\n")
 }
 
-// Healthy is nil when the site answers /healthz, asked past the network.
+// Healthy returns nil when the site answers /healthz. It calls the handler itself, without a connection.
 func (s *Site) Healthy() error {
 	var c fasthttp.RequestCtx
 	c.Init(&fasthttp.Request{}, nil, nil)

@@ -29,14 +29,18 @@ type process struct {
 	store store.Store
 }
 
-// startProcess starts a process on the database of that folder.
+// startProcess starts a process on the database of that folder, through config.Store if that is a touchPanics.
 func startProcess(t *testing.T, folder string, config Config) *process {
 	t.Helper()
-	st, err := sqlitestore.Open(t.Context(), filepath.Join(folder, "balanza.db"))
+	db, err := sqlitestore.Open(t.Context(), filepath.Join(folder, "balanza.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { st.Close() })
+	t.Cleanup(func() { db.Close() })
+	st := store.Store(db)
+	if wrapper, ok := config.Store.(*touchPanics); ok {
+		wrapper.Store, st = db, wrapper
+	}
 	log := store.NewLog(st)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -155,10 +159,10 @@ func (a answered) want(t *testing.T, status int) answered {
 	return a
 }
 
-// refusal reads a JSON error.
-func (a answered) refusal(t *testing.T) answer {
+// jsonError reads a JSON error.
+func (a answered) jsonError(t *testing.T) errorBody {
 	t.Helper()
-	var e answer
+	var e errorBody
 	if err := json.Unmarshal([]byte(a.body), &e); err != nil || e.Error >= 0 || e.Descripcion == "" {
 		t.Fatalf("%s %s: no JSON error: %.300s", a.Request.Method, a.Request.URL.Path, a.body)
 	}
@@ -227,8 +231,8 @@ func (v *serving) openAfter(t *testing.T, cookie *http.Cookie, entry int64) page
 	return page{conn}
 }
 
-// told is any frame that the server sends.
-type told struct {
+// serverFrame is any frame that the server sends.
+type serverFrame struct {
 	Type        string
 	ClientID    string
 	ID          any
@@ -245,10 +249,10 @@ type told struct {
 }
 
 // next returns the next frame of a type.
-func (p page) next(t *testing.T, kind string) told {
+func (p page) next(t *testing.T, kind string) serverFrame {
 	t.Helper()
 	for {
-		var f told
+		var f serverFrame
 		if err := p.ReadJSON(&f); err != nil {
 			t.Fatalf("waiting for %s: %v", kind, err)
 		}
@@ -272,7 +276,7 @@ func (p page) closed(t *testing.T) int {
 	}
 }
 
-func (p page) say(t *testing.T, frame string) {
+func (p page) write(t *testing.T, frame string) {
 	t.Helper()
 	if err := p.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 //go:embed texts/*.json
 var textFiles embed.FS
 
-// texts are one language's sentences by key, as formats of fmt.
+// texts are the sentences of one language by key, in the formats of package fmt.
 type texts map[string]string
 
 // loadTexts reads every file of texts/; a file's name starts with its language: es.json, es.errors.json.
@@ -27,16 +27,16 @@ func loadTexts() (map[string]texts, error) {
 		if err != nil {
 			return nil, err
 		}
-		known := languages[language]
-		if err := json.Unmarshal(content, &known); err != nil {
+		sentences := languages[language]
+		if err := json.Unmarshal(content, &sentences); err != nil {
 			return nil, fmt.Errorf("texts/%s: %w", file.Name(), err)
 		}
 	}
 	return languages, nil
 }
 
-// say gives the text of a key, or the key where there is none.
-func (t texts) say(key string, args ...any) string {
+// format returns the text of a key, or the key where there is none.
+func (t texts) format(key string, args ...any) string {
 	text, ok := t[key]
 	switch {
 	case !ok:

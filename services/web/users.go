@@ -13,42 +13,42 @@ import (
 )
 
 const (
-	longestEmail = 254 // characters, as RFC 5321 has it
-	longestName  = 100
-	longestAlias = 50
-	oldest       = 150 // years
+	maxEmail = 254 // characters (RFC 5321, 4.5.3.1)
+	maxName  = 100
+	maxAlias = 50
+	maxAge   = 150 // years
 )
 
-// The answers to a log-in and to a sign-up that fail. Which of email and password is wrong is not told.
+// Errors of the log-in and the sign-up. The former does not say which of email and password is wrong.
 var (
-	wrongLogin = &failure{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "faillogin.text"}
-	emailTaken = &failure{status: fiber.StatusConflict, code: codeTaken, text: "failsignup.text", field: "email"}
+	errWrongCredentials = &httpError{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "faillogin.text"}
+	errEmailTaken       = &httpError{status: fiber.StatusConflict, code: codeTaken, text: "failsignup.text", field: "email"}
 )
 
-// account is what /login and /signup answer as JSON.
+// account is the JSON answer of /login and /signup.
 type account struct {
 	Email string `json:"email"`
 }
 
-// login answers the log-in form.
+// login handles the log-in form.
 func (s *Site) login(c *fiber.Ctx) error {
-	f, err := readFields(c)
+	f, err := readForm(c)
 	if err != nil {
 		return err
 	}
 	email, err := s.authenticate(c, f)
-	if err == wrongLogin && !speaksJSON(c) {
+	if err == errWrongCredentials && !acceptsJSON(c) {
 		return c.Redirect("/faillogin", fiber.StatusSeeOther)
 	}
 	if err != nil {
-		return s.again(c, "login", f, err)
+		return s.redisplayForm(c, "login", f, err)
 	}
-	return s.welcome(c, email, fiber.StatusOK)
+	return s.logIn(c, email, fiber.StatusOK)
 }
 
-// authenticate gives the email of the user whose email and password the fields are. It fails with wrongLogin.
-func (s *Site) authenticate(c *fiber.Ctx, f fields) (string, error) {
-	email, err := f.text("email", 1, longestEmail)
+// authenticate returns the email of the user whose email and password the form has. It fails with errWrongCredentials.
+func (s *Site) authenticate(c *fiber.Ctx, f form) (string, error) {
+	email, err := f.text("email", 1, maxEmail)
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +57,7 @@ func (s *Site) authenticate(c *fiber.Ctx, f fields) (string, error) {
 	if !ok || password == "" {
 		return "", invalid("password", "error.text", "password")
 	}
-	forget, hash, err := s.findHash(c, email)
+	undo, hash, err := s.findHash(c, email)
 	if err != nil {
 		return "", err
 	}
@@ -66,52 +66,52 @@ func (s *Site) authenticate(c *fiber.Ctx, f fields) (string, error) {
 	case err != nil:
 		return "", err
 	case !matches:
-		return "", wrongLogin
+		return "", errWrongCredentials
 	}
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
-	return email, forget(ctx)
+	return email, undo(ctx)
 }
 
-// findHash counts an attempt to log in and gives the hash of the user's password, none when there is no such user.
-func (s *Site) findHash(c *fiber.Ctx, email string) (forget func(context.Context) error, hash []byte, err error) {
-	ctx, cancel := s.asking()
+// findHash counts the attempt to log in and returns the hash of the user's password, nil when there is no such user.
+func (s *Site) findHash(c *fiber.Ctx, email string) (undo func(context.Context) error, hash []byte, err error) {
+	ctx, cancel := s.storeContext()
 	defer cancel()
-	if forget, err = s.attempt(ctx, c, email); err != nil {
+	if undo, err = s.countLogin(ctx, c, email); err != nil {
 		return nil, nil, err
 	}
 	user, err := s.config.Store.User(ctx, email)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, nil, err
 	}
-	return forget, user.PasswordHash, nil
+	return undo, user.PasswordHash, nil
 }
 
-// signup answers the sign-up form.
+// signup handles the sign-up form.
 func (s *Site) signup(c *fiber.Ctx) error {
-	f, err := readFields(c)
+	f, err := readForm(c)
 	if err != nil {
 		return err
 	}
 	user, err := s.register(f)
-	if err == emailTaken && !speaksJSON(c) {
+	if err == errEmailTaken && !acceptsJSON(c) {
 		return c.Redirect("/failsignup", fiber.StatusSeeOther)
 	}
 	if err != nil {
-		return s.again(c, "signup", f, err)
+		return s.redisplayForm(c, "signup", f, err)
 	}
-	return s.welcome(c, user.Email, fiber.StatusCreated)
+	return s.logIn(c, user.Email, fiber.StatusCreated)
 }
 
-// register creates a user. It fails with emailTaken.
-func (s *Site) register(f fields) (store.User, error) {
+// register creates a user. It fails with errEmailTaken.
+func (s *Site) register(f form) (store.User, error) {
 	author, err := readAuthor(f)
 	if err != nil {
 		return store.User{}, err
 	}
 	password, ok := f["password"].(string)
 	if !ok {
-		return store.User{}, invalid("password", "error.password", shortestPassword, longestPassword)
+		return store.User{}, invalid("password", "error.password", minPassword, maxPassword)
 	}
 	if err := checkPassword(password, author.ID); err != nil {
 		return store.User{}, err
@@ -120,28 +120,28 @@ func (s *Site) register(f fields) (store.User, error) {
 	if err != nil {
 		return store.User{}, err
 	}
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
 	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: time.Now().UTC()}
 	err = s.config.Store.CreateUser(ctx, user)
 	if errors.Is(err, store.ErrTaken) {
-		err = emailTaken
+		err = errEmailTaken
 	}
 	return user, err
 }
 
-// readAuthor reads the profile of who signs up, under the email as the store keeps it.
-func readAuthor(f fields) (a store.Author, err error) {
+// readAuthor reads the profile of a new user, whose id is the normalised email.
+func readAuthor(f form) (a store.Author, err error) {
 	if a.ID, err = readEmail(f); err != nil {
 		return a, err
 	}
-	if a.Nombre, err = f.text("nombre", 1, longestName); err != nil {
+	if a.Nombre, err = f.text("nombre", 1, maxName); err != nil {
 		return a, err
 	}
-	if a.Apellido, err = f.text("apellido", 1, longestName); err != nil {
+	if a.Apellido, err = f.text("apellido", 1, maxName); err != nil {
 		return a, err
 	}
-	age, err := f.number("edad", 1, oldest)
+	age, err := f.number("edad", 1, maxAge)
 	if err != nil {
 		return a, err
 	}
@@ -149,7 +149,7 @@ func readAuthor(f fields) (a store.Author, err error) {
 	if age != float64(a.Edad) {
 		return a, invalid("edad", "error.whole", "edad")
 	}
-	if a.Alias, err = f.text("alias", 1, longestAlias); err != nil {
+	if a.Alias, err = f.text("alias", 1, maxAlias); err != nil {
 		return a, err
 	}
 	if f["avatar"] != nil && f["avatar"] != "" {
@@ -158,8 +158,9 @@ func readAuthor(f fields) (a store.Author, err error) {
 	return a, err
 }
 
-func readEmail(f fields) (string, error) {
-	text, err := f.text("email", 1, longestEmail)
+// readEmail reads an address without a display name or quotes.
+func readEmail(f form) (string, error) {
+	text, err := f.text("email", 1, maxEmail)
 	if err != nil {
 		return "", err
 	}
@@ -170,37 +171,37 @@ func readEmail(f fields) (string, error) {
 	return store.NormalEmail(text), nil
 }
 
-// welcome opens a session for a user who has just proved to be one.
-func (s *Site) welcome(c *fiber.Ctx, email string, status int) error {
-	ctx, cancel := s.asking()
+// logIn starts a session for a user whose password was checked.
+func (s *Site) logIn(c *fiber.Ctx, email string, status int) error {
+	ctx, cancel := s.storeContext()
 	defer cancel()
-	if err := s.open(ctx, c, email); err != nil {
+	if err := s.startSession(ctx, c, email); err != nil {
 		return err
 	}
-	if speaksJSON(c) {
+	if acceptsJSON(c) {
 		return c.Status(status).JSON(account{email})
 	}
 	return c.Redirect("/", fiber.StatusSeeOther)
 }
 
-// logout ends the session and says goodbye.
+// logout ends the session and shows the farewell view.
 func (s *Site) logout(c *fiber.Ctx, session store.Session) error {
-	ctx, cancel := s.asking()
+	ctx, cancel := s.storeContext()
 	defer cancel()
-	if err := s.close(ctx, session.ID); err != nil {
+	if err := s.endSession(ctx, session.ID); err != nil {
 		return err
 	}
 	setCookie(c, "")
-	if speaksJSON(c) {
+	if acceptsJSON(c) {
 		return c.JSON(account{session.Email})
 	}
 	return s.show(c, "logout", Page{Email: session.Email})
 }
 
-// again shows a form with what was wrong, and with what was typed but for the password.
-func (s *Site) again(c *fiber.Ctx, page string, typed fields, err error) error {
-	f, ok := errors.AsType[*failure](err)
-	if !ok || f.field == "" || speaksJSON(c) {
+// redisplayForm shows a form again with the error and with the typed values, except the password.
+func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed form, err error) error {
+	f, ok := errors.AsType[*httpError](err)
+	if !ok || f.field == "" || acceptsJSON(c) {
 		return err
 	}
 	values := make(map[string]string)
@@ -210,10 +211,10 @@ func (s *Site) again(c *fiber.Ctx, page string, typed fields, err error) error {
 		}
 	}
 	c.Status(f.status)
-	return s.show(c, page, Page{Error: s.texts[lang(c)].say(f.text, f.args...), Field: f.field, Data: values})
+	return s.show(c, page, Page{Error: s.texts[lang(c)].format(f.text, f.args...), Field: f.field, Data: values})
 }
 
-// speaksJSON tells whether a client that posts to a page wants JSON back: it says so, or posts JSON itself.
-func speaksJSON(c *fiber.Ctx) bool {
+// acceptsJSON tells whether a client that posts to a page wants JSON back: by its Accept header, or since it posts JSON.
+func acceptsJSON(c *fiber.Ctx) bool {
 	return wantsJSON(c, strings.HasPrefix(c.Get(fiber.HeaderContentType), fiber.MIMEApplicationJSON))
 }

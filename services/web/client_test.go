@@ -1,60 +1,64 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+
+	"balanza/services/store"
 )
 
-// TestChat: what is said on one process is acknowledged there and told on another, once, in order, with its author.
+// A message sent to one process is acknowledged there and reaches a page of another, once, in order, with its author.
 func TestChat(t *testing.T) {
 	folder := t.TempDir()
 	one, other := startProcess(t, folder, Config{}), startProcess(t, folder, Config{})
 	addUser(t, one.store, "ana@example.org")
 	cookie := addSession(t, one.store, "ana@example.org")
-	speaker, listener := one.open(t, cookie), other.open(t, cookie)
-	speaker.next(t, "chat")
-	listener.next(t, "chat")
+	sender, receiver := one.open(t, cookie), other.open(t, cookie)
+	sender.next(t, "chat")
+	receiver.next(t, "chat")
 
 	const n = 20
 	for i := range n {
 		frame := fmt.Sprintf(`{"type":"message","text":"%d","clientId":"c%d"}`, i, i)
-		speaker.say(t, frame)
-		speaker.say(t, frame) // once more, as a page does that got no acknowledgement
+		sender.write(t, frame)
+		sender.write(t, frame) // as a page repeats a message that was not acknowledged
 	}
-	speaker.say(t, `{"text":"plain","clientId":"p"}`)
+	sender.write(t, `{"text":"plain","clientId":"p"}`)
 	ids := make(map[string]any)
 	for range 2*n + 1 {
-		ack := speaker.next(t, "ack")
+		ack := sender.next(t, "ack")
 		if known, twice := ids[ack.ClientID]; twice && known != ack.ID {
 			t.Errorf("%s is both %v and %v", ack.ClientID, known, ack.ID)
 		}
 		ids[ack.ClientID] = ack.ID
 	}
-	var heard []string
+	var received []string
 	var last int64
-	for len(heard) < n+1 {
-		f := listener.next(t, "chat")
+	for len(received) < n+1 {
+		f := receiver.next(t, "chat")
 		for _, id := range f.Normalised.Entities.Chats["mensajes"].Mensajes {
 			m := f.Normalised.Entities.Messages[fmt.Sprint(id)]
 			if m.Author != "ana@example.org" {
 				t.Errorf("%+v", m)
 			}
-			heard = append(heard, m.Text)
+			received = append(received, m.Text)
 		}
 		last = f.Last
 	}
-	for i, text := range append(heard[:n:n], "") {
+	for i, text := range append(received[:n:n], "") {
 		if i < n && text != fmt.Sprint(i) {
-			t.Fatalf("heard %v", heard)
+			t.Fatalf("received %v", received)
 		}
 	}
-	if heard[n] != "plain" {
-		t.Errorf("heard %v", heard)
+	if received[n] != "plain" {
+		t.Errorf("received %v", received)
 	}
 
 	conn, a := one.dial(t, cookie, one.url, "?after=yesterday")
@@ -62,17 +66,17 @@ func TestChat(t *testing.T) {
 		t.Errorf("after yesterday: %v", a)
 	}
 
-	// Who was away gets what came after, who says nothing gets all.
-	back, quiet := other.openAfter(t, cookie, last-1), one.open(t, cookie)
-	if f := back.next(t, "chat"); len(f.Normalised.Entities.Messages) != 1 {
+	// A page that names its last entry gets the later ones, another page gets all.
+	returning, first := other.openAfter(t, cookie, last-1), one.open(t, cookie)
+	if f := returning.next(t, "chat"); len(f.Normalised.Entities.Messages) != 1 {
 		t.Errorf("%+v", f)
 	}
-	if f := quiet.next(t, "chat"); len(f.Normalised.Entities.Messages) != n+1 {
+	if f := first.next(t, "chat"); len(f.Normalised.Entities.Messages) != n+1 {
 		t.Errorf("%+v", f)
 	}
 }
 
-// TestProductEvents: a change made on one process reaches a page on another.
+// A change of a product on one process reaches a page of another.
 func TestProductEvents(t *testing.T) {
 	folder := t.TempDir()
 	one, other := startProcess(t, folder, Config{}), startProcess(t, folder, Config{})
@@ -82,18 +86,18 @@ func TestProductEvents(t *testing.T) {
 	ws.next(t, "chat")
 	a := one.send(t, call{method: "POST", path: "/api/productos", cookie: cookie,
 		json: `{"nombre":"Silla","precio":1,"foto":"https://example.org/a.png"}`}).want(t, http.StatusCreated)
-	place := a.Header.Get("Location")
+	location := a.Header.Get("Location")
 	f := ws.next(t, "product")
-	if f.Product == nil || f.Product.Nombre != "Silla" || place != "/api/productos/"+f.Product.ID {
+	if f.Product == nil || f.Product.Nombre != "Silla" || location != "/api/productos/"+f.Product.ID {
 		t.Errorf("%+v", f)
 	}
-	one.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)
-	if f := ws.next(t, "product"); f.Product != nil || "/api/productos/"+f.ID.(string) != place {
+	one.send(t, call{method: "DELETE", path: location, cookie: cookie}).want(t, http.StatusNoContent)
+	if f := ws.next(t, "product"); f.Product != nil || "/api/productos/"+f.ID.(string) != location {
 		t.Errorf("%+v", f)
 	}
 }
 
-// TestFrames: what a page may not send, and that it is told so.
+// Invalid frames are answered with an error.
 func TestFrames(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -104,27 +108,27 @@ func TestFrames(t *testing.T) {
 		`{"text":" ","clientId":"a"}`, `{"text":"` + strings.Repeat("a", 1001) + `","clientId":"a"}`,
 		`{"text":"a","clientId":"` + strings.Repeat("a", 65) + `"}`,
 	} {
-		ws.say(t, frame)
+		ws.write(t, frame)
 		if e := ws.next(t, "error"); e.Codigo != codeInvalid || e.Descripcion == "" {
 			t.Errorf("%s: %+v", frame, e)
 		}
 	}
-	// Four bytes a character: the longest message there is.
-	ws.say(t, `{"text":"`+strings.Repeat("🦉", 1000)+`","clientId":"owls"}`)
+	// The longest message in bytes: four for each character.
+	ws.write(t, `{"text":"`+strings.Repeat("🦉", 1000)+`","clientId":"owls"}`)
 	ws.next(t, "ack")
-	ws.say(t, strings.Repeat("a", largestFrame+1))
+	ws.write(t, strings.Repeat("a", maxFrame+1))
 	if code := ws.closed(t); code != websocket.CloseMessageTooBig {
 		t.Errorf("closed with %d", code)
 	}
 }
 
-// TestTooManyFrames: who sends faster than people write is slowed down, not cut off.
+// A page that sends too many frames gets errors, and stays connected.
 func TestTooManyFrames(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	ws := p.open(t, addSession(t, p.store, "ana@example.org"))
 	go func() {
-		for range 3 * framesAtOnce {
+		for range 3 * frameBurst {
 			if ws.WriteMessage(websocket.TextMessage, []byte(`{"clientId":"x","type":"nonsense"}`)) != nil {
 				return
 			}
@@ -139,7 +143,7 @@ func TestTooManyFrames(t *testing.T) {
 	}
 }
 
-// TestRestart: a drain sends pages to another process at once, and takes no new ones.
+// A drain closes all websockets with 1012, and accepts no new ones.
 func TestRestart(t *testing.T) {
 	folder := t.TempDir()
 	p := startProcess(t, folder, Config{DrainDelay: time.Second})
@@ -161,7 +165,48 @@ func TestRestart(t *testing.T) {
 		t.Errorf("a new page: %v", a)
 	}
 	p.end(t)
-	if n := p.sockets.count(); n != 0 {
-		t.Errorf("%d left", n)
+	if n := p.clients.count(); n != 0 {
+		t.Errorf("%d are open", n)
 	}
+}
+
+// touchPanics is a store whose TouchSession panics while broken is set.
+type touchPanics struct {
+	store.Store
+	broken atomic.Bool
+}
+
+func (s *touchPanics) TouchSession(ctx context.Context, id string, expires time.Time) error {
+	if s.broken.Load() {
+		panic("a test")
+	}
+	return s.Store.TouchSession(ctx, id, expires)
+}
+
+// A panic in a goroutine that a websocket has started ends this websocket, and neither the process nor others.
+func TestPanicEndsOneWebsocket(t *testing.T) {
+	broken := &touchPanics{}
+	p := startProcess(t, t.TempDir(), Config{Store: broken})
+	var pages []page
+	for _, email := range []string{"ana@example.org", "beto@example.org"} {
+		addUser(t, p.store, email)
+		pages = append(pages, p.open(t, addSession(t, p.store, email)))
+		pages[len(pages)-1].next(t, "chat")
+	}
+	p.clients.mu.Lock()
+	for c := range p.clients.open {
+		c.touching.Lock()
+		c.session.Expires = time.Now() // so that its next message extends the session
+		c.touching.Unlock()
+	}
+	p.clients.mu.Unlock()
+
+	broken.broken.Store(true)
+	pages[0].write(t, `{"text":"a","clientId":"a"}`)
+	if code := pages[0].closed(t); code != websocket.CloseInternalServerErr {
+		t.Errorf("closed with %d", code)
+	}
+	broken.broken.Store(false)
+	pages[1].write(t, `{"text":"b","clientId":"b"}`)
+	pages[1].next(t, "ack")
 }

@@ -14,23 +14,24 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// fields are what a form or a JSON object brings: strings from the one, any JSON value from the other.
-type fields map[string]any
+// form holds the fields of an HTML form or of a JSON object: strings from the former, any JSON value from the latter.
+type form map[string]any
 
-// readFields reads the body. Values are checked when they are asked for; fields that nobody asks for do not matter.
-func readFields(c *fiber.Ctx) (fields, error) {
+// readForm reads the body. Methods of form check the values; unknown fields are ignored.
+func readForm(c *fiber.Ctx) (form, error) {
 	kind, _, _ := strings.Cut(c.Get(fiber.HeaderContentType), ";")
 	switch strings.ToLower(strings.TrimSpace(kind)) {
 	case fiber.MIMEApplicationJSON:
-		return readJSON(c.Request().Body())
+		return readJSONBody(c.Request().Body())
 	case fiber.MIMEApplicationForm:
-		return readForm(c)
+		return readFormBody(c)
 	}
-	return nil, &failure{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.type"}
+	return nil, &httpError{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.type"}
 }
 
-func readJSON(body []byte) (fields, error) {
-	var f fields
+// readJSONBody reads a single JSON object.
+func readJSONBody(body []byte) (form, error) {
+	var f form
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(&f); err != nil || f == nil {
@@ -42,8 +43,9 @@ func readJSON(body []byte) (fields, error) {
 	return f, nil
 }
 
-func readForm(c *fiber.Ctx) (fields, error) {
-	f := make(fields)
+// readFormBody reads a form, in which no field may be repeated or nested.
+func readFormBody(c *fiber.Ctx) (form, error) {
+	f := make(form)
 	for k, v := range c.Request().PostArgs().All() {
 		key := string(k)
 		if strings.ContainsRune(key, '[') {
@@ -57,8 +59,8 @@ func readForm(c *fiber.Ctx) (fields, error) {
 	return f, nil
 }
 
-// text gives a field of shortest to longest characters, without blanks around it and without control characters.
-func (f fields) text(name string, shortest, longest int) (string, error) {
+// text returns a field of shortest to longest characters, trimmed of blanks. Control characters are an error.
+func (f form) text(name string, shortest, longest int) (string, error) {
 	value, ok := f[name]
 	if !ok {
 		value = ""
@@ -74,8 +76,8 @@ func (f fields) text(name string, shortest, longest int) (string, error) {
 	return text, nil
 }
 
-// number gives a field that is a finite number from least to most.
-func (f fields) number(name string, least, most float64) (float64, error) {
+// number returns a field that is a finite number from least to most.
+func (f form) number(name string, least, most float64) (float64, error) {
 	var text string
 	switch value := f[name].(type) {
 	case string:
@@ -90,12 +92,12 @@ func (f fields) number(name string, least, most float64) (float64, error) {
 	return number, nil
 }
 
-// longestURL is how many characters an address of a picture may have.
-const longestURL = 2048
+// maxURL is the longest address of a picture, in characters.
+const maxURL = 2048
 
-// picture gives a field that is an http or https address.
-func (f fields) picture(name string) (string, error) {
-	text, err := f.text(name, 0, longestURL)
+// picture returns a field that is an http or https address.
+func (f form) picture(name string) (string, error) {
+	text, err := f.text(name, 0, maxURL)
 	if err != nil {
 		return "", err
 	}

@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	attemptWindow   = 5 * time.Minute
-	attemptsOnEmail = 10  // failed log-ins from one address for one email in a window
-	attemptsInAll   = 100 // failed log-ins from one address in a window
+	loginWindow         = 5 * time.Minute
+	maxLoginsPerEmail   = 10  // failed log-ins from one address for one email in a window
+	maxLoginsPerAddress = 100 // failed log-ins from one address in a window
 )
 
-// attempt counts a try to log in before it is made, in the store and so over all processes. It refuses when the
-// client's address made too many. Nobody can lock out who comes from another address. What it returns takes the try off
-// the count again.
-func (s *Site) attempt(
+// countLogin counts an attempt to log in before the password is checked, in the store and so over all processes. It
+// fails with 429 when the client's address has made too many: another address is not affected. undo takes the attempt
+// off the count.
+func (s *Site) countLogin(
 	ctx context.Context, c *fiber.Ctx, email string,
-) (forget func(context.Context) error, err error) {
+) (undo func(context.Context) error, err error) {
 	now := time.Now()
-	end := now.Truncate(attemptWindow).Add(attemptWindow)
+	end := now.Truncate(loginWindow).Add(loginWindow)
 	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(clientAddress(c))
 	sum := sha256.Sum256([]byte(email))
 	limits := []struct {
 		key   string
 		limit int
 	}{
-		{start + "/" + hex.EncodeToString(sum[:]), attemptsOnEmail},
-		{start, attemptsInAll},
+		{start + "/" + hex.EncodeToString(sum[:]), maxLoginsPerEmail},
+		{start, maxLoginsPerAddress},
 	}
 	for _, l := range limits {
 		n, err := s.config.Store.Count(ctx, l.key, 1, end)
@@ -43,7 +43,7 @@ func (s *Site) attempt(
 			return nil, err
 		}
 		if n > l.limit {
-			return nil, &failure{
+			return nil, &httpError{
 				status: fiber.StatusTooManyRequests,
 				code:   codeTooMany,
 				text:   "error.attempts",
@@ -54,14 +54,14 @@ func (s *Site) attempt(
 	return func(ctx context.Context) error {
 		for _, l := range limits {
 			if _, err := s.config.Store.Count(ctx, l.key, -1, end); err != nil {
-				return fmt.Errorf("forgetting an attempt: %w", err)
+				return fmt.Errorf("undo the count of a log-in: %w", err)
 			}
 		}
 		return nil
 	}, nil
 }
 
-// clientAddress is who asks: of what a trusted proxy says, the last address, for the proxy itself added that one.
+// clientAddress is the client's address: behind a trusted proxy the last one of X-Forwarded-For, which the proxy added.
 func clientAddress(c *fiber.Ctx) string {
 	if lines := c.Request().Header.PeekAll(fiber.HeaderXForwardedFor); len(lines) > 0 && c.IsProxyTrusted() {
 		chain := string(lines[len(lines)-1])
@@ -70,7 +70,7 @@ func clientAddress(c *fiber.Ctx) string {
 	return c.Context().RemoteIP().String()
 }
 
-// network is what one client can be taken to own: an IPv4 address, or an IPv6 network of 64 bits.
+// network is the range that one client is assumed to own: an IPv4 address, or an IPv6 network of 64 bits.
 func network(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-var crossSite = &failure{status: fiber.StatusForbidden, code: codeUnauthorised, text: "error.crosssite"}
+var errCrossSite = &httpError{status: fiber.StatusForbidden, code: codeUnauthorised, text: "error.crosssite"}
 
-// checkSite refuses requests that another site's page makes, in the way of net/http's CrossOriginProtection: browsers
-// say where a request comes from, and who says nothing is no browser and carries no victim's cookie.
-func checkSite(c *fiber.Ctx) error {
+// checkFetchSite rejects requests of other sites' pages, in the way of net/http's CrossOriginProtection: browsers send
+// the request's origin, and a client that sends none is no browser and has no victim's cookie.
+func checkFetchSite(c *fiber.Ctx) error {
 	switch c.Get("Sec-Fetch-Site") {
 	case "same-origin", "none":
 		return nil
@@ -20,7 +20,7 @@ func checkSite(c *fiber.Ctx) error {
 			return nil
 		}
 	}
-	return crossSite
+	return errCrossSite
 }
 
 // sameOrigin tells whether an Origin header names this site as the client addressed it.
@@ -35,19 +35,19 @@ func sameOrigin(c *fiber.Ctx, origin string) bool {
 	return strings.EqualFold(u.Host, string(c.Request().Host()))
 }
 
-// secure tells whether the client's own connection is TLS, which a trusted proxy may have ended.
+// secure tells whether the client's connection uses TLS, which a trusted proxy may terminate.
 func secure(c *fiber.Ctx) bool {
 	return c.Context().IsTLS() || c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedProto) == "https"
 }
 
-// guard refuses what no request that changes something may be: made by another site, or compressed, for a small body
-// may unpack to a huge one.
-func guard(h fiber.Handler) fiber.Handler {
+// checkOrigin wraps the handler of a route that changes something: it rejects requests of other sites, and compressed
+// bodies, since a small body may decompress to a huge one.
+func checkOrigin(h fiber.Handler) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		if encoding := c.Get(fiber.HeaderContentEncoding); encoding != "" && encoding != "identity" {
-			return &failure{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.encoding"}
+			return &httpError{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.encoding"}
 		}
-		if err := checkSite(c); err != nil {
+		if err := checkFetchSite(c); err != nil {
 			return err
 		}
 		return h(c)
