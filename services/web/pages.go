@@ -5,6 +5,9 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"io/fs"
+	"path"
+	"strings"
 
 	"github.com/gofiber/fiber/v2"
 	"golang.org/x/text/language"
@@ -16,13 +19,18 @@ var pageFiles embed.FS
 // Page is the data of a template.
 type Page struct {
 	Lang  string // es or en
-	T     func(key string, args ...any) string
-	Email string // of the user, where the page needs a login
+	Email string // of the user, where the page needs a session; the layout shows it with the log-out button
 	Title string
 	Error string // what was wrong with the form that was sent
 	Field string // in which of its fields
+	// Data depends on the page: for login and signup the values typed before by field, for info an Info, for
+	// productos-test the products, for logout the email of the former user; nil for the others.
 	Data  any
+	texts texts
 }
+
+// T returns the text of a key in the page's language.
+func (p Page) T(key string, args ...any) string { return p.texts.format(key, args...) }
 
 // contentPolicy allows scripts, styles and connections of this server only, and pictures of any.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; " +
@@ -31,8 +39,28 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 // languages are those of the pages; the first is for clients that accept neither.
 var languages = language.NewMatcher([]language.Tag{language.Spanish, language.English})
 
-func loadPages(a assets) (*template.Template, error) {
-	return template.New("").Funcs(template.FuncMap{"asset": a.url}).ParseFS(pageFiles, "pages/*.html")
+// loadPages returns the templates of the pages by name. Each is the layout with the blocks that the page's file defines.
+func loadPages(a assets) (map[string]*template.Template, error) {
+	layout, err := template.New("layout.html").Funcs(template.FuncMap{"asset": a.url}).ParseFS(pageFiles, "pages/layout.html")
+	if err != nil {
+		return nil, err
+	}
+	files, err := fs.Glob(pageFiles, "pages/*.html")
+	if err != nil {
+		return nil, err
+	}
+	pages := make(map[string]*template.Template)
+	for _, file := range files {
+		name := strings.TrimSuffix(path.Base(file), ".html")
+		page, err := layout.Clone()
+		if err == nil && name != "layout" {
+			pages[name], err = page.ParseFS(pageFiles, file)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pages, nil
 }
 
 // show answers with a page.
@@ -46,11 +74,10 @@ func (s *Site) show(c *fiber.Ctx, name string, p Page) error {
 
 // render executes a page's template in a language.
 func (s *Site) render(lang, name string, p Page) ([]byte, error) {
-	p.Lang = lang
-	p.T = s.texts[p.Lang].format
+	p.Lang, p.texts = lang, s.texts[lang]
 	p.Title = p.T(name + ".title")
 	var b bytes.Buffer
-	if err := s.pages.ExecuteTemplate(&b, name, p); err != nil {
+	if err := s.pages[name].Execute(&b, p); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return b.Bytes(), nil

@@ -82,7 +82,7 @@ type Site struct {
 	clients clients
 	hub     *chat.Hub
 	hashers hashers
-	pages   *template.Template
+	pages   map[string]*template.Template
 	assets  assets
 	texts   map[string]texts // by language
 

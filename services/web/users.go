@@ -195,7 +195,7 @@ func (s *Site) logout(c *fiber.Ctx, session store.Session) error {
 	if acceptsJSON(c) {
 		return c.JSON(account{session.Email})
 	}
-	return s.show(c, "logout", Page{Email: session.Email})
+	return s.show(c, "logout", Page{Data: session.Email})
 }
 
 // redisplayForm shows a form again with the error and with the typed values, except the password.
