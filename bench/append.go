@@ -18,34 +18,33 @@ import (
 )
 
 const (
-	appenderName = "appender" // the first argument of a process that appends; a place's fields follow
-	appendFor    = 5 * time.Second
-	callers      = 32 // in each process, with one message each on its way
+	appenderName = "appender" // the first argument of an appender process; the fields of a storeConfig follow
+	appendTime   = 5 * time.Second
+	callers      = 32 // goroutines of each process, each of which waits for its message before it appends the next
 )
 
-// appends counts the messages that one process, and eight on one store, have stored in a second.
+// appends measures the messages per second that one process, and eight on one store, append to the log.
 func appends(ctx context.Context, b *bench) error {
 	for _, processes := range []int{1, 8} {
-		places, err := b.places(ctx, fmt.Sprintf("append%d", processes))
+		err := b.onEachStore(ctx, fmt.Sprintf("append%d", processes), func(c storeConfig) error {
+			return appendsBy(ctx, c, processes)
+		})
 		if err != nil {
 			return err
-		}
-		for _, p := range places {
-			if err := appendsBy(ctx, p, processes); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
 }
 
-// appendsBy has that many processes append at the same time. The log must then hold what they were promised.
-func appendsBy(ctx context.Context, p place, processes int) error {
+// appendsBy runs that many appender processes at the same time, and checks that the log then has as many messages as were
+// acknowledged. The slowest process's share shows whether the store favours some processes.
+func appendsBy(ctx context.Context, config storeConfig, processes int) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	promised := make([]int64, processes)
+	// The appenders are processes, since the competition of processes for the log is what is measured.
+	acknowledged := make([]int64, processes)
 	var group errgroup.Group
 	start := make(chan struct{})
 	ready := make(chan struct{}, processes)
@@ -53,16 +52,17 @@ func appendsBy(ctx context.Context, p place, processes int) error {
 	defer cancel()
 	for i := range processes {
 		group.Go(func() error {
-			cmd := exec.CommandContext(ctx, self, appenderName, p.store, p.setting, p.where)
-			n, err := count(cmd, ready, start)
+			cmd := exec.CommandContext(ctx, self, appenderName, config.name, config.variable, config.location)
+			n, err := runAppender(cmd, ready, start)
 			if err != nil {
-				cancel()
-				return fmt.Errorf("appender on %s: %w", p.store, err)
+				cancel() // also ends the other appenders, which would wait for this one
+				return fmt.Errorf("appender on %s: %w", config.name, err)
 			}
-			promised[i] = n
+			acknowledged[i] = n
 			return nil
 		})
 	}
+	// The clock starts when all processes have opened the store.
 	for range processes {
 		select {
 		case <-ready:
@@ -73,11 +73,8 @@ func appendsBy(ctx context.Context, p place, processes int) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	var sum int64
-	for _, n := range promised {
-		sum += n
-	}
-	s, err := p.open(ctx)
+	total := sum(acknowledged)
+	s, err := config.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,20 +83,22 @@ func appendsBy(ctx context.Context, p place, processes int) error {
 	if err != nil {
 		return err
 	}
-	verdict := "the log holds all of them"
-	if last < sum {
-		verdict = fmt.Sprintf("but the log holds only %d: LOST", last)
+	// More than the sum is possible: a message may be stored without an acknowledgement in time.
+	verdict := "the log has all of them"
+	if last < total {
+		verdict = fmt.Sprintf("but the log has only %d: LOST", last)
 	}
 	fmt.Printf("appended by %d with %d callers each, on %s: %.0f messages/s, "+
 		"by the slowest %.2f of an equal share; %d acknowledged, %s\n",
-		processes, callers, p.store, float64(sum)/appendFor.Seconds(),
-		float64(slices.Min(promised))*float64(processes)/float64(sum), sum, verdict)
+		processes, callers, config.name, float64(total)/appendTime.Seconds(),
+		float64(slices.Min(acknowledged))*float64(processes)/float64(total), total, verdict)
 	return nil
 }
 
-// count runs an appender: it says that it is ready, is told to start, and says how many messages it had acknowledged.
-func count(cmd *exec.Cmd, ready chan<- struct{}, start <-chan struct{}) (n int64, err error) {
-	cmd.Stderr = os.Stderr
+// runAppender runs an appender process to its end and returns the number of messages that were acknowledged. The process
+// prints "ready" and waits for the end of its standard input, so that all of them start together; then it prints the number.
+func runAppender(cmd *exec.Cmd, ready chan<- struct{}, start <-chan struct{}) (n int64, err error) {
+	cmd.Stderr = os.Stderr // an appender prints its error there, standard output is for the protocol
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return 0, err
@@ -125,58 +124,62 @@ func count(cmd *exec.Cmd, ready chan<- struct{}, start <-chan struct{}) (n int64
 	return n, errors.Join(err, cmd.Wait())
 }
 
-// appender is the life of such a process; args are what follows its name.
+// appender is the main function of an appender process; args are the fields of a storeConfig.
 func appender(ctx context.Context, args []string) error {
 	if len(args) != 3 {
-		return fmt.Errorf("%s is started by section append alone", appenderName)
+		return fmt.Errorf("%s is only for section append", appenderName)
 	}
-	p := place{args[0], args[1], args[2]}
-	s, err := p.open(ctx)
+	config := storeConfig{args[0], args[1], args[2]}
+	s, err := config.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }()
 	log := store.NewLog(s)
-	log.AddPages(1)
-	following, end := context.WithCancel(ctx)
+	log.AddPages(1) // as in a server whose users chat
+	running, stop := context.WithCancel(ctx)
 	var group errgroup.Group
-	group.Go(func() error { return log.Run(following) })
-	defer func() { end(); _ = group.Wait() }()
+	group.Go(func() error { return log.Run(running) })
+	defer func() { stop(); _ = group.Wait() }()
 	fmt.Println("ready")
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until it is closed
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // returns when the bench closes it
 
-	deadline := time.Now().Add(appendFor)
-	var sayers errgroup.Group
-	var stored [callers]int64
+	// Each process measures its own time: it begins when its first caller does.
+	deadline := time.Now().Add(appendTime)
+	var senders errgroup.Group
+	var stored [callers]int64 // one element for each goroutine, so they need no lock
 	for i := range stored {
-		sayers.Go(func() error {
+		senders.Go(func() error {
 			for time.Now().Before(deadline) {
-				if _, err := log.Append(ctx, sample()); err != nil {
+				if _, err := log.Append(ctx, sampleMessage()); err != nil {
 					return err
 				}
-				if time.Now().Before(deadline) {
+				if time.Now().Before(deadline) { // one acknowledged later is stored, but outside the measured time
 					stored[i]++
 				}
 			}
 			return nil
 		})
 	}
-	if err := sayers.Wait(); err != nil {
+	if err := senders.Wait(); err != nil {
 		return err
 	}
-	var sum int64
-	for _, n := range stored {
-		sum += n
-	}
-	fmt.Println(sum)
+	fmt.Println(sum(stored[:]))
 	return nil
 }
 
-// sample is a message as people write them.
-func sample() store.Entry {
+func sum(counts []int64) (total int64) {
+	for _, n := range counts {
+		total += n
+	}
+	return total
+}
+
+// sampleMessage returns an entry of the usual size.
+func sampleMessage() store.Entry {
 	author := store.Author{ID: "ana@example.com", Nombre: "Ana", Apellido: "Prueba", Edad: 30, Alias: "ana"}
 	return store.Entry{
-		Kind: store.MessagePosted, Author: author.ID, // without a ClientID the log makes one
+		Kind: store.MessagePosted, Author: author.ID, // the log chooses a ClientID
 		Message: &store.Message{Author: author, Text: "¿Nos vemos a las ocho en la plaza?", Time: time.Now()},
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-const hundredMillion = "/api/randoms?cant=100000000"
+// defaultDraw is what /api/randoms draws when the request names no number.
+const defaultDraw = "/api/randoms?cant=100000000"
 
-// draws asks both servers in turn for a histogram, on all processors and on one.
+// draws compares the time of one histogram, on all processors and on one. Balanza draws on all processors that it may use
+// and Node's child process on one, so the second figure shows the speed of the drawing itself.
 func draws(ctx context.Context, b *bench) error {
 	if err := drawsOn(ctx, b, "all processors", nil); err != nil {
 		return err
@@ -18,10 +20,11 @@ func draws(ctx context.Context, b *bench) error {
 		fmt.Println("on one processor: taskset is missing, not measured")
 		return nil
 	}
-	return drawsOn(ctx, b, "one processor", on([]string{"0"}))
+	return drawsOn(ctx, b, "one processor", taskset([]string{"0"}))
 }
 
-func drawsOn(ctx context.Context, b *bench, where string, prefix []string) error {
+// drawsOn measures both servers in turn. The prefix is put before their commands.
+func drawsOn(ctx context.Context, b *bench, processors string, prefix []string) error {
 	const rounds = 5
 	ours, err := b.startBalanza(ctx, prefix, "--m", "FORK")
 	if err != nil {
@@ -33,17 +36,18 @@ func drawsOn(ctx context.Context, b *bench, where string, prefix []string) error
 		return err
 	}
 	defer theirs.stop()
-	c := comparison{what: hundredMillion + " on " + where, unit: "s", digits: 3, peer: "Node's child process", target: 12}
+	c := comparison{what: defaultDraw + " on " + processors, unit: "s", digits: 3, peer: "Node's child process", target: 12}
+	// By turns: each server draws while the other one is idle.
 	for range rounds {
-		var took [2]time.Duration
+		var elapsed [2]time.Duration
 		for i, s := range []*server{ours, theirs} {
 			start := time.Now()
-			if _, err := s.get(ctx, hundredMillion); err != nil {
+			if _, err := s.get(ctx, defaultDraw); err != nil {
 				return err
 			}
-			took[i] = time.Since(start)
+			elapsed[i] = time.Since(start)
 		}
-		c.add(took[0].Seconds(), took[1].Seconds())
+		c.add(elapsed[0].Seconds(), elapsed[1].Seconds())
 	}
 	c.print()
 	return nil

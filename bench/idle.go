@@ -15,49 +15,51 @@ import (
 )
 
 const (
-	settleFor = 5 * time.Second // after a start, until a process is at rest
-	idleFor   = 25 * time.Second
+	restTime = 5 * time.Second // after which a started or loaded process is idle
+	idleTime = 25 * time.Second
 )
 
-// idle measures what a process costs that nobody asks anything, with no page open and with one: the program's processor
-// time, and the calls that the site makes to its store, counted in this process. All that are measured idle together.
+// idle measures a process without requests, with no page open and with one: the processor time of the program, and the calls
+// of the store. A server's calls cannot be counted from outside, so this process runs the same site and counts its calls.
+// All cases idle at the same time, so that the section takes half a minute and not two.
 func idle(ctx context.Context, b *bench) error {
 	var group errgroup.Group
 	for _, pages := range []int{0, 1} {
-		places, err := b.places(ctx, fmt.Sprintf("idle%d", pages))
+		configs, err := b.stores(ctx, fmt.Sprintf("idle%d", pages))
 		if err != nil {
 			return err
 		}
-		for _, p := range places {
-			s, err := b.startBalanza(ctx, p.env(), "--m", "FORK")
+		for _, config := range configs {
+			s, err := b.startBalanza(ctx, config.env(), "--m", "FORK")
 			if err != nil {
 				return err
 			}
 			defer s.stop()
-			group.Go(func() error { return idleOn(ctx, s, p, pages) })
+			group.Go(func() error { return idleOn(ctx, s, config, pages) })
 		}
 	}
 	return group.Wait()
 }
 
-func idleOn(ctx context.Context, s *server, p place, pages int) error {
-	st, err := p.open(ctx)
+// idleOn measures a server and a site of this process on one store, with that many pages open at each.
+func idleOn(ctx context.Context, s *server, config storeConfig, pages int) error {
+	st, err := config.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = st.Close() }()
 	counted := &countedStore{Store: st}
-	site, end, err := siteOn(ctx, counted)
+	site, stop, err := startSite(ctx, counted)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer stop()
 	if pages > 0 {
 		cookie, err := s.signUp(ctx, "ana")
 		if err != nil {
 			return err
 		}
-		for _, each := range []*server{s, site} { // one session on one store
+		for _, each := range []*server{s, site} { // both find the session in the store that they share
 			page, err := each.openPage(ctx, cookie)
 			if err != nil {
 				return err
@@ -65,25 +67,27 @@ func idleOn(ctx context.Context, s *server, p place, pages int) error {
 			defer page.conn.Close()
 		}
 	}
-	time.Sleep(settleFor)
+	time.Sleep(restTime)
+	// Only what happens from here on is idle: the start and the sign-up also use the processor and the store.
 	calls, start := counted.calls.Load(), time.Now()
-	before, err := s.cpu(ctx)
+	before, err := s.cpuSeconds(ctx)
 	if err != nil {
 		return err
 	}
-	time.Sleep(idleFor)
-	after, err := s.cpu(ctx)
+	time.Sleep(idleTime)
+	after, err := s.cpuSeconds(ctx)
 	if err != nil {
 		return err
 	}
-	took := time.Since(start).Seconds()
+	seconds := time.Since(start).Seconds()
 	fmt.Printf("an idle process with %d page(s) open, on %s: %.1f %% of a processor, %.1f queries/s\n",
-		pages, p.store, 100*(after-before)/took, float64(counted.calls.Load()-calls)/took)
+		pages, config.name, 100*(after-before)/seconds, float64(counted.calls.Load()-calls)/seconds)
 	return nil
 }
 
-// siteOn serves a site of the program's own code in this process.
-func siteOn(ctx context.Context, st store.Store) (s *server, end func(), err error) {
+// startSite serves the site in this process, on a free port. stop returns when nothing of it runs any more.
+func startSite(ctx context.Context, st store.Store) (s *server, stop func(), err error) {
+	// The listener is open before Serve, so a page can connect at once.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, err
@@ -102,42 +106,49 @@ func siteOn(ctx context.Context, st store.Store) (s *server, end func(), err err
 	return &server{name: "the site", url: "http://" + ln.Addr().String()}, func() { cancel(); _ = group.Wait() }, nil
 }
 
-// countedStore counts what a site asks of its store at rest. (Writes and sweeps are not among that.)
+// countedStore counts the calls that an idle site makes. Writes and sweeps are not among them.
 type countedStore struct {
 	store.Store
 	calls atomic.Int64
 }
 
+// After is the poll of the log.
 func (c *countedStore) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	c.calls.Add(1)
 	return c.Store.After(ctx, n, limit)
 }
 
+// Last is called when the log starts, and after a failure.
 func (c *countedStore) Last(ctx context.Context) (int64, error) {
 	c.calls.Add(1)
 	return c.Store.Last(ctx)
 }
 
+// Session is called when a page opens its websocket.
 func (c *countedStore) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
 	c.calls.Add(1)
 	return c.Store.Session(ctx, id, now)
 }
 
+// LiveSessions is called every few seconds for the sessions of all websockets.
 func (c *countedStore) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
 	c.calls.Add(1)
 	return c.Store.LiveSessions(ctx, ids, now)
 }
 
+// User is called when a page opens its websocket.
 func (c *countedStore) User(ctx context.Context, email string) (store.User, error) {
 	c.calls.Add(1)
 	return c.Store.User(ctx, email)
 }
 
+// TouchSession is called at times for a session in use.
 func (c *countedStore) TouchSession(ctx context.Context, id string, expires time.Time) error {
 	c.calls.Add(1)
 	return c.Store.TouchSession(ctx, id, expires)
 }
 
+// Ping is called by readiness checks.
 func (c *countedStore) Ping(ctx context.Context) error {
 	c.calls.Add(1)
 	return c.Store.Ping(ctx)

@@ -13,18 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// info loads both servers in turn with wrk, and prints what they answer in a second and what they answer in a second of
-// the processor time they take. wrk costs as much for each request as Balanza, so it has processors of its own, as
-// many as the servers: else it would take the more from a server the cheaper that one's answers are.
+// info loads both servers in turn with wrk, and compares the requests per second and the requests per second of the server's
+// processor time. wrk needs as much processor time for a request as Balanza does. It therefore has its own processors, as
+// many as the servers: on shared ones it would slow a server down the more, the cheaper that server's answers are.
 func info(ctx context.Context, b *bench) error {
-	processors, err := allowed()
+	processors, err := allowedProcessors()
 	if err != nil {
 		return err
 	}
+	// On a shared processor the rate would be that of the server and wrk together.
 	if len(processors) < 2 {
 		return errors.New("info needs a processor for the servers and one for the load")
 	}
-	half := len(processors) / 2
+	half := len(processors) / 2 // the same number on both sides; an odd one is not used
 	for _, mode := range []string{"FORK", "CLUSTER"} {
 		for _, accept := range []string{"application/json", "text/html"} {
 			if err := infoIn(ctx, b, mode, accept, processors[:half], processors[half:2*half]); err != nil {
@@ -35,8 +36,9 @@ func info(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// allowed are the numbers of the processors that this process may run on.
-func allowed() (numbers []string, err error) {
+// allowedProcessors returns the numbers of the processors that this process may run on. In a container they need not start
+// at 0.
+func allowedProcessors() (numbers []string, err error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
 		return nil, err
@@ -49,32 +51,35 @@ func allowed() (numbers []string, err error) {
 	return numbers, nil
 }
 
-// on are the words that have a command run on these processors only.
-func on(processors []string) []string {
+// taskset is the prefix of a command that runs it on these processors only.
+func taskset(processors []string) []string {
 	return []string{"taskset", "-c", strings.Join(processors, ",")}
 }
 
+// infoIn compares the servers in one mode and for one type of answer: JSON or the page.
 func infoIn(ctx context.Context, b *bench, mode, accept string, forServers, forLoad []string) error {
-	const rounds = 9
+	const rounds = 9 // the ratios of single rounds differ by a quarter
+	// Both servers have the same number of workers, and at least two: one worker is no cluster.
 	ourArgs, theirArgs := []string{"--m", mode}, []string{"--mode", mode}
 	if mode == "CLUSTER" {
 		workers := strconv.Itoa(max(2, len(forServers)))
 		ourArgs, theirArgs = append(ourArgs, "-i", workers), append(theirArgs, "--workers", workers)
 	}
-	ours, err := b.startBalanza(ctx, on(forServers), ourArgs...)
+	ours, err := b.startBalanza(ctx, taskset(forServers), ourArgs...)
 	if err != nil {
 		return err
 	}
 	defer ours.stop()
-	theirs, err := b.startPeer(ctx, "Express", on(forServers), theirArgs...)
+	theirs, err := b.startPeer(ctx, "Express", taskset(forServers), theirArgs...)
 	if err != nil {
 		return err
 	}
 	defer theirs.stop()
 
 	what := "/info in " + mode + ", " + accept
-	rate := comparison{what: what, unit: "requests/s", peer: "Express", target: 10, more: true}
-	thrift := comparison{what: what, unit: "requests per CPU second", peer: "Express", target: 10, more: true}
+	rate := comparison{what: what, unit: "requests/s", peer: "Express", target: 10, higherIsBetter: true}
+	perCPU := comparison{what: what, unit: "requests per CPU second", peer: "Express", target: 10, higherIsBetter: true}
+	// Every round loads both servers, one after the other, while the other one is idle.
 	for range rounds {
 		var loads [2]load
 		for i, s := range []*server{ours, theirs} {
@@ -83,27 +88,29 @@ func infoIn(ctx context.Context, b *bench, mode, accept string, forServers, forL
 			}
 		}
 		rate.add(loads[0].rate, loads[1].rate)
-		thrift.add(loads[0].requests/loads[0].cpu, loads[1].requests/loads[1].cpu)
+		perCPU.add(loads[0].requests/loads[0].cpuSeconds, loads[1].requests/loads[1].cpuSeconds)
 	}
 	rate.print()
-	thrift.print()
+	perCPU.print()
 	return nil
 }
 
-// load is what one run of wrk did to a server.
+// load is the result of one run of wrk.
 type load struct {
-	requests float64
-	rate     float64 // requests a second
-	cpu      float64 // seconds of processor time that the server's processes took
+	requests   float64
+	rate       float64 // requests per second
+	cpuSeconds float64 // processor time of the server's processes
 }
 
-var wrkSums = regexp.MustCompile(`(?s)(\d+) requests in .*Requests/sec:\s+([0-9.]+)`)
+// wrkTotals matches the two numbers of interest in wrk's output.
+var wrkTotals = regexp.MustCompile(`(?s)(\d+) requests in .*Requests/sec:\s+([0-9.]+)`)
 
-// wrk asks for /info on 32 connections for two seconds. An answer other than 200 fails it.
+// wrk requests /info on 32 connections for two seconds, with a thread for each of the processors. It fails when a request
+// fails or has an answer other than 200: an error page is quickly made, and would look like speed.
 func wrk(ctx context.Context, s *server, accept string, processors []string) (load, error) {
 	threads := fmt.Sprint("-t", len(processors))
-	argv := append(on(processors), "wrk", threads, "-c32", "-d2s", "-H", "Accept: "+accept, s.url+"/info")
-	before, err := s.cpu(ctx)
+	argv := append(taskset(processors), "wrk", threads, "-c32", "-d2s", "-H", "Accept: "+accept, s.url+"/info")
+	before, err := s.cpuSeconds(ctx)
 	if err != nil {
 		return load{}, err
 	}
@@ -111,21 +118,23 @@ func wrk(ctx context.Context, s *server, accept string, processors []string) (lo
 	if err != nil {
 		return load{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
 	}
-	after, err := s.cpu(ctx)
+	after, err := s.cpuSeconds(ctx)
 	if err != nil {
 		return load{}, err
 	}
-	found := wrkSums.FindSubmatch(out)
+	// wrk exits with 0 also when requests failed; it prints a line for each kind of failure.
+	found := wrkTotals.FindSubmatch(out)
 	if found == nil || strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
 		return load{}, fmt.Errorf("%s: not every request was answered\n%s", strings.Join(argv, " "), out)
 	}
-	requests, _ := strconv.ParseFloat(string(found[1]), 64) // both are numbers by the expression
+	requests, _ := strconv.ParseFloat(string(found[1]), 64) // the expression matches numbers only
 	rate, _ := strconv.ParseFloat(string(found[2]), 64)
-	return load{requests: requests, rate: rate, cpu: after - before}, nil
+	return load{requests: requests, rate: rate, cpuSeconds: after - before}, nil
 }
 
-// cpu returns the processor time, in seconds, that the server's process and its children have taken.
-func (s *server) cpu(ctx context.Context) (float64, error) {
+// cpuSeconds returns the processor time, in seconds, of the server's process and its living children. A master keeps its
+// workers while nothing reloads them, so the difference of two calls is that of the whole server.
+func (s *server) cpuSeconds(ctx context.Context) (float64, error) {
 	first, err := process.NewProcessWithContext(ctx, int32(s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err

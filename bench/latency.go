@@ -9,23 +9,16 @@ import (
 	"time"
 )
 
-// latency measures the time from when a page sends a message to when a page at another worker has it, while they talk and
-// after nobody said anything for more than five seconds.
+// latency measures the time from when a page sends a message until a page at another worker receives it, during a
+// conversation and after more than five seconds without messages. The log polls its store less often when no entries come,
+// so the two cases differ.
 func latency(ctx context.Context, b *bench) error {
-	places, err := b.places(ctx, "latency")
-	if err != nil {
-		return err
-	}
-	for _, p := range places {
-		if err := latencyOn(ctx, b, p); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.onEachStore(ctx, "latency", func(c storeConfig) error { return latencyOn(ctx, b, c) })
 }
 
-func latencyOn(ctx context.Context, b *bench, p place) error {
-	s, err := b.startBalanza(ctx, p.env(), "--m", "CLUSTER", "-i", "2")
+// latencyOn measures on one store. The two pages send by turns, so both directions count.
+func latencyOn(ctx context.Context, b *bench, config storeConfig) error {
+	s, err := b.startBalanza(ctx, config.env(), "--m", "CLUSTER", "-i", "2")
 	if err != nil {
 		return err
 	}
@@ -34,60 +27,64 @@ func latencyOn(ctx context.Context, b *bench, p place) error {
 	if err != nil {
 		return err
 	}
-	one, other, err := s.pagesApart(ctx, cookie)
+	sender, receiver, err := s.openPagesApart(ctx, cookie)
 	if err != nil {
 		return err
 	}
-	defer one.conn.Close()
-	defer other.conn.Close()
-	st, err := p.open(ctx)
+	defer sender.conn.Close()
+	defer receiver.conn.Close()
+	// Opened beside the server, to measure the store's own time.
+	st, err := config.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = st.Close() }()
-	for _, talk := range []struct {
-		when     string
+	for _, test := range []struct {
+		name     string
 		messages int
-		pause    time.Duration // at least, and at most twice as long if it is short
-		target   time.Duration
+		pause    time.Duration // before each message; up to 100 ms are added
+		target   time.Duration // of the median
 	}{
 		{"in a conversation", 100, 100 * time.Millisecond, 25 * time.Millisecond},
 		{"after a silence of 5 to 5.1 s", 9, 5 * time.Second, 75 * time.Millisecond},
 	} {
-		var took, answers []time.Duration
-		for i := range talk.messages {
-			asked := time.Now()
-			if _, err := st.After(ctx, math.MaxInt32, 1); err != nil {
+		var latencies, queries []time.Duration
+		for i := range test.messages {
+			// The time of one query shows how much of the latency is the store's.
+			queried := time.Now()
+			if _, err := st.After(ctx, math.MaxInt32, 1); err != nil { // no entry: the usual answer to a poll
 				return err
 			}
-			answers = append(answers, time.Since(asked))
-			time.Sleep(talk.pause + rand.N(100*time.Millisecond)) // at no fixed point between two questions to the store
-			text := fmt.Sprintf("%s %d", talk.when, i)
+			queries = append(queries, time.Since(queried))
+			time.Sleep(test.pause + rand.N(100*time.Millisecond)) // random, so as not to be in step with the log's polls
+			text := fmt.Sprintf("%s %d", test.name, i)
 			start := time.Now()
-			if err := one.say(text); err != nil {
+			if err := sender.send(text); err != nil {
 				return err
 			}
-			seen, err := other.sees(text)
+			received, err := receiver.waitFor(text)
 			if err != nil {
 				return err
 			}
-			took = append(took, seen.Sub(start))
-			one, other = other, one
+			latencies = append(latencies, received.Sub(start))
+			sender, receiver = receiver, sender
 		}
-		slices.Sort(took)
-		slices.Sort(answers)
-		half := took[len(took)/2]
+		slices.Sort(latencies)
+		slices.Sort(queries)
+		half := latencies[len(latencies)/2]
+		// A target is for the median: single messages wait for the processor on a busy machine.
 		verdict := "reached"
-		if half >= talk.target {
+		if half >= test.target {
 			verdict = "MISSED"
 		}
 		fmt.Printf("a message to another worker %s, on %s: median %v, p90 %v, longest %v of %d; %.2f of the target %v: %s "+
-			"(the store answers one question in %v, p90 %v)\n",
-			talk.when, p.store, tenths(half), tenths(took[len(took)*9/10]), tenths(took[len(took)-1]), len(took),
-			half.Seconds()/talk.target.Seconds(), talk.target, verdict,
-			tenths(answers[len(answers)/2]), tenths(answers[len(answers)*9/10]))
+			"(one query of the store: median %v, p90 %v)\n",
+			test.name, config.name, tenths(half), tenths(latencies[len(latencies)*9/10]), tenths(latencies[len(latencies)-1]),
+			len(latencies), half.Seconds()/test.target.Seconds(), test.target, verdict,
+			tenths(queries[len(queries)/2]), tenths(queries[len(queries)*9/10]))
 	}
 	return nil
 }
 
+// tenths rounds to tenths of a millisecond.
 func tenths(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }

@@ -13,20 +13,20 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// told is a frame of the server, and when it came.
-type told struct {
+// received is a frame of the server and the time of its arrival.
+type received struct {
 	frame []byte
 	at    time.Time
 }
 
 // page is an open chat page.
 type page struct {
-	conn *websocket.Conn
-	pid  int       // of the process at the other end
-	told chan told // closed when the connection has ended
+	conn   *websocket.Conn
+	pid    int           // of the process at the other end
+	frames chan received // closed when the connection has ended
 }
 
-// signUp makes a user and returns the cookie of its session, as a request carries it.
+// signUp registers a user and returns the cookie of its session in the form of the header Cookie.
 func (s *server) signUp(ctx context.Context, name string) (cookie string, err error) {
 	body, err := json.Marshal(map[string]any{
 		"email": name + "@example.com", "password": "correct horse battery", "nombre": name, "apellido": "Prueba", "edad": 30,
@@ -40,7 +40,7 @@ func (s *server) signUp(ctx context.Context, name string) (cookie string, err er
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	res, err := fresh.Do(req)
+	res, err := noKeepAlive.Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -48,13 +48,15 @@ func (s *server) signUp(ctx context.Context, name string) (cookie string, err er
 	if res.StatusCode != http.StatusCreated || len(res.Cookies()) != 1 {
 		return "", fmt.Errorf("sign-up answers %s with %d cookies", res.Status, len(res.Cookies()))
 	}
-	c := res.Cookies()[0]
+	c := res.Cookies()[0] // the session
 	return c.Name + "=" + c.Value, nil
 }
 
-// dial opens a websocket as a page of the site does, and tells which process took it.
+// dial opens a websocket with the headers of a page of the site, and returns it with the id of the process that accepted it.
 func (s *server) dial(ctx context.Context, cookie string) (*websocket.Conn, int, error) {
+	// Small buffers: section sockets opens thousands in this process.
 	d := websocket.Dialer{ReadBufferSize: 1024, WriteBufferSize: 512, HandshakeTimeout: 10 * time.Second}
+	// The server rejects a websocket of another origin, and one without a session.
 	header := http.Header{"Origin": {s.url}, "Cookie": {cookie}}
 	conn, res, err := d.DialContext(ctx, strings.Replace(s.url, "http", "ws", 1)+"/ws", header)
 	if err != nil {
@@ -67,32 +69,33 @@ func (s *server) dial(ctx context.Context, cookie string) (*websocket.Conn, int,
 	return conn, pid, err
 }
 
-// openPage opens one and keeps what it is told.
+// openPage opens a page and records the frames that it receives.
 func (s *server) openPage(ctx context.Context, cookie string) (*page, error) {
 	conn, pid, err := s.dial(ctx, cookie)
 	if err != nil {
 		return nil, err
 	}
-	p := &page{conn, pid, make(chan told, 100)}
+	// The channel has room for what arrives while the bench waits on another page.
+	p := &page{conn, pid, make(chan received, 100)}
 	go func() {
-		defer close(p.told)
+		defer close(p.frames)
 		for {
 			_, frame, err := conn.ReadMessage()
-			if err != nil {
+			if err != nil { // closed by this process or the server: waitFor reports it
 				return
 			}
-			p.told <- told{frame, time.Now()}
+			p.frames <- received{frame, time.Now()}
 		}
 	}()
 	return p, nil
 }
 
-// pagesApart opens two that are held by different processes.
-func (s *server) pagesApart(ctx context.Context, cookie string) (a, b *page, err error) {
+// openPagesApart opens two pages at different processes. No client can choose its process, so it repeats the second.
+func (s *server) openPagesApart(ctx context.Context, cookie string) (a, b *page, err error) {
 	if a, err = s.openPage(ctx, cookie); err != nil {
 		return nil, nil, err
 	}
-	for range 100 {
+	for range 100 { // enough: two workers accept about equally often
 		if b, err = s.openPage(ctx, cookie); err != nil {
 			return nil, nil, err
 		}
@@ -101,27 +104,28 @@ func (s *server) pagesApart(ctx context.Context, cookie string) (a, b *page, err
 		}
 		_ = b.conn.Close()
 	}
-	return nil, nil, fmt.Errorf("100 pages all came to process %d", a.pid)
+	return nil, nil, fmt.Errorf("all of 100 pages were accepted by process %d", a.pid)
 }
 
-func (p *page) say(text string) error {
+// send posts a message. Its text is also its client id, so texts must differ.
+func (p *page) send(text string) error {
 	return p.conn.WriteJSON(map[string]string{"type": "message", "text": text, "clientId": text})
 }
 
-// sees waits for a message and returns when it came. What else comes is dropped.
-func (p *page) sees(text string) (time.Time, error) {
-	enough := time.After(10 * time.Second)
+// waitFor drops frames up to the one with the message of that text, and returns its time of arrival.
+func (p *page) waitFor(text string) (time.Time, error) {
+	timeout := time.After(10 * time.Second)
 	for {
 		select {
-		case t, open := <-p.told:
+		case f, open := <-p.frames:
 			if !open {
 				return time.Time{}, fmt.Errorf("the page at process %d lost its connection", p.pid)
 			}
-			if bytes.Contains(t.frame, []byte(`"type":"chat"`)) && bytes.Contains(t.frame, []byte(`"`+text+`"`)) {
-				return t.at, nil
+			if bytes.Contains(f.frame, []byte(`"type":"chat"`)) && bytes.Contains(f.frame, []byte(`"`+text+`"`)) {
+				return f.at, nil
 			}
-		case <-enough:
-			return time.Time{}, fmt.Errorf("the page at process %d did not see %q within 10 s", p.pid, text)
+		case <-timeout:
+			return time.Time{}, fmt.Errorf("the page at process %d did not receive %q within 10 s", p.pid, text)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// reload compares how long the reload commands of two workers take, and how long after the kill of a worker its
+// reload compares the time that the command reload takes with two workers, and the time from the kill of a worker until its
 // replacement answers.
 func reload(ctx context.Context, b *bench) error {
 	const workers, rounds = 2, 5
@@ -22,14 +22,15 @@ func reload(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	// PM2 runs as a daemon with its home in the temporary folder, so it must be ended by a command of its own.
 	pm2 := filepath.Join(b.peers, "node_modules", ".bin", "pm2")
-	defer func() { _ = b.command(context.WithoutCancel(ctx), pm2, "kill") }()
+	defer func() { _ = b.runCommand(context.WithoutCancel(ctx), pm2, "kill") }()
 	fmt.Println("$ pm2 start server.js --name peer -i 2 -- --port", theirs.port)
-	err = b.command(ctx, pm2, "start", "server.js", "--name", "peer", "-i", "2", "--", "--port", theirs.port)
+	err = b.runCommand(ctx, pm2, "start", "server.js", "--name", "peer", "-i", "2", "--", "--port", theirs.port)
 	if err != nil {
 		return err
 	}
-	if err := theirs.ready(ctx); err != nil {
+	if err := theirs.waitReady(ctx); err != nil {
 		return err
 	}
 
@@ -37,67 +38,73 @@ func reload(ctx context.Context, b *bench) error {
 	commands := [][]string{{b.balanza, "reload", ours.port}, {pm2, "reload", "peer"}}
 	reloaded := comparison{what: "reload of two workers", unit: "s", digits: 3, peer: "PM2", target: 5}
 	respawned := comparison{what: "kill -9 to the replacement's first answer", unit: "s", digits: 3, peer: "PM2", target: 5}
+	// Each round reloads both servers and then kills a worker of each.
 	for range rounds {
-		var command, respawn [2]time.Duration
+		var reloadTimes, respawnTimes [2]time.Duration
 		for i, s := range []*server{ours, theirs} {
 			before, err := s.workers(ctx, workers)
 			if err != nil {
 				return err
 			}
+			// The start of the client program is included: it is part of what a user waits for.
 			start := time.Now()
-			if err := b.command(ctx, commands[i]...); err != nil {
+			if err := b.runCommand(ctx, commands[i]...); err != nil {
 				return err
 			}
-			command[i] = time.Since(start)
+			reloadTimes[i] = time.Since(start)
 			after, err := s.workers(ctx, workers)
 			if err != nil {
 				return err
 			}
+			// A reload that replaced nothing would be the fastest.
 			for pid := range after {
 				if before[pid] {
-					return fmt.Errorf("%s: process %d is still there after a reload", s.name, pid)
+					return fmt.Errorf("%s: process %d still runs after a reload", s.name, pid)
 				}
 			}
-			if respawn[i], err = killed(ctx, s, after); err != nil {
+			if respawnTimes[i], err = killWorker(ctx, s, after); err != nil {
 				return err
 			}
 		}
-		reloaded.add(command[0].Seconds(), command[1].Seconds())
-		respawned.add(respawn[0].Seconds(), respawn[1].Seconds())
+		reloaded.add(reloadTimes[0].Seconds(), reloadTimes[1].Seconds())
+		respawned.add(respawnTimes[0].Seconds(), respawnTimes[1].Seconds())
 	}
 	reloaded.print()
 	respawned.print()
 	return nil
 }
 
-// killed kills one of the workers and waits for an answer of a process that is none of them.
-func killed(ctx context.Context, s *server, workers map[int]bool) (time.Duration, error) {
+// killWorker kills one of the workers and returns the time until a process answers that is none of them: answers of the
+// other worker do not count.
+func killWorker(ctx context.Context, s *server, workers map[int]bool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for pid := range workers {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			return 0, err
 		}
-		break
+		break // one, whichever the map gives first
 	}
+	// The clock starts after the kill, and stops with the first answer of a new process.
 	start := time.Now()
 	for {
-		// A request handed to the killed worker fails, or waits for ever.
-		patience, enough := context.WithTimeout(ctx, 100*time.Millisecond)
-		pid, err := s.get(patience, "/info")
-		enough()
+		// A request that the killed worker had accepted fails, or never gets an answer.
+		try, cancelTry := context.WithTimeout(ctx, 100*time.Millisecond)
+		pid, err := s.get(try, "/info")
+		cancelTry()
 		if err == nil && !workers[pid] {
 			return time.Since(start), nil
 		}
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return 0, fmt.Errorf("%s: no new worker answers after a kill: %w", s.name, ctx.Err())
+		case <-time.After(time.Millisecond):
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
-// command runs a client of a process manager to its end.
-func (b *bench) command(ctx context.Context, argv ...string) error {
+// runCommand runs a client of a process manager to its end.
+func (b *bench) runCommand(ctx context.Context, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = b.peers, b.environment()
 	if out, err := cmd.CombinedOutput(); err != nil {

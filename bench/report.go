@@ -9,46 +9,49 @@ import (
 	"time"
 )
 
-// comparison is one figure of ours and of a peer, a value of each for every round.
+// comparison is one figure of Balanza and of a peer, with a value of each for every round.
 type comparison struct {
-	what   string
-	unit   string
-	digits int // after the point
-	peer   string
-	target float64 // how many times better Balanza has to be
-	more   bool    // is better
-	ours   []float64
-	theirs []float64
+	what           string
+	unit           string
+	digits         int // after the decimal point
+	peer           string
+	target         float64 // the least ratio: how many times better Balanza has to be
+	higherIsBetter bool
+	ours           []float64
+	theirs         []float64
 }
 
-// add keeps one round.
+// add records the values of one round.
 func (c *comparison) add(ours, theirs float64) {
 	c.ours = append(c.ours, ours)
 	c.theirs = append(c.theirs, theirs)
 }
 
-// print shows the medians, their ratio and the ratios of the single rounds.
+// print shows the medians, their ratio, and the worst and the best ratio of a round. The rounds show whether the ratio of
+// the medians means anything: on a busy machine they differ widely.
 func (c *comparison) print() {
-	times := func(ours, theirs float64) float64 {
-		if c.more {
+	ratio := func(ours, theirs float64) float64 {
+		// Above 1 Balanza is better, whatever the unit is.
+		if c.higherIsBetter {
 			return ours / theirs
 		}
 		return theirs / ours
 	}
 	var rounds []float64
 	for i := range c.ours {
-		rounds = append(rounds, times(c.ours[i], c.theirs[i]))
+		rounds = append(rounds, ratio(c.ours[i], c.theirs[i]))
 	}
 	ours, theirs := median(c.ours), median(c.theirs)
 	verdict := "reached"
-	if times(ours, theirs) < c.target {
+	if ratio(ours, theirs) < c.target {
 		verdict = "MISSED"
 	}
 	fmt.Printf("%s: Balanza %.*f %s, %s %.*f %s: %.1f times as good (rounds %.1f to %.1f, %d of them); target %g %s\n",
-		c.what, c.digits, ours, c.unit, c.peer, c.digits, theirs, c.unit, times(ours, theirs),
+		c.what, c.digits, ours, c.unit, c.peer, c.digits, theirs, c.unit, ratio(ours, theirs),
 		slices.Min(rounds), slices.Max(rounds), len(rounds), c.target, verdict)
 }
 
+// median does not change the order of its argument, whose values belong to rounds.
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	half := len(sorted) / 2
@@ -58,19 +61,32 @@ func median(values []float64) float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// noise says how busy the machine is with other things: how many processes want a processor, and how late one gets it
-// whose sleep is over.
-func noise() string {
-	const naps, nap = 200, time.Millisecond
-	var late []float64
-	for range naps {
-		start := time.Now()
-		time.Sleep(nap)
-		late = append(late, float64(time.Since(start)-nap)/float64(time.Millisecond))
+// compareLatencies describes the latencies without and with a load, two samples of the same size, by median and 99th
+// percentile. It sorts both.
+func compareLatencies(without, with []time.Duration) string {
+	slices.Sort(without)
+	slices.Sort(with)
+	n := len(with)
+	ratio := func(at int) string {
+		return fmt.Sprintf("%v without, %v with: %.2f times", without[at].Round(time.Microsecond),
+			with[at].Round(time.Microsecond), float64(with[at])/float64(without[at]))
 	}
-	slices.Sort(late)
-	load, _ := os.ReadFile("/proc/loadavg") // empty where there is none
-	words := append(strings.Fields(string(load)), "unknown")
-	return fmt.Sprintf("load %s on %d processors; awake %.1f ms late at the median, %.1f at p90, %.1f at p99",
-		words[0], runtime.GOMAXPROCS(0), late[naps/2], late[naps*9/10], late[naps*99/100])
+	return fmt.Sprintf("%d probes each: median %s; p99 %s", n, ratio(n/2), ratio(n*99/100))
+}
+
+// machineLoad describes how busy the machine is with other work: the number of processes that want a processor, and how
+// late a process continues after a sleep. A figure measured while sleeps end late says more about the machine.
+func machineLoad() string {
+	const samples, sleep = 200, time.Millisecond
+	var delays []float64 // in milliseconds
+	for range samples {
+		start := time.Now()
+		time.Sleep(sleep)
+		delays = append(delays, float64(time.Since(start)-sleep)/float64(time.Millisecond))
+	}
+	slices.Sort(delays)
+	loadavg, _ := os.ReadFile("/proc/loadavg") // empty when the file cannot be read
+	fields := append(strings.Fields(string(loadavg)), "unknown")
+	return fmt.Sprintf("load %s on %d processors; a sleep of 1 ms ends %.1f ms late at the median, %.1f at p90, %.1f at p99",
+		fields[0], runtime.GOMAXPROCS(0), delays[samples/2], delays[samples*9/10], delays[samples*99/100])
 }

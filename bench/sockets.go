@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,33 +17,36 @@ import (
 )
 
 const (
-	socketCount  = 5000
-	dialAtOnce   = 8
-	dialTries    = 20
-	socketRounds = 2
-	socketProbes = 1000 // of each route in a round, with and without
+	socketCount   = 5000
+	parallelDials = 8
+	dialRetries   = 20 // a second apart
+	socketRounds  = 2
+	socketProbes  = 1000 // of each route in a round, with and without the websockets
 )
 
-// probedRoutes are one that asks no store and one that does.
+// probedRoutes are a route that does not use the store and one that does.
 var probedRoutes = []string{"/info", "/api/productos"}
 
-// idleSockets has one worker hold 5,000 websockets, each of a session of its own, over which nothing is said. It compares the
-// latency of other routes with that without, in turns, and takes the memory that the worker grew by in the first of them.
+// idleSockets opens 5,000 websockets of as many sessions at one worker and sends nothing over them. It measures by how much
+// the private memory of the worker grows in the first round, and compares the latency of other routes with the latency
+// without the websockets. Later rounds tell nothing about memory: the worker reuses what it has.
 func idleSockets(ctx context.Context, b *bench) error {
-	if err := allowFiles(socketCount + 1000); err != nil {
+	// Each websocket is a file descriptor here and one in the worker.
+	if err := raiseFileLimit(socketCount + 1000); err != nil {
 		return err
 	}
-	p := b.sqlite("sockets")
-	s, err := b.startBalanza(ctx, p.env(), "--m", "CLUSTER", "-i", "1")
+	config := b.sqlite("sockets")
+	s, err := b.startBalanza(ctx, config.env(), "--m", "CLUSTER", "-i", "1")
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	sessions, err := s.sessions(ctx, p, socketCount)
+	// A session of its own for each, since the server checks sessions: websockets of one session would cost less.
+	cookies, err := s.createSessions(ctx, config, socketCount)
 	if err != nil {
 		return err
 	}
-	pid, err := s.get(ctx, "/info")
+	pid, err := s.get(ctx, "/info") // of the only worker
 	if err != nil {
 		return err
 	}
@@ -53,22 +55,23 @@ func idleSockets(ctx context.Context, b *bench) error {
 		if err := probeRoutes(ctx, s, without); err != nil {
 			return err
 		}
-		before, err := resident(ctx, pid)
+		// After the probes, so that the memory of the first requests is not counted.
+		before, err := privateMemory(ctx, pid)
 		if err != nil {
 			return err
 		}
 		start := time.Now()
-		crowd, err := s.crowd(ctx, sessions)
+		sockets, err := s.openSockets(ctx, cookies)
 		if err != nil {
 			return err
 		}
 		connected := time.Since(start)
-		time.Sleep(settleFor)
-		after, err := resident(ctx, pid)
+		time.Sleep(restTime) // the garbage collector returns the memory of the handshakes
+		after, err := privateMemory(ctx, pid)
 		if err != nil {
 			return err
 		}
-		cpu, err := s.cpu(ctx)
+		cpuBefore, err := s.cpuSeconds(ctx)
 		if err != nil {
 			return err
 		}
@@ -76,62 +79,56 @@ func idleSockets(ctx context.Context, b *bench) error {
 		if err := probeRoutes(ctx, s, with); err != nil {
 			return err
 		}
-		ended, err := s.cpu(ctx)
+		cpuAfter, err := s.cpuSeconds(ctx)
 		if err != nil {
 			return err
 		}
 		if round == 0 {
-			fmt.Printf("%d idle websockets of as many sessions on one worker: %.1f KiB of resident memory each "+
-				"(%.1f to %.1f MiB); opened in %.1f s; %.0f %% of a processor while %s are asked for\n",
-				len(crowd), (after-before)/float64(len(crowd))/1024, before/(1<<20), after/(1<<20),
-				connected.Seconds(), 100*(ended-cpu)/time.Since(start).Seconds(), strings.Join(probedRoutes, " and "))
+			fmt.Printf("%d idle websockets of as many sessions on one worker: %.1f KiB of private memory each "+
+				"(%.1f to %.1f MiB); opened in %.1f s; %.0f %% of a processor while %s are requested\n",
+				len(sockets), (after-before)/float64(len(sockets))/1024, before/(1<<20), after/(1<<20),
+				connected.Seconds(), 100*(cpuAfter-cpuBefore)/time.Since(start).Seconds(), strings.Join(probedRoutes, " and "))
 		}
-		if err := leave(crowd); err != nil {
+		if err := closeSockets(sockets); err != nil {
 			return err
 		}
-		time.Sleep(settleFor / 2)
+		time.Sleep(restTime / 2) // the worker notices the closed connections
 	}
 	for i, route := range probedRoutes {
-		slices.Sort(without[i])
-		slices.Sort(with[i])
-		n := len(with[i])
-		ratio := func(at int) string {
-			return fmt.Sprintf("%v without, %v with: %.2f times", without[i][at].Round(time.Microsecond),
-				with[i][at].Round(time.Microsecond), float64(with[i][at])/float64(without[i][at]))
-		}
-		fmt.Printf("%s beside %d idle websockets, %d probes each: median %s; p99 %s; target 1\n",
-			route, socketCount, n, ratio(n/2), ratio(n*99/100))
+		fmt.Printf("%s beside %d idle websockets, %s; target of p99 at most 1\n", route, socketCount,
+			compareLatencies(without[i], with[i]))
 	}
 	return nil
 }
 
-// probeRoutes adds latencies of each route.
-func probeRoutes(ctx context.Context, s *server, took [][]time.Duration) error {
+// probeRoutes adds new latencies to those of each route.
+func probeRoutes(ctx context.Context, s *server, latencies [][]time.Duration) error {
 	for i, route := range probedRoutes {
-		more, err := probe(ctx, s, route, socketProbes)
+		more, err := measureLatency(ctx, s, route, socketProbes)
 		if err != nil {
 			return err
 		}
-		took[i] = append(took[i], more...)
+		latencies[i] = append(latencies[i], more...)
 	}
 	return nil
 }
 
-// sessions makes a user and so many sessions, in the store: logging in is slow on purpose. They are cookies.
-func (s *server) sessions(ctx context.Context, p place, n int) ([]string, error) {
+// createSessions registers a user, writes n sessions into the store and returns their cookies. It does not log in: a log-in
+// hashes the password, which is slow by design, and their number is limited.
+func (s *server) createSessions(ctx context.Context, config storeConfig, n int) ([]string, error) {
 	cookie, err := s.signUp(ctx, "ana")
 	if err != nil {
 		return nil, err
 	}
 	name, _, _ := strings.Cut(cookie, "=")
-	st, err := p.open(ctx)
+	st, err := config.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = st.Close() }()
 	cookies := make([]string, n)
 	var group errgroup.Group
-	group.SetLimit(dialAtOnce)
+	group.SetLimit(parallelDials)
 	for i := range cookies {
 		var random [32]byte
 		_, _ = rand.Read(random[:]) // never fails
@@ -146,21 +143,21 @@ func (s *server) sessions(ctx context.Context, p place, n int) ([]string, error)
 	return cookies, group.Wait()
 }
 
-// member is a websocket that is only kept open.
-type member struct {
+// idleSocket is a websocket that is only kept open.
+type idleSocket struct {
 	conn  *websocket.Conn
-	ended chan error // of capacity 1: why it ended
+	ended chan error // capacity 1: the error that ended the connection
 }
 
-// crowd opens a websocket for each cookie; like pages, they try again when the server is busy.
-func (s *server) crowd(ctx context.Context, cookies []string) ([]member, error) {
-	crowd := make([]member, len(cookies))
+// openSockets opens a websocket for each cookie. Like pages they try again when the server limits them.
+func (s *server) openSockets(ctx context.Context, cookies []string) ([]idleSocket, error) {
+	sockets := make([]idleSocket, len(cookies))
 	var group errgroup.Group
-	group.SetLimit(dialAtOnce)
+	group.SetLimit(parallelDials) // the server limits concurrent joins
 	for i, cookie := range cookies {
 		group.Go(func() error {
 			conn, _, err := s.dial(ctx, cookie)
-			for range dialTries {
+			for range dialRetries {
 				if err == nil {
 					break
 				}
@@ -170,12 +167,12 @@ func (s *server) crowd(ctx context.Context, cookies []string) ([]member, error) 
 			if err != nil {
 				return err
 			}
-			m := member{conn, make(chan error, 1)}
-			crowd[i] = m
+			socket := idleSocket{conn, make(chan error, 1)}
+			sockets[i] = socket
 			go func() {
-				for {
-					if _, _, err := conn.NextReader(); err != nil { // answers pings too
-						m.ended <- err
+				for { // reading also answers the server's pings
+					if _, _, err := conn.NextReader(); err != nil {
+						socket.ended <- err
 						return
 					}
 				}
@@ -183,33 +180,34 @@ func (s *server) crowd(ctx context.Context, cookies []string) ([]member, error) 
 			return nil
 		})
 	}
-	return crowd, group.Wait()
+	return sockets, group.Wait()
 }
 
-// leave closes them all. It fails when one had been lost.
-func leave(crowd []member) error {
+// closeSockets closes all websockets. It fails when the server had closed one before: then the figures are those of fewer.
+func closeSockets(sockets []idleSocket) error {
 	lost := 0
-	var why error
-	for _, m := range crowd {
+	var lastErr error
+	for _, socket := range sockets {
 		select {
-		case err := <-m.ended:
-			lost, why = lost+1, err
+		case err := <-socket.ended:
+			lost, lastErr = lost+1, err
 		default:
 		}
 	}
 	var all sync.WaitGroup
-	for _, m := range crowd {
-		all.Go(func() { _ = m.conn.Close() })
+	for _, socket := range sockets {
+		all.Go(func() { _ = socket.conn.Close() })
 	}
 	all.Wait()
 	if lost > 0 {
-		return fmt.Errorf("%d of %d idle websockets were lost: %w", lost, len(crowd), why)
+		return fmt.Errorf("%d of %d idle websockets were lost: %w", lost, len(sockets), lastErr)
 	}
 	return nil
 }
 
-// allowFiles raises this process's limit of open files, which the servers that it starts inherit.
-func allowFiles(n uint64) error {
+// raiseFileLimit raises this process's limit of open files to n, which the servers that it starts inherit. It fails when the
+// hard limit is lower.
+func raiseFileLimit(n uint64) error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err

@@ -15,73 +15,93 @@ import (
 	"balanza/services/store/sqlitestore"
 )
 
+// mongoImage is the image of docker-compose.yml.
 const mongoImage = "mongo:8.0"
 
-// place is where a section keeps its data, on one of the two stores.
-type place struct {
-	store   string // SQLite or MongoDB
-	setting string // Balanza's environment variable that names it
-	where   string // folder, or URI
+// storeConfig is an empty store for one section.
+type storeConfig struct {
+	name     string // SQLite or MongoDB
+	variable string // the environment variable that tells Balanza the location
+	location string // folder, or URI
 }
 
-// open gives this process an end of the store.
-func (p place) open(ctx context.Context) (store.Store, error) {
-	if p.store == "MongoDB" {
-		return mongostore.Open(ctx, p.where)
+// open opens the store in this process, beside the server that uses it.
+func (c storeConfig) open(ctx context.Context) (store.Store, error) {
+	if c.name == "MongoDB" {
+		return mongostore.Open(ctx, c.location)
 	}
-	return sqlitestore.Open(ctx, filepath.Join(p.where, "balanza.db"))
+	return sqlitestore.Open(ctx, filepath.Join(c.location, "balanza.db"))
 }
 
-// env are the words before a command whose server keeps its data there.
-func (p place) env() []string { return []string{"env", p.setting + "=" + p.where} }
+// env is the prefix of a server's command that makes it use the store.
+func (c storeConfig) env() []string { return []string{"env", c.variable + "=" + c.location} }
 
-func (b *bench) sqlite(section string) place {
-	return place{"SQLite", "BALANZA_DATA", filepath.Join(b.temp, section)}
+// sqlite returns an empty SQLite store in the temporary folder.
+func (b *bench) sqlite(section string) storeConfig {
+	return storeConfig{"SQLite", "BALANZA_DATA", filepath.Join(b.temp, section)}
 }
 
-// places are an empty one on each store. Without MongoDB there is only one, and it says so.
-func (b *bench) places(ctx context.Context, section string) ([]place, error) {
-	places := []place{b.sqlite(section)}
-	uri, err := b.mongoDB(ctx)
+// stores returns an empty store of each kind. Where MongoDB cannot be started it prints the reason and returns SQLite only.
+func (b *bench) stores(ctx context.Context, section string) ([]storeConfig, error) {
+	configs := []storeConfig{b.sqlite(section)}
+	// One server serves all sections; each has a database of its own, so it finds it empty.
+	uri, err := b.startMongoDB(ctx)
 	if missing, ok := errors.AsType[missingError](err); ok {
 		fmt.Println("on MongoDB: NOT MEASURED:", missing.what)
-		return places, nil
+		return configs, nil
 	}
-	return append(places, place{"MongoDB", "MONGODB_URI", uri + "/" + section}), err
+	return append(configs, storeConfig{"MongoDB", "MONGODB_URI", uri + "/" + section}), err
 }
 
-// missingError: a part that only some figures need is not on this machine.
+// onEachStore calls measure with an empty store of each kind, one after the other.
+func (b *bench) onEachStore(ctx context.Context, section string, measure func(storeConfig) error) error {
+	configs, err := b.stores(ctx, section)
+	if err != nil {
+		return err
+	}
+	for _, c := range configs {
+		if err := measure(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missingError reports a part that this machine lacks and only some figures need.
 type missingError struct{ what string }
 
+// Error says what is missing.
 func (e missingError) Error() string { return e.what }
 
-// mongoDB is the URI of a server in a container, which is started for the first that asks. It has no database's name.
-func (b *bench) mongoDB(ctx context.Context) (string, error) {
+// startMongoDB starts a server in a container at its first call, and returns its URI, without a database's name.
+func (b *bench) startMongoDB(ctx context.Context) (string, error) {
 	if b.mongo != "" {
 		return b.mongo, nil
 	}
+	// The image is not pulled: a bench downloads nothing by itself.
 	if out, err := exec.CommandContext(ctx, "docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
 		return "", missingError{fmt.Sprintf("docker image inspect %s: %v: %s", mongoImage, err, strings.TrimSpace(string(out)))}
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	address, _, err := freePort()
 	if err != nil {
 		return "", err
 	}
-	address := free.Addr().String()
-	if err := free.Close(); err != nil {
-		return "", err
-	}
 	name := "balanza-bench-" + address[strings.LastIndexByte(address, ':')+1:]
-	b.atEnd(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", name).Run() }) // it may not have come to be
+	// Registered before the start, since a failed or interrupted `docker run` may leave a container too.
+	b.atExit(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", name).Run() })
 	if err := tool(ctx, "", "docker", "run", "--detach", "--name", name, "--publish", address+":27017", mongoImage); err != nil {
 		return "", err
 	}
 	uri := "mongodb://" + address
-	return uri, b.answers(ctx, uri)
+	if err := waitForMongoDB(ctx, uri); err != nil {
+		return "", err
+	}
+	b.mongo = uri
+	return uri, nil
 }
 
-// answers waits for the MongoDB server of that URI and keeps it.
-func (b *bench) answers(ctx context.Context, uri string) error {
+// waitForMongoDB waits until the server of that URI answers, at most a minute.
+func waitForMongoDB(ctx context.Context, uri string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	s, err := mongostore.Open(ctx, uri)
@@ -92,12 +112,24 @@ func (b *bench) answers(ctx context.Context, uri string) error {
 	for {
 		err := s.Ping(ctx)
 		if err == nil {
-			b.mongo = uri
 			return nil
 		}
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return fmt.Errorf("%s does not answer: %w", mongoImage, err)
+		case <-time.After(100 * time.Millisecond):
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// freePort returns an address of 127.0.0.1 that nothing listens on, and its port. Another program may take the port before
+// the caller does; the section then fails.
+func freePort() (address, port string, err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", "", err
+	}
+	address = ln.Addr().String()
+	_, port, err = net.SplitHostPort(address)
+	return address, port, errors.Join(err, ln.Close())
 }

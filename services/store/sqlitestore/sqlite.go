@@ -133,9 +133,9 @@ func (d *database) Close() error {
 	return errors.Join(d.reader.Close(), d.writer.Close())
 }
 
-// retryBusy repeats a write until no other process holds the file's lock, or ctx ends. SQLite's busy_timeout does not do
-// for writers: it sleeps longer each time, so a process that has waited for long loses to one that just came, and it does
-// not wait at all while a new file is switched to WAL.
+// retryBusy repeats a write until no other process holds the file's lock, or ctx ends. SQLite's busy_timeout is unfair to
+// writers: it sleeps longer after each try, so a process that has waited long loses to one that has just started to wait.
+// It also does not wait at all while a new file is switched to WAL.
 func retryBusy(ctx context.Context, write func() error) error {
 	for {
 		err := write()
