@@ -142,8 +142,9 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 		checks.Go(func() { u.checkPeriodically(work) })
 	}
 
-	// Every limit of time is set, so that no client can hold a connection without making progress.
-	server := &http.Server{
+	// net/http limits no time by default, so a client could hold a connection without making progress. The limits for
+	// bodies and answers are set for each request, by newRequestBody and responseWriter.
+	httpServer := &http.Server{
 		Handler:           http.HandlerFunc(b.handle),
 		ReadHeaderTimeout: b.headerTimeout,
 		IdleTimeout:       clientIdle,
@@ -160,41 +161,42 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 		},
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ln) }()
+	go func() { ended <- httpServer.Serve(ln) }()
 	select {
 	case err := <-ended: // the listener has failed
 		b.startDrain()
-		return errors.Join(fmt.Errorf("edge: %w", err), server.Close())
+		return errors.Join(fmt.Errorf("edge: %w", err), httpServer.Close())
 	case <-ctx.Done():
 		b.startDrain()
 		ln.Close()
 		<-ended
-		return b.drain(server)
+		return b.drain(httpServer)
 	}
 }
 
 // drain closes the clients' connections: first those that have got an answer, then idle ones, in the end all.
-func (b *Balancer) drain(server *http.Server) error {
+func (b *Balancer) drain(httpServer *http.Server) error {
 	delay, cancel := context.WithTimeout(context.Background(), b.config.DrainDelay)
 	defer cancel()
 	_ = b.awaitNoConns(delay)
 
 	limit, cancel := context.WithTimeout(context.Background(), b.config.DrainTimeout)
 	defer cancel()
-	err := server.Shutdown(limit)
+	err := httpServer.Shutdown(limit)
 	if err == nil {
 		err = b.awaitNoConns(limit) // Shutdown does not wait for websockets
 	}
 	if err != nil {
 		cut := b.conns.Load()
-		server.Close()
+		httpServer.Close()
 		return fmt.Errorf("edge: %d connections cut off, %v after the drain began", cut,
 			b.config.DrainDelay+b.config.DrainTimeout)
 	}
 	return nil
 }
 
-// awaitNoConns waits until no client is connected, or returns ctx's error.
+// awaitNoConns waits until no client is connected, or returns ctx's error. It polls, so that outside a drain the count
+// costs no more than an atomic addition.
 func (b *Balancer) awaitNoConns(ctx context.Context) error {
 	tick := time.NewTicker(connsPollInterval)
 	defer tick.Stop()

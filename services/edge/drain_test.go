@@ -54,7 +54,7 @@ func TestDrain(t *testing.T) {
 			<-release
 		}
 	})
-	servers := []string{site.address}
+	upstreams := []string{site.address}
 	first, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	file.Close()
-	old := runOn(t, Config{Primary: servers, Default: servers, DrainDelay: time.Minute}, first)
+	old := runOn(t, Config{Primary: upstreams, Default: upstreams, DrainDelay: time.Minute}, first)
 	eventually(t, "ready", old.ready)
 
 	idle, fromIdle := dial(t, old.address)
@@ -82,7 +82,7 @@ func TestDrain(t *testing.T) {
 	eventually(t, "not ready", func() bool { return !old.ready() })
 
 	// The port stays open: the successor holds it too.
-	successor := runOn(t, Config{Primary: servers, Default: servers}, second)
+	successor := runOn(t, Config{Primary: upstreams, Default: upstreams}, second)
 	if status, _ := get(t, successor.url("/")); status != http.StatusOK {
 		t.Errorf("the successor answers %d", status)
 	}
@@ -116,8 +116,8 @@ func TestDrainHasAnEnd(t *testing.T) {
 		<-r.Context().Done()
 		close(stopped)
 	})
-	servers := []string{site.address}
-	b := run(t, Config{Primary: servers, Default: servers, DrainTimeout: time.Millisecond})
+	upstreams := []string{site.address}
+	b := run(t, Config{Primary: upstreams, Default: upstreams, DrainTimeout: time.Millisecond})
 	eventually(t, "ready", b.ready)
 	c, _ := dial(t, b.address)
 	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -254,7 +254,7 @@ func TestCloseFrameStandsBetweenFrames(t *testing.T) {
 	}
 }
 
-func TestSlowHeaderIsRefused(t *testing.T) {
+func TestSlowHeaderEndsTheConnection(t *testing.T) {
 	site := newBackend(t, "", nil)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -278,7 +278,7 @@ func TestSlowHeaderIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 	if n := site.count.Load(); n != 0 {
-		t.Error("it reached the server")
+		t.Error("it reached the upstream")
 	}
 }
 

@@ -121,12 +121,12 @@ func (r *running) ready() bool {
 
 func (r *running) url(path string) string { return "http://" + r.address + path }
 
-// eventually waits until other goroutines have made is true.
-func eventually(t *testing.T, what string, is func() bool) {
+// eventually waits until other goroutines have brought a state about.
+func eventually(t *testing.T, state string, reached func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !reached(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("never happened: " + what)
+			t.Fatal("never reached: " + state)
 		}
 	}
 }

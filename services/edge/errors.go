@@ -33,7 +33,7 @@ func (b *Balancer) writeError(w http.ResponseWriter, r *http.Request, status int
 	if english(r.Header.Get("Accept-Language")) {
 		language, text = "en", texts[status][1]
 	}
-	code := -status
+	code := -status // negative as the site's codes, and none of them
 	if status == http.StatusNotFound {
 		code = -2 // the course's code for it
 		text = fmt.Sprintf(text, r.URL.Path, r.Method)

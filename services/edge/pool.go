@@ -30,9 +30,9 @@ type tier struct {
 	count     atomic.Uint64 // of calls of next
 }
 
-// next returns the next upstream in round-robin order among those that are up, preferring one that is not in tried. It
+// next returns the next upstream in round-robin order among those that are up, preferring one that is not in failed. It
 // returns nil when none is up.
-func (t *tier) next(tried []*upstream) *upstream {
+func (t *tier) next(failed []*upstream) *upstream {
 	up := make([]*upstream, 0, 16) // of this size it stays on the stack
 	for _, u := range t.upstreams {
 		if u.up() {
@@ -42,9 +42,10 @@ func (t *tier) next(tried []*upstream) *upstream {
 	if len(up) == 0 {
 		return nil
 	}
+	// While none goes up or down, each of n upstreams is first for exactly every n-th call.
 	first := int((t.count.Add(1) - 1) % uint64(len(up)))
 	for i := range up {
-		if u := up[(first+i)%len(up)]; !slices.Contains(tried, u) {
+		if u := up[(first+i)%len(up)]; !slices.Contains(failed, u) {
 			return u
 		}
 	}
@@ -71,10 +72,10 @@ func (p *pool) lastChange() time.Time {
 }
 
 // pick chooses an upstream. When none is up it waits for one until waitTimeout has passed since the last one went down.
-func (p *pool) pick(ctx context.Context, tried []*upstream) (*upstream, error) {
+func (p *pool) pick(ctx context.Context, failed []*upstream) (*upstream, error) {
 	for {
 		for _, t := range p.tiers {
-			if u := t.next(tried); u != nil {
+			if u := t.next(failed); u != nil {
 				return u, nil
 			}
 		}
@@ -95,9 +96,9 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	canRepeat := repeatable(req)
 	start := time.Now()
-	var tried []*upstream
+	var failed []*upstream // those that gave this request no answer
 	for broken := 0; ; {
-		u, err := p.pick(ctx, tried)
+		u, err := p.pick(ctx, failed)
 		if err != nil {
 			return nil, err
 		}
@@ -113,17 +114,18 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		switch {
 		case dialFailed(err):
 			u.setHealth(false, err.Error())
+			// Otherwise an upstream that alternates between up and down could keep a request waiting for ever.
 			if time.Since(start) > p.waitTimeout {
 				return nil, errNoUpstream
 			}
-		case !canRepeat || timedOut(err):
+		case !canRepeat || timedOut(err): // it may have been carried out, or would take as long again
 			return nil, err
 		default:
 			if broken++; broken == maxBroken {
 				return nil, err
 			}
 		}
-		tried = append(tried, u)
+		failed = append(failed, u)
 	}
 }
 

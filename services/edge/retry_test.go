@@ -35,8 +35,8 @@ func unchecked(t *testing.T, waitTimeout time.Duration, addresses ...string) (*B
 	return b, front.URL
 }
 
-// rawServer reads a request from every connection and passes the connection to serve, with its number from 1.
-func rawServer(t *testing.T, serve func(n int64, c net.Conn)) (string, *atomic.Int64) {
+// rawUpstream reads a request from every connection and passes the connection to serve, with its number from 1.
+func rawUpstream(t *testing.T, serve func(n int64, c net.Conn)) (string, *atomic.Int64) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -65,11 +65,9 @@ func rawServer(t *testing.T, serve func(n int64, c net.Conn)) (string, *atomic.I
 }
 
 // failures counts the attempts without an answer.
-func (p *pool) failures() (n int64) {
-	for _, t := range p.tiers {
-		for _, u := range t.upstreams {
-			n += u.failures.Load()
-		}
+func failures(b *Balancer) (n int64) {
+	for _, s := range b.Status() {
+		n += s.Failures
 	}
 	return n
 }
@@ -84,14 +82,14 @@ func closedPort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-func TestRetryByMethodAndMoment(t *testing.T) {
-	const refuses, breaks, breaksInBody = "refuses", "breaks", "breaks in the answer's body"
+func TestRetryByMethodAndFailure(t *testing.T) {
+	const closed, breaks, breaksInBody = "closed port", "breaks", "breaks in the answer's body"
 	for _, test := range []struct {
 		first, method, body string
 		status              int
 	}{
-		{refuses, "GET", "", 200}, {refuses, "HEAD", "", 200}, {refuses, "OPTIONS", "", 200}, {refuses, "GET", "b", 200},
-		{refuses, "POST", "b", 200}, {refuses, "POST", "", 200}, {refuses, "PUT", "b", 200}, {refuses, "DELETE", "", 200},
+		{closed, "GET", "", 200}, {closed, "HEAD", "", 200}, {closed, "OPTIONS", "", 200}, {closed, "GET", "b", 200},
+		{closed, "POST", "b", 200}, {closed, "POST", "", 200}, {closed, "PUT", "b", 200}, {closed, "DELETE", "", 200},
 		{breaks, "GET", "", 200}, {breaks, "HEAD", "", 200}, {breaks, "OPTIONS", "", 200}, {breaks, "GET", "b", 502},
 		{breaks, "POST", "b", 502}, {breaks, "POST", "", 502}, {breaks, "PUT", "b", 502}, {breaks, "PATCH", "b", 502},
 		{breaks, "DELETE", "", 502},
@@ -103,13 +101,13 @@ func TestRetryByMethodAndMoment(t *testing.T) {
 				text, _ := io.ReadAll(r.Body)
 				got = string(text)
 			})
-			bad, requests := rawServer(t, func(_ int64, c net.Conn) {
+			bad, requests := rawUpstream(t, func(_ int64, c net.Conn) {
 				if test.first == breaksInBody {
 					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
 				}
 			})
 			want := int64(1)
-			if test.first == refuses {
+			if test.first == closed {
 				bad, want = closedPort(t), 0
 			}
 			b, url := unchecked(t, time.Second, bad, good.address)
@@ -121,16 +119,16 @@ func TestRetryByMethodAndMoment(t *testing.T) {
 				t.Errorf("status %d %s, want %d", status, text, test.status)
 			}
 			if n := requests.Load(); n != want {
-				t.Errorf("the first server got %d requests, want %d", n, want)
+				t.Errorf("the first upstream got %d requests, want %d", n, want)
 			}
 			retried := test.status == 200
 			if n := good.count.Load(); (n == 1) != retried || n > 1 {
-				t.Errorf("the second server got %d requests", n)
+				t.Errorf("the second upstream got %d requests", n)
 			}
 			if retried && got != test.body {
-				t.Errorf("the second server got the body %q, want %q", got, test.body)
+				t.Errorf("the second upstream got the body %q, want %q", got, test.body)
 			}
-			if n := b.draws.failures() + b.site.failures(); n != 1 {
+			if n := failures(b); n != 1 {
 				t.Errorf("%d failed attempts", n)
 			}
 		})
@@ -147,17 +145,17 @@ func TestARetryGoesElsewhereIfItCan(t *testing.T) {
 	pair := tier{upstreams: []*upstream{a, b}}
 	for i := range 4 { // whichever is next
 		if u := pair.next([]*upstream{a}); u != b {
-			t.Errorf("call %d: the upstream that was tried", i)
+			t.Errorf("call %d: the upstream that had failed", i)
 		}
 	}
 	if pair.next([]*upstream{a, b}) == nil {
-		t.Error("both were tried, and neither is tried again")
+		t.Error("both had failed, and neither is chosen")
 	}
 }
 
 // A cluster is one address: another worker may accept the next connection.
 func TestGetIsRepeatedOnTheSameAddress(t *testing.T) {
-	address, requests := rawServer(t, func(n int64, c net.Conn) {
+	address, requests := rawUpstream(t, func(n int64, c net.Conn) {
 		if n > 3 {
 			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
@@ -172,7 +170,7 @@ func TestGetIsRepeatedOnTheSameAddress(t *testing.T) {
 }
 
 func TestGetFailsAfterMaxBroken(t *testing.T) {
-	address, requests := rawServer(t, func(int64, net.Conn) {})
+	address, requests := rawUpstream(t, func(int64, net.Conn) {})
 	_, url := unchecked(t, time.Second, address)
 	if status, _ := get(t, url); status != http.StatusBadGateway {
 		t.Errorf("status %d, want 502", status)
@@ -182,9 +180,9 @@ func TestGetFailsAfterMaxBroken(t *testing.T) {
 	}
 }
 
-// The server closes every connection after its first answer without notice, as at the end of an idle timeout.
+// The upstream closes every connection after its first answer without notice, as at the end of an idle timeout.
 func TestClosedIdleConnectionsFailNoRequest(t *testing.T) {
-	address, requests := rawServer(t, func(_ int64, c net.Conn) {
+	address, requests := rawUpstream(t, func(_ int64, c net.Conn) {
 		fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	})
 	_, url := unchecked(t, time.Second, address)
@@ -203,11 +201,11 @@ func TestClosedIdleConnectionsFailNoRequest(t *testing.T) {
 		}
 	}
 	if n := requests.Load(); n != 2*each {
-		t.Errorf("the server got %d requests of %d", n, 2*each)
+		t.Errorf("the upstream got %d requests of %d", n, 2*each)
 	}
 }
 
-func TestNoServer(t *testing.T) {
+func TestNoUpstream(t *testing.T) {
 	_, url := unchecked(t, time.Nanosecond, closedPort(t), closedPort(t))
 	for range 2 { // the first finds the fault, the second meets a known one
 		res, err := http.Post(url, "text/plain", strings.NewReader("b"))
@@ -360,7 +358,7 @@ func TestKilledWorkersFailNoGet(t *testing.T) {
 	}
 	stop()
 	clients.Wait()
-	if b.draws.failures()+b.site.failures() == 0 {
+	if failures(b.Balancer) == 0 {
 		t.Error("no kill hit a request: the test proves nothing")
 	}
 }

@@ -52,9 +52,9 @@ func TestRoutes(t *testing.T) {
 	b := run(t, Config{Primary: []string{draws.address}, Default: []string{site.address}})
 	eventually(t, "ready", b.ready)
 	for _, test := range []struct {
-		path   string
-		server *backend
-		seen   string
+		path     string
+		upstream *backend
+		seen     string
 	}{
 		{"/api/randoms?cant=%zz;&x", draws, "/api/randoms?cant=%zz;&x"}, // the site answers a wrong query
 		{"/api/randoms/?cant=3", draws, "/api/randoms/?cant=3"},
@@ -67,7 +67,7 @@ func TestRoutes(t *testing.T) {
 		{"/info/metrics", site, "/info/metrics"},
 	} {
 		status, text := get(t, b.url(test.path))
-		if want := test.server.address + " " + test.seen; status != http.StatusOK || text != want {
+		if want := test.upstream.address + " " + test.seen; status != http.StatusOK || text != want {
 			t.Errorf("%s: %d %q, want %q", test.path, status, text, want)
 		}
 	}
@@ -85,7 +85,7 @@ func TestInternalPathsAreHidden(t *testing.T) {
 		}
 	}
 	if n := site.count.Load(); n != 0 {
-		t.Errorf("%d of them reached the server", n)
+		t.Errorf("%d of them reached the upstream", n)
 	}
 
 	for _, test := range []struct{ accept, language, contentType, want string }{

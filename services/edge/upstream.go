@@ -81,6 +81,7 @@ func newUpstream(address string, noKeepAlive *http.Transport, log *slog.Logger) 
 	return u
 }
 
+// up tells whether the upstream may get requests.
 func (u *upstream) up() bool { return u.health.Load().up }
 
 // setHealth records whether the upstream is up, and logs a change. cause says why it is down.
