@@ -54,7 +54,7 @@ func NewHub(s store.Store, l *store.Log) *Hub {
 		log:       l,
 		ready:     make(chan struct{}),
 		arrived:   make(chan struct{}, 1),
-		products:  newProducts(),
+		products:  products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)},
 		listeners: make(map[*Listener]struct{}),
 	}
 }
@@ -209,13 +209,7 @@ func (h *Hub) stop() {
 
 // onlyMessages returns the messages among entries, in a slice of its own.
 func onlyMessages(entries []store.Entry) []store.Entry {
-	var messages []store.Entry
-	for _, e := range entries {
-		if e.Kind == store.MessagePosted {
-			messages = append(messages, e)
-		}
-	}
-	return messages
+	return slices.DeleteFunc(slices.Clone(entries), func(e store.Entry) bool { return e.Kind != store.MessagePosted })
 }
 
 // above returns the part of entries with numbers greater than n.

@@ -24,10 +24,10 @@ type InvalidError struct{ Field, Reason string }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 
-// Send queues a message for the log: calls that follow each other keep their order. The function that it returns, to be called
-// once, waits until the message is stored and returns its entry. The same author and clientID again give the entry that is
-// stored already, whatever the text, so that a page may repeat a message that was not acknowledged. The error is an
-// *InvalidError, or a store.ErrUnavailable when the message is not known to be stored.
+// Send queues a message for the log: calls that follow each other keep their order. The function that it returns, to be
+// called once, waits until the message is stored and returns its entry. The same author and clientID again give the entry
+// that is stored already, whatever the text, so that a page may repeat a message that was not acknowledged. The error is
+// an *InvalidError, or a store.ErrUnavailable when the message is not known to be stored.
 func (h *Hub) Send(ctx context.Context, author store.Author, text, clientID string) (stored func() (store.Entry, error)) {
 	if err := errors.Join(checkText(text), checkClientID(clientID)); err != nil {
 		return func() (store.Entry, error) { return store.Entry{}, err }
@@ -50,20 +50,19 @@ func checkText(text string) error {
 	case utf8.RuneCountInString(text) > MaxText:
 		return &InvalidError{"text", fmt.Sprintf("is longer than %d characters", MaxText)}
 	case strings.ContainsRune(text, 0):
-		return &InvalidError{"text", "holds a NUL character"} // MongoDB and SQLite disagree about it
+		return &InvalidError{"text", "holds a NUL character"} // not every store preserves it
 	}
 	return nil
 }
 
 // checkClientID returns an *InvalidError unless an id is 1 to MaxClientID bytes of printable characters.
 func checkClientID(id string) error {
-	printable := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
 	switch {
 	case id == "":
 		return &InvalidError{"clientId", "is empty"}
 	case len(id) > MaxClientID:
 		return &InvalidError{"clientId", fmt.Sprintf("is longer than %d bytes", MaxClientID)}
-	case strings.ContainsFunc(id, func(r rune) bool { return !printable(r) }):
+	case strings.ContainsFunc(id, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):
 		return &InvalidError{"clientId", "holds a character that is not printable"}
 	}
 	return nil

@@ -17,10 +17,7 @@ type products struct {
 	arrived chan struct{} // of capacity 1: wakes deliverProducts
 }
 
-func newProducts() products {
-	return products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)}
-}
-
+// add puts a product into the set.
 func (p *products) add(id string) {
 	p.mu.Lock()
 	p.changed[id] = struct{}{}
