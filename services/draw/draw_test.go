@@ -68,9 +68,9 @@ func TestUniformManyDraws(t *testing.T) {
 
 // Draws of one word and of neighbouring words are independent: the pairs of a word's draws are as uniform as the draws.
 func TestIndependent(t *testing.T) {
-	const drawn, cells = 400_000, 100
+	const samples, cells = 400_000, 100
 	var pairs [perWord][cells]float64
-	for range drawn {
+	for range samples {
 		var one tally
 		one.draw(perWord)
 		var drawn [perWord]int
@@ -88,7 +88,7 @@ func TestIndependent(t *testing.T) {
 	for i := range pairs {
 		var x float64
 		for _, times := range pairs[i] {
-			x += (times - drawn/cells) * (times - drawn/cells) / (drawn / cells)
+			x += (times - samples/cells) * (times - samples/cells) / (samples / cells)
 		}
 		if x > 213 { // chi-square with 99 degrees of freedom: one in ten billion
 			t.Errorf("draws %d and %d of a word: chi-square %.1f", i, (i+1)%perWord, x)

@@ -31,15 +31,15 @@ func lowThreads(t *testing.T) int {
 	return low
 }
 
-func eventually(t *testing.T, what string, happens func() bool) {
+func eventually(t *testing.T, failure string, reached func() bool) {
 	t.Helper()
 	for range 2000 {
-		if happens() {
+		if reached() {
 			return
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Error(what)
+	t.Error(failure)
 }
 
 func TestThreadsAreLowAndEnd(t *testing.T) {

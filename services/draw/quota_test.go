@@ -37,7 +37,7 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestLimits(t *testing.T) {
 	for _, c := range []struct {
 		processors, cores int
 		quota             float64
