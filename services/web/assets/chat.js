@@ -1,6 +1,6 @@
-// The chat: what was said, how much its normalised form saves, and the form to say something.
+// The chat: the messages, the compression of their normalised form, and the form for a new message.
 
-import { compression, merge, message, nothing } from './denormalise.js';
+import { compression, emptyChat, merge, message } from './denormalise.js';
 
 const $ = (id) => document.getElementById(id);
 
@@ -8,22 +8,22 @@ export class Chat {
   /** The number of the last log entry that the page has. */
   last = 0;
 
-  #normalised = nothing();
+  #normalised = emptyChat();
   #shown = new Map(); // message's id → its element
-  #measuring = 0; // timer
+  #timer = 0; // timer
 
-  /** Follows the socket. */
-  follow(socket) {
-    socket.addEventListener('chat', ({ detail }) => this.#take(detail));
+  /** Shows the events of a socket, and sends the form's messages to it. */
+  connect(socket) {
+    socket.addEventListener('chat', ({ detail }) => this.#onChat(detail));
     socket.addEventListener('pending', () => this.#showPending(socket.pending));
-    socket.addEventListener('refused', ({ detail }) => showError(detail));
+    socket.addEventListener('rejected', ({ detail }) => showError(detail));
     const form = $('chat-form');
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       const text = form.text.value.trim();
       if (!text) return;
       showError('');
-      socket.say(text);
+      socket.send(text);
       form.reset();
       fit(form.text);
     });
@@ -35,9 +35,9 @@ export class Chat {
     });
   }
 
-  #take({ last, reset, normalised }) {
+  #onChat({ last, reset, normalised }) {
     if (reset) {
-      this.#normalised = nothing();
+      this.#normalised = emptyChat();
       this.#shown.clear();
       $('messages').replaceChildren();
     }
@@ -50,18 +50,18 @@ export class Chat {
     this.#showCompression();
   }
 
-  #show(said) {
-    const item = messageItem(said);
-    const before = this.#shown.get(said.id);
-    if (before) before.replaceWith(item);
+  #show(message) {
+    const item = messageItem(message);
+    const old = this.#shown.get(message.id);
+    if (old) old.replaceWith(item);
     else $('messages').append(item);
-    this.#shown.set(said.id, item);
+    this.#shown.set(message.id, item);
   }
 
-  /** Five times a second at most, however many messages come: it takes the whole conversation as text. */
+  /** Shows the compression at most five times a second, since computing it encodes the whole chat. */
   #showCompression() {
-    this.#measuring ||= setTimeout(() => {
-      this.#measuring = 0;
+    this.#timer ||= setTimeout(() => {
+      this.#timer = 0;
       const label = $('compression');
       const percent = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 2 });
       label.textContent = this.#shown.size
@@ -78,13 +78,13 @@ export class Chat {
 }
 
 function messageItem({ author, text, fecha }) {
-  const when = element('time', 'when', `[${moment(fecha)}]`);
+  const when = element('time', 'when', `[${formatTime(fecha)}]`);
   when.dateTime = fecha;
   return element('li', 'message', avatar(author), element('p', 'line',
     element('b', 'author', author.id), ' ', when, ' ', element('i', 'text', text)));
 }
 
-/** The author's picture; the first letter of the alias stands for one that is missing or cannot be had. */
+/** The author's picture, or the first letter of the alias where there is none or it cannot be loaded. */
 function avatar({ alias, id, avatar: url }) {
   const letter = element('span', 'avatar', (alias || id).slice(0, 1).toUpperCase());
   letter.ariaHidden = 'true';
@@ -96,14 +96,14 @@ function avatar({ alias, id, avatar: url }) {
 }
 
 /** DD/MM/YYYY HH:MM:SS, in the reader's time zone. */
-export function moment(text) {
+export function formatTime(text) {
   const t = new Date(text);
   const two = (n) => String(n).padStart(2, '0');
   return `${two(t.getDate())}/${two(t.getMonth() + 1)}/${t.getFullYear()} `
     + `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}`;
 }
 
-/** The field grows with what is written. */
+/** Makes the field as high as its text. */
 function fit(field) {
   field.style.height = 'auto';
   field.style.height = `${field.scrollHeight}px`;

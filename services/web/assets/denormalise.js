@@ -1,17 +1,17 @@
 // The normalised chat, as npm's normalizr 3 makes it: {result: 'mensajes', entities: {authors, messages, chats}}.
 
-/** The form without messages. */
-export function nothing() {
+/** The normalised form without messages. */
+export function emptyChat() {
   return { entities: { authors: {}, messages: {}, chats: { mensajes: { id: 'mensajes', mensajes: [] } } }, result: 'mensajes' };
 }
 
-/** Adds to `known` what `news` holds. Entities of the same id are replaced. */
-export function merge(known, news) {
-  const into = known.entities;
-  const from = news.entities;
+/** Adds the entities of `update` to `target`, both normalised. Entities of the same id are replaced. */
+export function merge(target, update) {
+  const into = target.entities;
+  const from = update.entities;
   Object.assign(into.authors, from.authors);
-  const chat = into.chats[known.result];
-  for (const id of from.chats[news.result].mensajes) {
+  const chat = into.chats[target.result];
+  for (const id of from.chats[update.result].mensajes) {
     if (!(id in into.messages)) chat.mensajes.push(id);
   }
   Object.assign(into.messages, from.messages);
@@ -29,7 +29,7 @@ export function denormalise(normalised) {
   return { ...chat, mensajes: chat.mensajes.map((id) => message(normalised, id)) };
 }
 
-/** How long the normalised form is, in percent of the denormalised. */
+/** The length of the normalised form as JSON, in percent of the denormalised form's. */
 export function compression(normalised) {
   return 100 * JSON.stringify(normalised).length / JSON.stringify(denormalise(normalised)).length;
 }

@@ -1,4 +1,4 @@
-// The start page: one websocket, of which the chat and the products live.
+// The start page: the chat and the products share one websocket.
 
 import { Chat } from './chat.js';
 import { Products } from './products.js';
@@ -6,8 +6,8 @@ import { Socket } from './socket.js';
 
 const chat = new Chat();
 const socket = new Socket('/ws', () => chat.last);
-chat.follow(socket);
-new Products().follow(socket);
+chat.connect(socket);
+new Products().connect(socket);
 
 const state = document.getElementById('state');
 socket.addEventListener('state', ({ detail }) => {

@@ -1,18 +1,18 @@
-// The products: a table that is the same on every open page, and the form that writes them.
+// The products: a table that shows the same on every open page, and the form that changes them.
 
 const $ = (id) => document.getElementById(id);
 
 export class Products {
   #rows = new Map(); // product's id → its row
-  #changed = null; // while the table is being read: the ids that were told of meanwhile, which are newer than what is read
+  #changed = null; // ids whose events arrived while the table is being read: these are newer than what is read; else null
   #editing = null; // id of the product in the form, null for a new one
 
-  /** Follows the socket: the table is read whenever a connection begins, and kept by what is told after. */
-  follow(socket) {
+  /** Reads the table at the start of each connection of the socket, and applies the events that follow. */
+  connect(socket) {
     socket.addEventListener('joined', () => this.#read());
     socket.addEventListener('product', ({ detail }) => {
       this.#changed?.add(detail.id);
-      this.#put(detail.id, detail.product);
+      this.#set(detail.id, detail.product);
       this.#showEmpty();
     });
     const form = $('product-form');
@@ -27,33 +27,33 @@ export class Products {
     const changed = new Set();
     this.#changed = changed;
     const { ok, body } = await call('GET', '/api/productos');
-    if (changed !== this.#changed) return; // read again meanwhile
+    if (changed !== this.#changed) return; // a later read has begun
     this.#changed = null;
     if (!ok) {
       showError(body);
       return;
     }
-    const there = new Set(body.map(({ id }) => id));
+    const ids = new Set(body.map(({ id }) => id));
     for (const id of this.#rows.keys()) {
-      if (!there.has(id) && !changed.has(id)) this.#put(id, null);
+      if (!ids.has(id) && !changed.has(id)) this.#set(id, null);
     }
     for (const product of body) {
-      if (!changed.has(product.id)) this.#put(product.id, product);
+      if (!changed.has(product.id)) this.#set(product.id, product);
     }
     this.#showEmpty();
   }
 
-  /** Shows a product, or takes it away when there is none. */
-  #put(id, product) {
-    const before = this.#rows.get(id);
+  /** Shows a product, or removes its row when product is null. */
+  #set(id, product) {
+    const old = this.#rows.get(id);
     if (!product) {
-      before?.remove();
+      old?.remove();
       this.#rows.delete(id);
       if (this.#editing === id) this.#edit(null, false);
       return;
     }
     const row = this.#row(product);
-    if (before) before.replaceWith(row);
+    if (old) old.replaceWith(row);
     else insert(row);
     this.#rows.set(id, row);
   }
@@ -74,7 +74,7 @@ export class Products {
       b.addEventListener('click', () => act(b));
     };
     button('edit', () => this.#edit(product));
-    button('delete', (b) => confirm(`${b.dataset.sure}\n${product.nombre}`) && this.#delete(product.id));
+    button('delete', (b) => confirm(`${b.dataset.confirm}\n${product.nombre}`) && this.#delete(product.id));
     return row;
   }
 
@@ -94,18 +94,18 @@ export class Products {
     if (!form.reportValidity()) return;
     const product = { nombre: form.nombre.value, precio: form.precio.valueAsNumber, foto: form.foto.value };
     const id = this.#editing;
-    $('product-save').disabled = true; // a second click is no second product
+    $('product-save').disabled = true; // a second click must not create a second product
     const { ok, body } = id === null
       ? await call('POST', '/api/productos', product)
       : await call('PUT', `/api/productos/${encodeURIComponent(id)}`, product);
     $('product-save').disabled = false;
     if (!ok) showError(body);
-    else if (this.#editing === id) this.#edit(null); // else another one was begun meanwhile
+    else if (this.#editing === id) this.#edit(null); // else the user edits another one by now
   }
 
   async #delete(id) {
     const { ok, status, body } = await call('DELETE', `/api/productos/${encodeURIComponent(id)}`);
-    if (!ok && status !== 404) showError(body); // somebody else was faster: it is gone, as was asked
+    if (!ok && status !== 404) showError(body); // 404: somebody else has deleted it
   }
 
   #showEmpty() {
@@ -113,7 +113,7 @@ export class Products {
   }
 }
 
-/** Puts a new row in its place: the server's order is that of the ids. */
+/** Inserts a new row in the order of the ids, which is the server's. */
 function insert(row) {
   const { rows } = $('product-table').tBodies[0];
   const isLater = (other) => other.dataset.id > row.dataset.id;
@@ -121,27 +121,27 @@ function insert(row) {
   $('product-table').tBodies[0].insertBefore(row, next);
 }
 
-/** Asks the REST interface. Never throws: a server that does not answer is an answer that is not ok. */
+/** Calls the REST interface. It never throws: without an answer, ok is false. */
 async function call(method, path, content) {
   const headers = { Accept: 'application/json' };
   if (content) headers['Content-Type'] = 'application/json';
   try {
-    const answer = await fetch(path, { method, headers, body: content && JSON.stringify(content) });
-    if (answer.status === 401) location.assign('/login');
-    const text = await answer.text();
-    return { ok: answer.ok, status: answer.status, body: text ? JSON.parse(text) : null };
+    const response = await fetch(path, { method, headers, body: content && JSON.stringify(content) });
+    if (response.status === 401) location.assign('/login');
+    const text = await response.text();
+    return { ok: response.ok, status: response.status, body: text ? JSON.parse(text) : null };
   } catch {
     return { ok: false, status: 0, body: { descripcion: $('product-table').dataset.failed } };
   }
 }
 
-/** Shows what the server said of a field, at the form; null takes it away. */
-function showError(answer) {
+/** Shows the server's error at the form and marks its field; null removes it. */
+function showError(body) {
   const error = $('product-error');
-  error.textContent = answer?.descripcion ?? '';
-  error.hidden = !answer;
+  error.textContent = body?.descripcion ?? '';
+  error.hidden = !body;
   for (const input of $('product-form').querySelectorAll('input')) {
-    const wrong = answer?.campo === input.name;
+    const wrong = body?.campo === input.name;
     input.ariaInvalid = wrong ? 'true' : null;
     if (wrong) input.focus();
   }

@@ -1,39 +1,39 @@
-// The page's end of the websocket: connects, comes back when the connection ends, and repeats what was not acknowledged.
+// The page's websocket: connects, connects again when the connection ends, and repeats messages that were not acknowledged.
 
-const FIRST_PAUSE = 250; // ms before the first new try; doubled each time …
-const LONGEST_PAUSE = 8000; // … up to this
-const PATIENCE = 10_000; // ms of silence, while the page waits for something, before the connection counts as dead
-const AT_ONCE = 16; // messages on their way
-const REPEAT = 1500; // ms before a message is repeated that the server could not take just now
-const TRANSIENT = new Set([-6, -7]); // codes: too many messages, store unavailable
+const MIN_BACKOFF = 250; // ms before the first attempt to reconnect; doubled each time
+const MAX_BACKOFF = 8000; // ms
+const SILENCE_TIMEOUT = 10_000; // ms without a frame, while the page waits for one, after which the connection is dropped
+const MAX_IN_FLIGHT = 16; // messages that were sent and are not acknowledged
+const RETRY_DELAY = 1500; // ms before a message is repeated after a temporary error
+const TEMPORARY = new Set([-6, -7]); // error codes: too many messages, store unavailable
 
 export class Socket extends EventTarget {
   #url;
-  #after; // the last entry the page has
+  #after; // returns the number of the last entry that the page has
   #socket = null;
-  #pause = FIRST_PAUSE;
+  #backoff = MIN_BACKOFF;
   #timer = 0;
   #pending = new Map(); // clientId → {text, sent, timer}, in the order they were written
   #silence = 0; // timer
   #open = false;
-  #joined = false; // the server has told what the page missed
+  #joined = false; // the server has sent the messages that the page missed
 
   /**
    * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' or 'waiting'),
-   * 'joined' when a connection begins to tell what happens, 'pending', 'refused' (detail: the server's words), and what the
-   * server tells: 'chat' and 'product'.
+   * 'joined' when the first event of a connection has arrived, 'pending' when that list changes, 'rejected' (detail: the
+   * reason), and the server's events: 'chat' and 'product'.
    */
   constructor(path, after) {
     super();
     this.#url = new URL(path, location.href.replace(/^http/, 'ws'));
     this.#after = after;
-    addEventListener('offline', () => this.#giveUp());
-    addEventListener('online', () => this.#soon(0));
+    addEventListener('offline', () => this.#drop());
+    addEventListener('online', () => this.#connectIn(0));
     addEventListener('beforeunload', (event) => {
-      if (this.#pending.size) event.preventDefault(); // the browser asks first: what is not acknowledged would be lost
+      if (this.#pending.size) event.preventDefault(); // the browser asks before it drops messages that are not acknowledged
     });
     addEventListener('pagehide', () => this.#socket?.close());
-    addEventListener('pageshow', (event) => event.persisted && this.#soon(0));
+    addEventListener('pageshow', (event) => event.persisted && this.#connectIn(0));
     this.#connect();
   }
 
@@ -43,11 +43,11 @@ export class Socket extends EventTarget {
   }
 
   /** Sends a message, now or as soon as there is a connection. */
-  say(text) {
+  send(text) {
     const clientId = newId();
     this.#pending.set(clientId, { text, sent: false, timer: 0 });
-    this.#tell('pending');
-    this.#send();
+    this.#emit('pending');
+    this.#sendPending();
   }
 
   #connect() {
@@ -55,17 +55,17 @@ export class Socket extends EventTarget {
     this.#url.searchParams.set('after', this.#after());
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
-    this.#listen();
+    this.#restartTimer();
     socket.onopen = () => {
       this.#open = true;
-      this.#tell('state', 'open');
-      this.#send();
+      this.#emit('state', 'open');
+      this.#sendPending();
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
-    socket.onclose = () => this.#closed();
+    socket.onclose = () => this.#onClose();
   }
 
-  async #closed() {
+  async #onClose() {
     const hadJoined = this.#joined;
     this.#open = this.#joined = false;
     clearTimeout(this.#silence);
@@ -73,102 +73,102 @@ export class Socket extends EventTarget {
       clearTimeout(message.timer);
       message.sent = false;
     }
-    this.#tell('state', 'waiting');
-    // All pages of a server that stops lose it at once: they come back spread over the pause.
-    this.#soon(this.#pause * (0.5 + Math.random() / 2));
-    this.#pause = Math.min(2 * this.#pause, LONGEST_PAUSE);
-    if (!hadJoined) await leaveWhenLoggedOut();
+    this.#emit('state', 'waiting');
+    // All pages of a server that stops lose their connections at once: a random delay spreads their return.
+    this.#connectIn(this.#backoff * (0.5 + Math.random() / 2));
+    this.#backoff = Math.min(2 * this.#backoff, MAX_BACKOFF);
+    if (!hadJoined) await redirectIfLoggedOut();
   }
 
-  #soon(pause) {
+  #connectIn(delay) {
     if (this.#socket.readyState < WebSocket.CLOSING) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#connect(), pause);
+    this.#timer = setTimeout(() => this.#connect(), delay);
   }
 
-  /** Sends the oldest messages that are not sent yet, few at a time: the last ones would have to wait for all others. */
-  #send() {
+  /** Sends the oldest messages that are not sent yet, at most MAX_IN_FLIGHT at a time. */
+  #sendPending() {
     if (!this.#open) return;
-    for (const [clientId, message] of [...this.#pending].slice(0, AT_ONCE)) {
+    for (const [clientId, message] of [...this.#pending].slice(0, MAX_IN_FLIGHT)) {
       if (message.sent) continue;
       message.sent = true;
       this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
     }
-    this.#listen();
+    this.#restartTimer();
   }
 
-  /** A process that hangs neither opens nor closes a connection. */
-  #listen() {
+  /** Restarts the silence timer: a process that hangs neither opens nor closes a connection. */
+  #restartTimer() {
     clearTimeout(this.#silence);
-    if (this.#pending.size || !this.#joined) this.#silence = setTimeout(() => this.#giveUp(), PATIENCE);
+    if (this.#pending.size || !this.#joined) this.#silence = setTimeout(() => this.#drop(), SILENCE_TIMEOUT);
   }
 
-  /** Ends a connection whose other end is not there: the browser would wait a minute for its goodbye. */
-  #giveUp() {
+  /** Drops a dead connection without its close handshake, for which the browser would wait a minute. */
+  #drop() {
     const socket = this.#socket;
     if (socket.readyState >= WebSocket.CLOSING) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
-    this.#closed();
+    this.#onClose();
   }
 
   #receive(event) {
     switch (event.type) {
       case 'ack':
-        this.#settle(event.clientId);
+        this.#complete(event.clientId);
         break;
       case 'error':
-        this.#refused(event);
+        this.#onError(event);
         break;
       default:
-        if (!this.#joined) this.#begin();
-        this.#tell(event.type, event);
+        if (!this.#joined) this.#onJoined();
+        this.#emit(event.type, event);
     }
-    this.#listen();
+    this.#restartTimer();
   }
 
-  #begin() {
+  #onJoined() {
     this.#joined = true;
-    this.#pause = FIRST_PAUSE;
-    this.#tell('joined');
+    this.#backoff = MIN_BACKOFF;
+    this.#emit('joined');
   }
 
-  #refused({ clientId, codigo, descripcion }) {
+  #onError({ clientId, codigo, descripcion }) {
     const message = this.#pending.get(clientId);
-    if (message && TRANSIENT.has(codigo)) {
+    if (message && TEMPORARY.has(codigo)) {
       message.timer = setTimeout(() => {
         message.sent = false;
-        this.#send();
-      }, REPEAT);
+        this.#sendPending();
+      }, RETRY_DELAY);
       return;
     }
-    this.#settle(clientId);
-    this.#tell('refused', descripcion);
+    this.#complete(clientId);
+    this.#emit('rejected', descripcion);
   }
 
-  #settle(clientId) {
+  #complete(clientId) {
     clearTimeout(this.#pending.get(clientId)?.timer);
     this.#pending.delete(clientId);
-    this.#tell('pending');
-    this.#send();
+    this.#emit('pending');
+    this.#sendPending();
   }
 
-  #tell(type, detail) {
+  #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 
-/** Random text; crypto.randomUUID is not to be had on plain http. */
+/** Random text. Browsers offer crypto.randomUUID only over https. */
 function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** The server does not say why it refuses a websocket; if it is for want of a session, the start page leads to the login. */
-async function leaveWhenLoggedOut() {
+/** Browsers hide why a websocket was rejected. If there is no session, the start page redirects to the log-in. */
+async function redirectIfLoggedOut() {
   try {
-    const answer = await fetch('/', { method: 'HEAD', redirect: 'manual', cache: 'no-store' });
-    if (answer.type === 'opaqueredirect') location.assign('/login');
+    const response = await fetch('/', { method: 'HEAD', redirect: 'manual', cache: 'no-store' });
+    if (response.type === 'opaqueredirect') location.assign('/login');
   } catch {
-    // no connection at all: the next try will tell
+    // no connection at all; the next attempt follows
   }
 }
