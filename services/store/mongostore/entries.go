@@ -3,24 +3,13 @@ package mongostore
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
 	"go.mongodb.org/mongo-driver/mongo/options"
-	"golang.org/x/sync/errgroup"
 
 	"balanza/services/store"
-)
-
-// A range query costs some compatible servers a scan of all entries. After therefore looks entries up by _id, several at the
-// same time, and uses a range query only when many more entries may follow. When the range query took longer than look-ups
-// would have, After uses none for a while.
-const (
-	parallelLookUps = 16
-	rangeThreshold  = 100 // entries still wanted, above which a range query is tried
-	rangeRetryAfter = time.Minute
 )
 
 // entryDoc is an entry as stored. Its number is the _id, whose unique index makes every number write-once.
@@ -60,116 +49,81 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 	}
 	// The unique _id rejects a number that exists, but not one that would leave a gap.
 	if last > 0 {
-		if ok, err := exists(ctx, d.entries, last); err != nil || !ok {
-			return 0, err
+		err := d.entries.FindOne(ctx, byID(last), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+		if errors.Is(err, mongo.ErrNoDocuments) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, wrap(err)
 		}
 	}
 	return insert(ctx, d.entries, docs)
 }
 
-// After returns what it has read when half of the timeout is over: the caller asks again, and gets on however slow the
-// server is.
-func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	start := time.Now()
-	entries := []store.Entry{}
-	count := 1 // a poll of the log usually finds no entry or one
-	for len(entries) < limit && time.Since(start) < store.CallTimeout/2 {
-		last, found, rest := n+int64(len(entries)), len(entries), limit-len(entries)
-		if found > parallelLookUps && rest > rangeThreshold && time.Now().UnixNano() > d.noRangeUntil.Load() {
-			perLookUp := time.Since(start) / time.Duration(found)
-			rangeStart := time.Now()
-			more, err := d.readRange(ctx, last, rest)
-			if err != nil || time.Since(rangeStart) > perLookUp*time.Duration(max(rangeThreshold, len(more))) {
-				d.noRangeUntil.Store(time.Now().Add(rangeRetryAfter).UnixNano())
-			}
-			return append(entries, more...), nil
-		}
-		count = min(count, rest)
-		more, err := d.lookUp(ctx, last, count)
-		if err != nil && found == 0 {
-			return nil, err
-		}
-		entries = append(entries, more...)
-		if len(more) < count {
-			break
-		}
-		count = parallelLookUps
+// insert inserts documents in order up to the first that a unique index rejects, and returns how many it inserted. A
+// duplicate key is no error to its caller: it means that another process has the number, or that the entry is stored
+// already. A write concern error beside it is one, since the documents before may then be lost in a failover.
+func insert(ctx context.Context, c *mongo.Collection, docs []any) (int, error) {
+	_, err := c.InsertMany(ctx, docs)
+	bulk, ok := errors.AsType[mongo.BulkWriteException](err)
+	if ok && bulk.WriteConcernError == nil && mongo.IsDuplicateKeyError(err) {
+		return bulk.WriteErrors[0].Index, nil
 	}
-	return entries, nil
+	if err != nil {
+		return 0, wrap(err)
+	}
+	return len(docs), nil
 }
 
-// readRange returns up to limit entries above n with one query, whose answer comes in one batch.
-func (d *database) readRange(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
-	aboveN := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
-	byNumber := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).SetBatchSize(int32(limit))
-	docs, err := findAll[entryDoc](ctx, d.entries, aboveN, byNumber)
-	if err != nil {
-		return nil, err
+// readBatch is how many entries a cursor returns at a time. What arrived before a timeout is returned, so that a caller
+// that is far behind gets on however slow the server is.
+const readBatch = 100
+
+// After reads the range above n by the index of _id, as far as it has no gap.
+func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
+	if limit <= 0 { // which MongoDB takes for no limit
+		return nil, nil
 	}
-	var entries []store.Entry
-	for _, doc := range docs {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	aboveN := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
+	byNumber := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).
+		SetBatchSize(int32(min(limit, readBatch)))
+	cursor, err := d.entries.Find(ctx, aboveN, byNumber)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer cursor.Close(ctx)
+	entries := []store.Entry{}
+	for cursor.Next(ctx) {
+		var doc entryDoc
+		if err := cursor.Decode(&doc); err != nil {
+			return nil, wrap(err)
+		}
 		// A scan that runs during an insert may return a later entry without an earlier one. The entries after the gap
 		// come with the next call.
 		if doc.N != n+int64(len(entries))+1 {
-			break
+			return entries, nil
 		}
 		entries = append(entries, decode(doc))
 	}
-	return entries, nil
+	if len(entries) > 0 {
+		return entries, nil
+	}
+	return entries, wrap(cursor.Err())
 }
 
-// lookUp returns the count entries above n, or those before the first that does not exist. All look-ups run at the same
-// time: one after another they could exceed the timeout on a busy server.
-func (d *database) lookUp(ctx context.Context, n int64, count int) ([]store.Entry, error) {
-	docs := make([]*entryDoc, max(0, count))
-	var group errgroup.Group
-	for i := range docs {
-		group.Go(func() error {
-			var doc entryDoc
-			err := d.entries.FindOne(ctx, byID(n+1+int64(i))).Decode(&doc)
-			if err == nil {
-				docs[i] = &doc
-			}
-			if errors.Is(err, mongo.ErrNoDocuments) {
-				err = nil
-			}
-			return wrap(err)
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var entries []store.Entry
-	for _, doc := range docs {
-		if doc == nil {
-			break
-		}
-		entries = append(entries, decode(*doc))
-	}
-	return entries, nil
-}
-
-// Last searches the highest number with look-ups by _id only: see highestOf.
+// Last reads the highest number by the index of _id.
 func (d *database) Last(ctx context.Context) (int64, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	return highestOf(func(numbers []int64) (int, error) {
-		found := make([]bool, len(numbers))
-		var group errgroup.Group
-		for i, n := range numbers {
-			group.Go(func() (err error) {
-				found[i], err = exists(ctx, d.entries, n)
-				return err
-			})
-		}
-		err := group.Wait()
-		if i := slices.Index(found, false); i >= 0 {
-			return i, err
-		}
-		return len(found), err
-	})
+	last := options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}}).SetProjection(bson.D{{Key: "_id", Value: 1}})
+	var doc entryDoc
+	err := d.entries.FindOne(ctx, bson.D{}, last).Decode(&doc)
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return 0, nil
+	}
+	return doc.N, wrap(err)
 }
 
 // EntryByClientID uses the unique index that ensureIndexes creates.

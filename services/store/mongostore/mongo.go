@@ -1,11 +1,10 @@
-// Package mongostore implements store.Store in MongoDB: standalone, replica set or Atlas. It requires nothing that a
-// MongoDB-compatible server lacks, and frequent queries use only _id, since such a server may have no other index.
+// Package mongostore implements store.Store in MongoDB: standalone, replica set or Atlas. Nothing in it needs a replica
+// set, and every frequent query has an index: of _id, or one that ensureIndexes creates.
 package mongostore
 
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -34,7 +33,6 @@ type database struct {
 	users, sessions, products, counters, entries *mongo.Collection
 	// A channel of capacity 1 as a lock, since a mutex cannot honour a context: true once the indexes exist.
 	indexesReady chan bool
-	noRangeUntil atomic.Int64 // Unix time in nanoseconds, see rangeRetryAfter
 }
 
 // Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI is malformed, or
