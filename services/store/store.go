@@ -41,10 +41,13 @@ func WrapError(err, noRecord error) error {
 	}
 }
 
+// The names in BSON are those of stored documents, so they never change. Where there is no tag, it is the field's name in
+// lower case.
+
 // User is an account and the profile that its chat messages carry.
 type User struct {
-	Email        string // in the spelling of NormalEmail; unique
-	PasswordHash []byte // bcrypt
+	Email        string `bson:"_id"`      // in the spelling of NormalEmail; unique
+	PasswordHash []byte `bson:"password"` // bcrypt
 	Author       Author
 	Created      time.Time // UTC, stored in whole milliseconds
 }
@@ -61,14 +64,14 @@ type Author struct {
 
 // Session is a logged-in browser.
 type Session struct {
-	ID      string // opaque, the value of the cookie
+	ID      string `bson:"_id"` // opaque, the value of the cookie
 	Email   string
 	Expires time.Time // UTC, stored in whole milliseconds
 }
 
 // Product is an article of the shop. Its JSON is that of the REST interface.
 type Product struct {
-	ID     string  `json:"id"`
+	ID     string  `json:"id" bson:"_id"`
 	Nombre string  `json:"nombre"`
 	Precio float64 `json:"precio"`
 	Foto   string  `json:"foto"` // URL
@@ -89,14 +92,14 @@ const (
 
 // Entry is one event of the log that every process follows. Entries are numbered 1, 2, 3 … without a gap.
 type Entry struct {
-	N       int64 // 0 until the entry is stored
+	N       int64 `bson:"_id"` // 0 until the entry is stored
 	Kind    Kind
 	Subject string   // for ProductChanged and LoggedOut
-	Message *Message // for MessagePosted
+	Message *Message `bson:"message,omitempty"` // for MessagePosted
 	// Author and ClientID are unique together, so that a repeated request stores nothing twice. For a message they are
 	// its author's email and the id that the page chose; for any other kind Author is empty and ClientID is random.
 	Author   string
-	ClientID string
+	ClientID string `bson:"clientId"`
 }
 
 // Message is a chat message. It contains a copy of its author's profile at the time of posting.

@@ -11,58 +11,18 @@ import (
 	"balanza/services/store"
 )
 
-// userDoc is a store.User as stored. MongoDB keeps every _id unique and indexed, so the email needs no index of its own.
-type userDoc struct {
-	Email    string    `bson:"_id"`
-	Password []byte    `bson:"password"`
-	Author   authorDoc `bson:"author"`
-	Created  time.Time `bson:"created"`
-}
-
-// authorDoc is the store.Author in a userDoc and in a messageDoc.
-type authorDoc struct {
-	ID       string `bson:"id"`
-	Nombre   string `bson:"nombre"`
-	Apellido string `bson:"apellido"`
-	Edad     int    `bson:"edad"`
-	Alias    string `bson:"alias"`
-	Avatar   string `bson:"avatar"`
-}
-
-// sessionDoc is a store.Session as stored.
-type sessionDoc struct {
-	ID      string    `bson:"_id"`
-	Email   string    `bson:"email"`
-	Expires time.Time `bson:"expires"`
-}
-
-// productDoc is a store.Product as stored.
-type productDoc struct {
-	ID     string  `bson:"_id"`
-	Nombre string  `bson:"nombre"`
-	Precio float64 `bson:"precio"`
-	Foto   string  `bson:"foto"`
-}
-
 // CreateUser inserts a user; the unique _id makes one of two concurrent sign-ups fail with ErrTaken.
 func (d *database) CreateUser(ctx context.Context, u store.User) error {
 	if err := u.Check(); err != nil {
 		return err
 	}
-	return d.create(ctx, d.users, userDoc{
-		Email: u.Email, Password: u.PasswordHash, Author: authorDoc(u.Author), Created: u.Created,
-	})
+	return d.create(ctx, d.users, u)
 }
 
 // User reads a user by _id, the email.
-func (d *database) User(ctx context.Context, email string) (store.User, error) {
-	var doc userDoc
-	if err := d.find(ctx, d.users, email, &doc); err != nil {
-		return store.User{}, err
-	}
-	return store.User{
-		Email: doc.Email, PasswordHash: doc.Password, Author: store.Author(doc.Author), Created: doc.Created,
-	}, nil
+func (d *database) User(ctx context.Context, email string) (u store.User, err error) {
+	err = d.find(ctx, d.users, email, &u)
+	return u, err
 }
 
 // CreateSession inserts a session, or fails with ErrTaken when its _id exists.
@@ -70,19 +30,19 @@ func (d *database) CreateSession(ctx context.Context, s store.Session) error {
 	if err := store.CheckText(s.ID, s.Email); err != nil {
 		return err
 	}
-	return d.create(ctx, d.sessions, sessionDoc(s))
+	return d.create(ctx, d.sessions, s)
 }
 
 // Session reads a session by _id and compares its expiry here: a sweep may not have deleted it yet.
 func (d *database) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
-	var doc sessionDoc
-	if err := d.find(ctx, d.sessions, id, &doc); err != nil {
+	var s store.Session
+	if err := d.find(ctx, d.sessions, id, &s); err != nil {
 		return store.Session{}, err
 	}
-	if !doc.Expires.After(now) {
+	if !s.Expires.After(now) {
 		return store.Session{}, store.ErrNotFound
 	}
-	return store.Session(doc), nil
+	return s, nil
 }
 
 // LiveSessions checks all sessions in one query and transfers only ids: a process asks for those of all its websockets
@@ -98,13 +58,13 @@ func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time
 		{Key: "_id", Value: bson.D{{Key: "$in", Value: append([]string{}, ids...)}}},
 		{Key: "expires", Value: bson.D{{Key: "$gt", Value: now}}},
 	}
-	docs, err := findAll[sessionDoc](ctx, d.sessions, live, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	sessions, err := findAll[store.Session](ctx, d.sessions, live, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
 	if err != nil {
 		return nil, err
 	}
 	var liveIDs []string
-	for _, doc := range docs {
-		liveIDs = append(liveIDs, doc.ID)
+	for _, s := range sessions {
+		liveIDs = append(liveIDs, s.ID)
 	}
 	return liveIDs, nil
 }
@@ -130,22 +90,13 @@ func (d *database) DeleteSession(ctx context.Context, id string) error {
 func (d *database) Products(ctx context.Context) ([]store.Product, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	docs, err := findAll[productDoc](ctx, d.products, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
-	if err != nil {
-		return nil, err
-	}
-	products := make([]store.Product, len(docs))
-	for i, doc := range docs {
-		products[i] = store.Product(doc)
-	}
-	return products, nil
+	return findAll[store.Product](ctx, d.products, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
 }
 
 // Product reads a product by _id.
-func (d *database) Product(ctx context.Context, id string) (store.Product, error) {
-	var doc productDoc
-	err := d.find(ctx, d.products, id, &doc)
-	return store.Product(doc), err
+func (d *database) Product(ctx context.Context, id string) (p store.Product, err error) {
+	err = d.find(ctx, d.products, id, &p)
+	return p, err
 }
 
 // PutProduct replaces a product, or inserts it when its _id does not exist.
@@ -225,7 +176,7 @@ func (d *database) replace(ctx context.Context, p store.Product, upsert bool) (i
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	for {
-		res, err := d.products.ReplaceOne(ctx, byID(p.ID), productDoc(p), options.Replace().SetUpsert(upsert))
+		res, err := d.products.ReplaceOne(ctx, byID(p.ID), p, options.Replace().SetUpsert(upsert))
 		switch {
 		case err == nil:
 			return res.MatchedCount, nil

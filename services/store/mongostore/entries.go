@@ -3,7 +3,6 @@ package mongostore
 import (
 	"context"
 	"errors"
-	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
@@ -11,23 +10,6 @@ import (
 
 	"balanza/services/store"
 )
-
-// entryDoc is an entry as stored. Its number is the _id, whose unique index makes every number write-once.
-type entryDoc struct {
-	N        int64       `bson:"_id"`
-	Kind     store.Kind  `bson:"kind"`
-	Subject  string      `bson:"subject"`
-	Message  *messageDoc `bson:"message,omitempty"`
-	Author   string      `bson:"author"`
-	ClientID string      `bson:"clientId"`
-}
-
-// messageDoc is part of an entryDoc.
-type messageDoc struct {
-	Author authorDoc `bson:"author"`
-	Text   string    `bson:"text"`
-	Time   time.Time `bson:"time"`
-}
 
 // Append inserts the entries under their numbers. Of two processes that append at the same number the unique _id lets one
 // succeed.
@@ -37,7 +19,8 @@ func (d *database) Append(ctx context.Context, last int64, entries []store.Entry
 		if err := e.Check(); err != nil {
 			return 0, err
 		}
-		docs[i] = encode(e, last+int64(i)+1)
+		e.N = last + int64(i) + 1
+		docs[i] = e
 	}
 	if len(docs) == 0 {
 		return 0, nil
@@ -96,16 +79,16 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 	defer cursor.Close(ctx)
 	entries := []store.Entry{}
 	for cursor.Next(ctx) {
-		var doc entryDoc
-		if err := cursor.Decode(&doc); err != nil {
+		var e store.Entry
+		if err := cursor.Decode(&e); err != nil {
 			return nil, wrap(err)
 		}
 		// A scan that runs during an insert may return a later entry without an earlier one. The entries after the gap
 		// come with the next call.
-		if doc.N != n+int64(len(entries))+1 {
+		if e.N != n+int64(len(entries))+1 {
 			return entries, nil
 		}
-		entries = append(entries, decode(doc))
+		entries = append(entries, e)
 	}
 	if len(entries) > 0 {
 		return entries, nil
@@ -118,12 +101,12 @@ func (d *database) Last(ctx context.Context) (int64, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	last := options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}}).SetProjection(bson.D{{Key: "_id", Value: 1}})
-	var doc entryDoc
-	err := d.entries.FindOne(ctx, bson.D{}, last).Decode(&doc)
+	var e store.Entry
+	err := d.entries.FindOne(ctx, bson.D{}, last).Decode(&e)
 	if errors.Is(err, mongo.ErrNoDocuments) {
 		return 0, nil
 	}
-	return doc.N, wrap(err)
+	return e.N, wrap(err)
 }
 
 // EntryByClientID uses the unique index that ensureIndexes creates.
@@ -133,30 +116,7 @@ func (d *database) EntryByClientID(ctx context.Context, author, clientID string)
 	}
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	var doc entryDoc
-	err := d.entries.FindOne(ctx, bson.D{{Key: "author", Value: author}, {Key: "clientId", Value: clientID}}).Decode(&doc)
-	if err != nil {
-		return store.Entry{}, wrap(err)
-	}
-	return decode(doc), nil
-}
-
-// encode returns the document of an entry under the number n. BSON itself stores times in UTC and whole milliseconds.
-func encode(e store.Entry, n int64) entryDoc {
-	doc := entryDoc{N: n, Kind: e.Kind, Subject: e.Subject, Author: e.Author, ClientID: e.ClientID}
-	if e.Message != nil {
-		doc.Message = &messageDoc{Author: authorDoc(e.Message.Author), Text: e.Message.Text, Time: e.Message.Time}
-	}
-	return doc
-}
-
-// decode returns the entry of a document.
-func decode(doc entryDoc) store.Entry {
-	e := store.Entry{N: doc.N, Kind: doc.Kind, Subject: doc.Subject, Author: doc.Author, ClientID: doc.ClientID}
-	if doc.Message != nil {
-		e.Message = &store.Message{
-			Author: store.Author(doc.Message.Author), Text: doc.Message.Text, Time: doc.Message.Time,
-		}
-	}
-	return e
+	var e store.Entry
+	err := d.entries.FindOne(ctx, bson.D{{Key: "author", Value: author}, {Key: "clientId", Value: clientID}}).Decode(&e)
+	return e, wrap(err)
 }

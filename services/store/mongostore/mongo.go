@@ -143,7 +143,7 @@ func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, o
 	if err != nil {
 		return nil, wrap(err)
 	}
-	var docs []Doc
+	docs := []Doc{}
 	err = cursor.All(ctx, &docs)
 	return docs, wrap(err)
 }
