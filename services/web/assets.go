@@ -23,21 +23,13 @@ type asset struct {
 // assets are the style, scripts and pictures of the pages, by file name.
 type assets map[string]asset
 
-func loadAssets() (assets, error) {
-	files, err := assetFiles.ReadDir("assets")
-	if err != nil {
-		return nil, err
-	}
-	all := make(assets, len(files))
-	for _, file := range files {
-		content, err := assetFiles.ReadFile(path.Join("assets", file.Name()))
-		if err != nil {
-			return nil, err
-		}
+func loadAssets() assets {
+	all := make(assets)
+	for file, content := range embedded(assetFiles) {
 		sum := sha256.Sum256(content)
-		all[file.Name()] = asset{content, contentType(file.Name()), hex.EncodeToString(sum[:8])}
+		all[path.Base(file)] = asset{content, contentType(file), hex.EncodeToString(sum[:8])}
 	}
-	return all, nil
+	return all
 }
 
 // contentType does not depend on the machine's own table of types where that is known to differ.

@@ -193,13 +193,11 @@ func TestPanicEndsOneWebsocket(t *testing.T) {
 		pages = append(pages, p.open(t, addSession(t, p.store, email)))
 		pages[len(pages)-1].next(t, "chat")
 	}
-	p.clients.mu.Lock()
-	for c := range p.clients.open {
+	for _, c := range p.clients.all() {
 		c.touching.Lock()
 		c.session.Expires = time.Now() // so that its next message extends the session
 		c.touching.Unlock()
 	}
-	p.clients.mu.Unlock()
 
 	broken.broken.Store(true)
 	pages[0].write(t, `{"text":"a","clientId":"a"}`)

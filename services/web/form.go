@@ -14,11 +14,15 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// form holds the fields of an HTML form or of a JSON object: strings from the former, any JSON value from the latter.
-type form map[string]any
+// form holds the fields of an HTML form or of a JSON object: strings from the former, any JSON value from the latter. Its
+// methods return checked values, zero for a wrong one; err is the error of the first wrong field.
+type form struct {
+	values map[string]any
+	err    error
+}
 
 // readForm reads the body. Methods of form check the values; unknown fields are ignored.
-func readForm(c *fiber.Ctx) (form, error) {
+func readForm(c *fiber.Ctx) (*form, error) {
 	kind, _, _ := strings.Cut(c.Get(fiber.HeaderContentType), ";")
 	switch strings.ToLower(strings.TrimSpace(kind)) {
 	case fiber.MIMEApplicationJSON:
@@ -30,56 +34,65 @@ func readForm(c *fiber.Ctx) (form, error) {
 }
 
 // readJSONBody reads a single JSON object.
-func readJSONBody(body []byte) (form, error) {
-	var f form
+func readJSONBody(body []byte) (*form, error) {
+	var values map[string]any
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
-	if err := d.Decode(&f); err != nil || f == nil {
+	if err := d.Decode(&values); err != nil || values == nil {
 		return nil, invalid("", "error.json")
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, invalid("", "error.json")
 	}
-	return f, nil
+	return &form{values: values}, nil
 }
 
 // readFormBody reads a form, in which no field may be repeated or nested.
-func readFormBody(c *fiber.Ctx) (form, error) {
-	f := make(form)
+func readFormBody(c *fiber.Ctx) (*form, error) {
+	values := make(map[string]any)
 	for k, v := range c.Request().PostArgs().All() {
 		key := string(k)
 		if strings.ContainsRune(key, '[') {
 			return nil, invalid(key, "error.nested")
 		}
-		if _, twice := f[key]; twice {
+		if _, twice := values[key]; twice {
 			return nil, invalid(key, "error.repeated")
 		}
-		f[key] = string(v)
+		values[key] = string(v)
 	}
-	return f, nil
+	return &form{values: values}, nil
+}
+
+// fail records that a field is wrong, unless an earlier one was.
+func (f *form) fail(field, text string, args ...any) {
+	if f.err == nil {
+		f.err = invalid(field, text, args...)
+	}
 }
 
 // text returns a field of shortest to longest characters, trimmed of blanks. Control characters are an error.
-func (f form) text(name string, shortest, longest int) (string, error) {
-	value, ok := f[name]
+func (f *form) text(name string, shortest, longest int) string {
+	value, ok := f.values[name]
 	if !ok {
 		value = ""
 	}
 	text, ok := value.(string)
 	if !ok || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-		return "", invalid(name, "error.text", name)
+		f.fail(name, "error.text", name)
+		return ""
 	}
 	text = strings.TrimSpace(text)
 	if n := utf8.RuneCountInString(text); n < shortest || n > longest {
-		return "", invalid(name, "error.length", name, shortest, longest)
+		f.fail(name, "error.length", name, shortest, longest)
+		return ""
 	}
-	return text, nil
+	return text
 }
 
 // number returns a field that is a finite number from least to most.
-func (f form) number(name string, least, most float64) (float64, error) {
+func (f *form) number(name string, least, most float64) float64 {
 	var text string
-	switch value := f[name].(type) {
+	switch value := f.values[name].(type) {
 	case string:
 		text = strings.TrimSpace(value)
 	case json.Number:
@@ -87,23 +100,21 @@ func (f form) number(name string, least, most float64) (float64, error) {
 	}
 	number, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.IsNaN(number) || number < least || number > most {
-		return 0, invalid(name, "error.number", name, least, most)
+		f.fail(name, "error.number", name, least, most)
+		return 0
 	}
-	return number, nil
+	return number
 }
 
 // maxURL is the longest address of a picture, in characters.
 const maxURL = 2048
 
 // picture returns a field that is an http or https address.
-func (f form) picture(name string) (string, error) {
-	text, err := f.text(name, 0, maxURL)
-	if err != nil {
-		return "", err
-	}
+func (f *form) picture(name string) string {
+	text := f.text(name, 0, maxURL)
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", invalid(name, "error.url", name)
+		f.fail(name, "error.url", name)
 	}
-	return text, nil
+	return text
 }

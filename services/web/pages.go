@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"path"
 	"strings"
 
@@ -40,27 +39,15 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 var languages = language.NewMatcher([]language.Tag{language.Spanish, language.English})
 
 // loadPages returns the templates of the pages by name. Each is the layout with the blocks that the page's file defines.
-func loadPages(a assets) (map[string]*template.Template, error) {
-	layout, err := template.New("layout.html").Funcs(template.FuncMap{"asset": a.url}).ParseFS(pageFiles, "pages/layout.html")
-	if err != nil {
-		return nil, err
-	}
-	files, err := fs.Glob(pageFiles, "pages/*.html")
-	if err != nil {
-		return nil, err
-	}
+func loadPages(a assets) map[string]*template.Template {
+	layout := must(template.New("layout.html").Funcs(template.FuncMap{"asset": a.url}).ParseFS(pageFiles, "pages/layout.html"))
 	pages := make(map[string]*template.Template)
-	for _, file := range files {
-		name := strings.TrimSuffix(path.Base(file), ".html")
-		page, err := layout.Clone()
-		if err == nil && name != "layout" {
-			pages[name], err = page.ParseFS(pageFiles, file)
-		}
-		if err != nil {
-			return nil, err
+	for file := range embedded(pageFiles) {
+		if name := strings.TrimSuffix(path.Base(file), ".html"); name != "layout" {
+			pages[name] = must(must(layout.Clone()).ParseFS(pageFiles, file))
 		}
 	}
-	return pages, nil
+	return pages
 }
 
 // show answers with a page.

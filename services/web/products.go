@@ -42,14 +42,12 @@ func (s *Site) product(c *fiber.Ctx) error {
 	return sendUncached(c, p)
 }
 
-func (s *Site) createProduct(c *fiber.Ctx, _ store.Session) error {
+func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {
 		return err
 	}
 	p.ID = newProductID(time.Now())
-	ctx, cancel := s.storeContext()
-	defer cancel()
 	if err := s.config.Store.PutProduct(ctx, p); err != nil {
 		return err
 	}
@@ -58,14 +56,12 @@ func (s *Site) createProduct(c *fiber.Ctx, _ store.Session) error {
 	return c.Status(fiber.StatusCreated).JSON(p)
 }
 
-func (s *Site) updateProduct(c *fiber.Ctx, _ store.Session) error {
+func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {
 		return err
 	}
 	p.ID = utils.CopyString(c.Params("id"))
-	ctx, cancel := s.storeContext()
-	defer cancel()
 	if err := s.config.Store.UpdateProduct(ctx, p); err != nil {
 		return productError(err)
 	}
@@ -73,10 +69,8 @@ func (s *Site) updateProduct(c *fiber.Ctx, _ store.Session) error {
 	return c.JSON(p)
 }
 
-func (s *Site) deleteProduct(c *fiber.Ctx, _ store.Session) error {
+func (s *Site) deleteProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	id := utils.CopyString(c.Params("id"))
-	ctx, cancel := s.storeContext()
-	defer cancel()
 	if err := s.config.Store.DeleteProduct(ctx, id); err != nil {
 		return productError(err)
 	}
@@ -93,19 +87,17 @@ func (s *Site) announceProduct(ctx context.Context, id string) {
 }
 
 // readProduct reads a product without its id.
-func readProduct(c *fiber.Ctx) (p store.Product, err error) {
+func readProduct(c *fiber.Ctx) (store.Product, error) {
 	f, err := readForm(c)
 	if err != nil {
-		return p, err
+		return store.Product{}, err
 	}
-	if p.Nombre, err = f.text("nombre", 1, maxName); err != nil {
-		return p, err
+	p := store.Product{
+		Nombre: f.text("nombre", 1, maxName),
+		Precio: f.number("precio", 0, maxPrice),
+		Foto:   f.picture("foto"),
 	}
-	if p.Precio, err = f.number("precio", 0, maxPrice); err != nil {
-		return p, err
-	}
-	p.Foto, err = f.picture("foto")
-	return p, err
+	return p, f.err
 }
 
 // productError turns the store's errors for an id, unknown or not even text, into a 404.

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/valyala/fasthttp"
 )
 
@@ -46,7 +46,9 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 
 func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	s.draining.Store(true)
-	s.clients.restart()
+	for _, c := range s.clients.close() {
+		c.end(websocket.CloseServiceRestart, "service restart")
+	}
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
 	defer cancel()
 	if s.config.Replaced == nil || !s.config.Replaced() {
@@ -69,11 +71,27 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	defer cancel()
 	s.conns.wait(grace) // cancelled handlers tell their clients
 	s.clients.wait(grace)
-	s.conns.close()
+	for _, c := range s.clients.all() {
+		_ = c.conn.Close()
+	}
+	s.clients.wait(context.Background()) // their goroutines end now
+	for _, c := range s.conns.all() {
+		_ = c.Close()
+	}
 }
 
 // connectGrace is how long handshakes that began before RejectNew get to end.
 const connectGrace = 200 * time.Millisecond
+
+// trackConn keeps conns up to date; it is fasthttp's ConnState hook. A hijacked connection is a websocket from then on.
+func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateNew:
+		s.conns.add(c)
+	case fasthttp.StateClosed, fasthttp.StateHijacked:
+		s.conns.remove(c)
+	}
+}
 
 // wait waits for d, or until the work is cancelled.
 func (s *Site) wait(d time.Duration) {
@@ -95,55 +113,5 @@ func (s *Site) sweep(ctx context.Context) {
 		if _, err := s.config.Store.Sweep(ctx, time.Now()); err != nil {
 			s.log.Warn("expired sessions not deleted", "error", err)
 		}
-	}
-}
-
-// conns are the open HTTP connections, without websockets.
-type conns struct {
-	mu   *sync.Mutex
-	open map[net.Conn]struct{}
-}
-
-func newConns() conns { return conns{new(sync.Mutex), make(map[net.Conn]struct{})} }
-
-// setState is fasthttp's ConnState hook.
-func (cs conns) setState(c net.Conn, state fasthttp.ConnState) {
-	switch state {
-	case fasthttp.StateNew:
-		cs.mu.Lock()
-		cs.open[c] = struct{}{}
-		cs.mu.Unlock()
-	case fasthttp.StateClosed, fasthttp.StateHijacked:
-		cs.mu.Lock()
-		delete(cs.open, c)
-		cs.mu.Unlock()
-	}
-}
-
-func (cs conns) count() int {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	return len(cs.open)
-}
-
-// wait returns when no connection is open or when ctx ends.
-func (cs conns) wait(ctx context.Context) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for cs.count() > 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// close cuts off the connections that are left.
-func (cs conns) close() {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for c := range cs.open {
-		_ = c.Close()
 	}
 }

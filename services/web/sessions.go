@@ -120,7 +120,7 @@ func (s *Site) endSession(ctx context.Context, id string) error {
 }
 
 // loggedIn wraps a handler that needs a session: without one pages redirect to the log-in, other clients get 401.
-func (s *Site) loggedIn(h func(*fiber.Ctx, store.Session) error) fiber.Handler {
+func (s *Site) loggedIn(h func(context.Context, *fiber.Ctx, store.Session) error) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		ctx, cancel := s.storeContext()
 		defer cancel()
@@ -128,6 +128,6 @@ func (s *Site) loggedIn(h func(*fiber.Ctx, store.Session) error) fiber.Handler {
 		if err != nil {
 			return err
 		}
-		return h(c, session)
+		return h(ctx, c, session)
 	}
 }

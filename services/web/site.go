@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -78,8 +79,8 @@ type Site struct {
 	handler fasthttp.RequestHandler // the outermost one
 	info    *info
 	metrics *metrics
-	conns   conns
-	clients clients
+	conns   openSet[net.Conn] // HTTP
+	clients openSet[*client]  // websockets
 	hub     *chat.Hub
 	hashers hashers
 	pages   map[string]*template.Template
@@ -108,29 +109,17 @@ func New(config Config) (*Site, error) {
 	if config.DrainTimeout == 0 {
 		config.DrainTimeout = 10 * time.Second
 	}
-	texts, err := loadTexts()
-	if err != nil {
-		return nil, err
-	}
-	assets, err := loadAssets()
-	if err != nil {
-		return nil, err
-	}
-	pages, err := loadPages(assets)
-	if err != nil {
-		return nil, err
-	}
+	assets := loadAssets()
 	s := &Site{
 		config:  config,
 		log:     config.Logger,
 		info:    newInfo(config.Process),
 		metrics: newMetrics(),
-		conns:   newConns(),
 		hub:     chat.NewHub(config.Store, config.Log),
 		hashers: newHashers(),
-		pages:   pages,
+		pages:   loadPages(assets),
 		assets:  assets,
-		texts:   texts,
+		texts:   loadTexts(),
 		outages: rate.Sometimes{Interval: time.Second},
 	}
 	s.work, s.stop = context.WithCancel(context.Background())
@@ -148,7 +137,7 @@ func New(config Config) (*Site, error) {
 	s.routes()
 	s.handler = s.recoverPanics(s.app.Handler())
 	s.app.Server().Handler = s.handler
-	s.app.Server().ConnState = s.conns.setState
+	s.app.Server().ConnState = s.trackConn
 	return s, nil
 }
 

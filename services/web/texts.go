@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 )
@@ -15,24 +16,33 @@ var textFiles embed.FS
 type texts map[string]string
 
 // loadTexts reads every file of texts/; a file's name starts with its language: es.json, es.errors.json.
-func loadTexts() (map[string]texts, error) {
-	files, err := textFiles.ReadDir("texts")
-	if err != nil {
-		return nil, err
-	}
+func loadTexts() map[string]texts {
 	languages := map[string]texts{"es": {}, "en": {}}
-	for _, file := range files {
-		language, _, _ := strings.Cut(file.Name(), ".")
-		content, err := textFiles.ReadFile(path.Join("texts", file.Name()))
-		if err != nil {
-			return nil, err
-		}
+	for file, content := range embedded(textFiles) {
+		language, _, _ := strings.Cut(path.Base(file), ".")
 		sentences := languages[language]
 		if err := json.Unmarshal(content, &sentences); err != nil {
-			return nil, fmt.Errorf("texts/%s: %w", file.Name(), err)
+			panic(err)
 		}
 	}
-	return languages, nil
+	return languages
+}
+
+// embedded returns the files of an embedded folder by path.
+func embedded(files embed.FS) map[string][]byte {
+	contents := make(map[string][]byte)
+	for _, file := range must(fs.Glob(files, "*/*")) {
+		contents[file] = must(files.ReadFile(file))
+	}
+	return contents
+}
+
+// must returns a value that cannot fail to be had, since it is made of files that are embedded and tested.
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }
 
 // format returns the text of a key, or the key where there is none.

@@ -47,15 +47,14 @@ func (s *Site) login(c *fiber.Ctx) error {
 }
 
 // authenticate returns the email of the user whose email and password the form has. It fails with errWrongCredentials.
-func (s *Site) authenticate(c *fiber.Ctx, f form) (string, error) {
-	email, err := f.text("email", 1, maxEmail)
-	if err != nil {
-		return "", err
+func (s *Site) authenticate(c *fiber.Ctx, f *form) (string, error) {
+	email := store.NormalEmail(f.text("email", 1, maxEmail))
+	password, _ := f.values["password"].(string)
+	if password == "" {
+		f.fail("password", "error.text", "password")
 	}
-	email = store.NormalEmail(email)
-	password, ok := f["password"].(string)
-	if !ok || password == "" {
-		return "", invalid("password", "error.text", "password")
+	if f.err != nil {
+		return "", f.err
 	}
 	undo, hash, err := s.findHash(c, email)
 	if err != nil {
@@ -104,14 +103,14 @@ func (s *Site) signup(c *fiber.Ctx) error {
 }
 
 // register creates a user. It fails with errEmailTaken.
-func (s *Site) register(f form) (store.User, error) {
-	author, err := readAuthor(f)
-	if err != nil {
-		return store.User{}, err
-	}
-	password, ok := f["password"].(string)
+func (s *Site) register(f *form) (store.User, error) {
+	author := readAuthor(f)
+	password, ok := f.values["password"].(string)
 	if !ok {
-		return store.User{}, invalid("password", "error.password", minPassword, maxPassword)
+		f.fail("password", "error.password", minPassword, maxPassword)
+	}
+	if f.err != nil {
+		return store.User{}, f.err
 	}
 	if err := checkPassword(password, author.ID); err != nil {
 		return store.User{}, err
@@ -131,44 +130,32 @@ func (s *Site) register(f form) (store.User, error) {
 }
 
 // readAuthor reads the profile of a new user, whose id is the normalised email.
-func readAuthor(f form) (a store.Author, err error) {
-	if a.ID, err = readEmail(f); err != nil {
-		return a, err
+func readAuthor(f *form) store.Author {
+	a := store.Author{
+		ID:       readEmail(f),
+		Nombre:   f.text("nombre", 1, maxName),
+		Apellido: f.text("apellido", 1, maxName),
 	}
-	if a.Nombre, err = f.text("nombre", 1, maxName); err != nil {
-		return a, err
-	}
-	if a.Apellido, err = f.text("apellido", 1, maxName); err != nil {
-		return a, err
-	}
-	age, err := f.number("edad", 1, maxAge)
-	if err != nil {
-		return a, err
-	}
+	age := f.number("edad", 1, maxAge)
 	a.Edad = int(age)
 	if age != float64(a.Edad) {
-		return a, invalid("edad", "error.whole", "edad")
+		f.fail("edad", "error.whole", "edad")
 	}
-	if a.Alias, err = f.text("alias", 1, maxAlias); err != nil {
-		return a, err
+	a.Alias = f.text("alias", 1, maxAlias)
+	if f.values["avatar"] != nil && f.values["avatar"] != "" {
+		a.Avatar = f.picture("avatar")
 	}
-	if f["avatar"] != nil && f["avatar"] != "" {
-		a.Avatar, err = f.picture("avatar")
-	}
-	return a, err
+	return a
 }
 
 // readEmail reads an address without a display name or quotes.
-func readEmail(f form) (string, error) {
-	text, err := f.text("email", 1, maxEmail)
-	if err != nil {
-		return "", err
-	}
+func readEmail(f *form) string {
+	text := f.text("email", 1, maxEmail)
 	address, err := mail.ParseAddress(text)
 	if err != nil || address.Address != text || strings.ContainsAny(text, " \"<>()") {
-		return "", invalid("email", "error.email")
+		f.fail("email", "error.email")
 	}
-	return store.NormalEmail(text), nil
+	return store.NormalEmail(text)
 }
 
 // logIn starts a session for a user whose password was checked.
@@ -185,9 +172,7 @@ func (s *Site) logIn(c *fiber.Ctx, email string, status int) error {
 }
 
 // logout ends the session and shows the farewell view.
-func (s *Site) logout(c *fiber.Ctx, session store.Session) error {
-	ctx, cancel := s.storeContext()
-	defer cancel()
+func (s *Site) logout(ctx context.Context, c *fiber.Ctx, session store.Session) error {
 	if err := s.endSession(ctx, session.ID); err != nil {
 		return err
 	}
@@ -199,13 +184,13 @@ func (s *Site) logout(c *fiber.Ctx, session store.Session) error {
 }
 
 // redisplayForm shows a form again with the error and with the typed values, except the password.
-func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed form, err error) error {
+func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed *form, err error) error {
 	f, ok := errors.AsType[*httpError](err)
 	if !ok || f.field == "" || acceptsJSON(c) {
 		return err
 	}
 	values := make(map[string]string)
-	for name, value := range typed {
+	for name, value := range typed.values {
 		if text, ok := value.(string); ok && name != "password" {
 			values[name] = text
 		}
