@@ -14,6 +14,7 @@ import (
 //go:embed assets/*
 var assetFiles embed.FS
 
+// asset is an embedded file that pages load.
 type asset struct {
 	content []byte
 	kind    string // Content-Type
@@ -23,6 +24,7 @@ type asset struct {
 // assets are the style, scripts and pictures of the pages, by file name.
 type assets map[string]asset
 
+// loadAssets reads the embedded files and computes their hashes.
 func loadAssets() assets {
 	all := make(assets)
 	for file, content := range embedded(assetFiles) {

@@ -134,6 +134,7 @@ func lastEntry(c *fiber.Ctx) (int64, error) {
 	return n, nil
 }
 
+// writeBuffers are shared among all websockets: an idle one holds no buffer for writing.
 var writeBuffers sync.Pool
 
 // serve reads the page's frames until the connection ends. When it returns nothing uses the connection any more.
@@ -193,6 +194,7 @@ func (c *client) extendReadDeadline() error {
 	return c.conn.SetReadDeadline(time.Now().Add(pongTimeout))
 }
 
+// isEnding tells whether end was called.
 func (c *client) isEnding() bool {
 	select {
 	case <-c.ended:
@@ -240,6 +242,7 @@ func (c *client) write(listener *chat.Listener) {
 	}
 }
 
+// send writes a text frame; only the writer may call it. A page that does not read makes it fail after writeTimeout.
 func (c *client) send(frame []byte) error {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return c.conn.WriteMessage(websocket.TextMessage, frame)
@@ -304,6 +307,7 @@ func (c *client) sendMessage(f inboundFrame) {
 	})
 }
 
+// acknowledge waits until the message is stored, and replies with its number or with the error.
 func (c *client) acknowledge(ctx context.Context, f inboundFrame, stored func() (store.Entry, error)) {
 	entry, err := stored()
 	if e, ok := errors.AsType[*chat.InvalidError](err); ok {
@@ -333,6 +337,7 @@ func (c *client) touchSession(ctx context.Context) {
 	}
 }
 
+// replyError queues an error frame; text is a key of the texts.
 func (c *client) replyError(clientID string, code int, text string, args ...any) {
 	c.reply(errorFrame{"error", clientID, code, c.texts.format(text, args...)})
 }

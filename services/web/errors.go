@@ -31,6 +31,7 @@ type httpError struct {
 	wait   int // seconds, for Retry-After; 0 = none
 }
 
+// Error returns the key of the text, since the language is known only when the error is written.
 func (f *httpError) Error() string { return f.text }
 
 // errorBody is the JSON form of an httpError.

@@ -49,6 +49,7 @@ type sample struct {
 	taken time.Time
 }
 
+// newInfo collects what does not change while the process lives.
 func newInfo(p Process) *info {
 	executable, _ := os.Executable()
 	folder, _ := os.Getwd()
@@ -86,6 +87,8 @@ func (i *info) sample() *sample {
 	return s
 }
 
+// showInfo answers /info as a page or as JSON. It encodes neither more than once for each sample and language: /info is
+// the route that load tests measure.
 func (s *Site) showInfo(c *fiber.Ctx) error {
 	if !wantsJSON(c, false) && c.Query("format") != "json" {
 		now, l := s.info.sample(), lang(c)

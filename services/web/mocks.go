@@ -27,6 +27,7 @@ func mockProduct() store.Product {
 	}
 }
 
+// mockProducts answers with random products as JSON.
 func (s *Site) mockProducts(c *fiber.Ctx) error {
 	all := make([]store.Product, mockCount)
 	for i := range all {
@@ -35,6 +36,7 @@ func (s *Site) mockProducts(c *fiber.Ctx) error {
 	return sendUncached(c, all)
 }
 
+// showMockProducts shows random products as a table.
 func (s *Site) showMockProducts(c *fiber.Ctx) error {
 	type row struct {
 		store.Product

@@ -54,6 +54,7 @@ func checkPassword(password, email string) error {
 // hashers limits how many hashes are computed at a time, so that log-ins leave processor time to other requests.
 type hashers chan struct{}
 
+// newHashers allows as many hashes at a time as half of the processors can compute.
 func newHashers() hashers { return make(hashers, max(1, runtime.GOMAXPROCS(0)/2)) }
 
 // acquire waits for a free hasher. It fails with errBusy after hashTimeout, or when ctx ends.
@@ -68,6 +69,7 @@ func (h hashers) acquire(ctx context.Context) error {
 	}
 }
 
+// hash returns the bcrypt hash of a new password.
 func (h hashers) hash(ctx context.Context, password string) ([]byte, error) {
 	if err := h.acquire(ctx); err != nil {
 		return nil, err

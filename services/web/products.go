@@ -19,6 +19,7 @@ const maxPrice = 1e12
 
 var errNoProduct = &httpError{status: fiber.StatusNotFound, code: codeNotFound, text: "error.product"}
 
+// products lists all products, to anybody.
 func (s *Site) products(c *fiber.Ctx) error {
 	ctx, cancel := s.storeContext()
 	defer cancel()
@@ -42,6 +43,7 @@ func (s *Site) product(c *fiber.Ctx) error {
 	return sendUncached(c, p)
 }
 
+// createProduct stores a new product under an id of its own.
 func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {
@@ -56,6 +58,7 @@ func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session)
 	return c.Status(fiber.StatusCreated).JSON(p)
 }
 
+// updateProduct replaces a product. Fiber reuses the memory of parameters, so the id, which is kept, is copied.
 func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {

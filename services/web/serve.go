@@ -44,6 +44,7 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
+// drain ends Serve in the order that Serve's comment gives. accepting delivers the error of the accept loop.
 func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	s.draining.Store(true)
 	for _, c := range s.clients.close() {

@@ -150,6 +150,7 @@ func checkProxy(proxy string) error {
 	return nil
 }
 
+// routes registers every route with its aliases. The last one catches the rest.
 func (s *Site) routes() {
 	s.get("/info", s.showInfo)
 	s.get("/api/randoms", s.randoms, "/test/randoms", "/test/random")
@@ -188,6 +189,7 @@ func (s *Site) get(path string, h fiber.Handler, aliases ...string) {
 	}
 }
 
+// post registers a POST route under a path and its aliases, each counted for itself.
 func (s *Site) post(path string, h fiber.Handler, aliases ...string) {
 	for _, p := range append(aliases, path) {
 		s.handleUnsafe(fiber.MethodPost, p, h)
@@ -266,6 +268,7 @@ func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandl
 	}
 }
 
+// The names and values are canonical byte slices, since every answer has them: setting them converts nothing.
 var (
 	headerPid     = []byte("X-Balanza-Pid")
 	headerServer  = []byte("X-Balanza-Server")
