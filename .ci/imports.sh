@@ -5,14 +5,14 @@ broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
-  [store]='' [draw]='' [edge]=''
+  [store]='' [draw]='' [edge]='' [watch]='' [logfile]='' [provision]=''
   [workers/control]='' [workers/share]='' [workers]='workers/control workers/share'
   [store/storetest]='store' [store/sqlitestore]='store' [store/mongostore]='store' [chat]='store'
   [web]='store chat draw' [balanza]='.*'
 )
 declare -A owners=(
   [github.com/gofiber/]='web' [go.mongodb.org/mongo-driver]='store/mongostore' [modernc.org/sqlite]='store/sqlitestore'
-  [github.com/kelseyhightower/envconfig]='balanza'
+  [github.com/kelseyhightower/envconfig]='balanza' [github.com/spf13/]='balanza'
 )
 while read -r package imports; do
   room=${package#balanza/services/}
