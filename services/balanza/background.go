@@ -1,99 +1,110 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
+	"github.com/google/renameio/v2"
+
+	"balanza/services/logfile"
 	"balanza/services/workers/control"
 )
 
-// background runs `balanza args…` away from the terminal and returns when the servers of these names are online, or with
-// the reason why it ended.
-func (p *program) background(args, names []string) error {
-	running, err := p.list()
+// background runs `balanza args…` in a session of its own and returns when the servers of these names are online, or with
+// the reason why it ended. The first name's log file gets what the process prints; see logFile.
+func (p *program) background(ctx context.Context, args, names []string) error {
+	running, err := p.list(ctx)
 	if err != nil {
 		return err
 	}
 	for _, st := range running {
 		if slices.Contains(names, st.Name) {
-			return fmt.Errorf("a server named %s is running already (balanza ps)", st.Name)
+			return errorf("a server named %s is running already (balanza ps)", st.Name)
 		}
 	}
-	self, err := p.keptSelf()
+	self, err := p.persistentPath()
 	if err != nil {
 		return err
 	}
-	words, err := os.CreateTemp("", "balanza-*.log")
+	output, err := p.backgroundOutput(names[0])
 	if err != nil {
 		return err
 	}
-	defer words.Close()
-	os.Remove(words.Name())
+	defer output.Close()
+	start, err := output.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command(self, args...)
-	cmd.Stdout, cmd.Stderr = words, words
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C and the end of the terminal do not reach it
 	cmd.Env = append(os.Environ(), "BALANZA_LOG_FORMAT="+p.logFormat(), backgroundVariable+"=1")
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			said := make([]byte, 64<<10)
-			n, _ := words.ReadAt(said, 0)
-			if last := lastLine(said[:n]); last != "" {
-				return fmt.Errorf("it did not start: %s", strings.TrimPrefix(last, "balanza: "))
-			}
-			return fmt.Errorf("it did not start: %w", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-		all, err := control.List(context.Background(), p.settings.runDir())
-		if err != nil {
-			return err
-		}
-		online := 0
-		for _, st := range all {
-			switch {
-			case !slices.Contains(names, st.Name):
-			case st.Status == "online":
-				online++
-			case st.Status == "errored":
-				for _, name := range names {
-					_ = control.NewClient(p.settings.runDir(), name).Order(context.Background(), "delete", 0)
-				}
-				return fmt.Errorf("%s did not start: %s", st.Name, st.Cause)
-			}
-		}
-		if online == len(names) {
-			return nil
+	ended := make(chan error, 1) // this goroutine may outlive the command, which then has its answer already
+	go func() {
+		err := cmd.Wait()
+		printed, _ := io.ReadAll(io.NewSectionReader(output, start, 1<<20))
+		ended <- errorf("it did not start: %s", reasonOf(printed, err))
+	}()
+	err = p.awaitOnline(ctx, names, ended)
+	if err != nil && ctx.Err() == nil {
+		for _, name := range names { // else one that failed would stay on the list
+			_ = control.NewClient(p.settings.runDir(), name).Order(ctx, control.Delete, 0)
 		}
 	}
+	return err
 }
 
-// backgroundVariable tells a process that nobody reads its standard output: what it says goes to its log files alone.
+// backgroundOutput opens the file for the standard output of a process in the background: a server's log file, or one
+// without a name where there are no log files.
+func (p *program) backgroundOutput(name string) (*os.File, error) {
+	dir := p.settings.logsDir()
+	if p.settings.LogSize > 0 && os.MkdirAll(dir, 0o700) == nil {
+		return os.OpenFile(logfile.Path(dir, name), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	}
+	f, err := os.CreateTemp("", "balanza-*.log")
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	return f, err
+}
+
+// reasonOf finds the line that says why a process ended: its own error or what the runtime prints first at a crash. A
+// process that printed neither was ended by a signal, which err names.
+func reasonOf(printed []byte, err error) string {
+	reason := ""
+	for line := range strings.Lines(string(printed)) {
+		line = strings.TrimSpace(line)
+		if message, ok := strings.CutPrefix(line, "balanza: "); ok {
+			reason = message
+		} else if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			reason = line
+		}
+	}
+	if reason == "" && err != nil {
+		return err.Error()
+	}
+	return reason
+}
+
+// backgroundVariable marks a process whose standard output has no reader: what it logs goes to its log files alone.
 const backgroundVariable = "BALANZA_BACKGROUND"
 
-// inBackground says whether this is such a process.
+// inBackground tells whether this is such a process.
 func inBackground() bool { return os.Getenv(backgroundVariable) != "" }
 
-func lastLine(text []byte) string {
-	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
-	return string(lines[len(lines)-1])
-}
-
-// keptSelf is the path of this program; `go run` deletes its binary when it ends, so that one is copied first.
-func (p *program) keptSelf() (string, error) {
-	self, err := selfPath()
+// persistentPath is a path of this program that stays. `go run` deletes its binary when it ends, so that one is copied
+// into the home first.
+func (p *program) persistentPath() (string, error) {
+	self, err := programPath()
 	if err != nil || !strings.Contains(self, string(filepath.Separator)+"go-build") {
 		return self, err
 	}
@@ -105,20 +116,6 @@ func (p *program) keptSelf() (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	fresh, err := os.CreateTemp(dir, "balanza-*")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(fresh.Name())
-	if _, err := fresh.Write(binary); err != nil {
-		return "", err
-	}
-	if err := fresh.Chmod(0o700); err != nil {
-		return "", err
-	}
-	if err := fresh.Close(); err != nil {
-		return "", err
-	}
 	kept := filepath.Join(dir, "balanza")
-	return kept, os.Rename(fresh.Name(), kept)
+	return kept, renameio.WriteFile(kept, binary, 0o700, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o700))
 }

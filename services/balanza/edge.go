@@ -3,99 +3,60 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"strconv"
+	"log/slog"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"balanza/services/edge"
+	"balanza/services/watch"
 	"balanza/services/workers"
 )
 
-// addresses is a flag that may be given several times.
-type addresses []string
-
-func (a *addresses) String() string { return fmt.Sprint(*a) }
-
-// Set adds one.
-func (a *addresses) Set(v string) error {
-	*a = append(*a, v)
-	return nil
+// edge runs the balancer, as a worker of up or alone. Its port does not come from BALANZA_PORT, which is that of a server
+// behind it.
+func (p *program) edge() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "edge --p PORT --primary HOST:PORT … --default HOST:PORT …",
+		Short: "the balancer of up, alone",
+	}
+	f, listen := c.Flags(), port(edgePort)
+	f.VarP(&listen, "port", "p", "`PORT` to listen on (also --p)")
+	p.settings.hostFlag(f)
+	primary := f.StringArray("primary", nil, "`HOST:PORT` of a server of /api/randoms; may be repeated")
+	backup := f.StringArray("backup", nil, "`HOST:PORT` of a server of /api/randoms for when no primary is ready; may be repeated")
+	other := f.StringArray("default", nil, "`HOST:PORT` of a server of everything else; may be repeated")
+	c.RunE = func(*cobra.Command, []string) error {
+		return p.serveEdge(listen, edge.Config{Primary: *primary, Backup: *backup, Default: *other})
+	}
+	return c
 }
 
-// farewell is how long the balancer's answers tell clients to leave before it closes their connections.
-const farewell = time.Second
+// edgeDrainDelay is how long the balancer's answers tell clients to leave before it closes their connections.
+const edgeDrainDelay = time.Second
 
-// edge runs the balancer, as a worker of `up` or alone.
-func (p *program) edge(args []string) error {
-	var primary, backup, other addresses
-	f := flags("edge")
-	p.settings.Port = edgePort
-	f.Var(&p.settings.Port, "p", "port to listen on")
-	f.StringVar(&p.settings.Host, "host", p.settings.Host, "interface to listen on; else all")
-	f.Var(&primary, "primary", "HOST:PORT of a server of /api/randoms; may be repeated")
-	f.Var(&backup, "backup", "HOST:PORT of a server of /api/randoms for when no primary is ready; may be repeated")
-	f.Var(&other, "default", "HOST:PORT of a server of everything else; may be repeated")
-	rest, err := p.parse(f, args)
-	if err != nil {
-		return err
-	}
-	if len(rest) > 0 {
-		return usagef("edge takes no %q", rest[0])
-	}
-	log := p.logger()
-	balancer, err := edge.New(edge.Config{
-		Primary: primary, Backup: backup, Default: other, Logger: log,
-		DrainDelay: max(p.settings.DrainDelay, farewell), DrainTimeout: p.settings.DrainTimeout,
-	})
+// serveEdge runs the balancer as one process, which a reload replaces without a refused connection: both processes have
+// the same listening socket.
+func (p *program) serveEdge(listen port, c edge.Config) error {
+	s := p.settings
+	s.Name, s.Mode, s.Port, s.Instances = "edge", edgeMode, listen, 1
+	c.Logger, c.DrainDelay, c.DrainTimeout = p.logger(), max(s.DrainDelay, edgeDrainDelay), s.DrainTimeout
+	balancer, err := edge.New(c)
 	if err != nil {
 		return usageError{err}
 	}
-	serve := func(ctx context.Context, w *workers.Worker) error {
-		w.Sample = func() workers.Heartbeat {
-			upstreams, _ := json.Marshal(balancer.Status()) // strings, numbers and times: cannot fail
-			return workers.Heartbeat{Details: upstreams}
+	program := func(*slog.Logger) workers.Program {
+		return func(ctx context.Context, w *workers.Worker) error {
+			w.Sample = func() workers.Heartbeat {
+				upstreams, _ := json.Marshal(balancer.Status()) // strings, numbers and times: cannot fail
+				return workers.Heartbeat{Details: upstreams}
+			}
+			w.Ready()
+			return balancer.Serve(ctx, w.Listener)
 		}
-		w.Ready()
-		return balancer.Serve(ctx, w.Listener)
 	}
-	child, err := workers.Inherit()
-	if err != nil {
-		return err
-	}
-	if child != nil {
-		return child.Run(serve, p.signals, log)
-	}
-	out := p.openOutput("edge", "")
-	defer out.Close()
-	s := p.settings
-	s.Name, s.Mode = "edge", "EDGE"
-	spec, err := p.spec(s, append([]string{"edge"}, args...), out)
-	if err != nil {
-		return err
-	}
-	spec.Count, spec.InProcess = 1, serve
-	return p.run(spec, nil)
-}
-
-// healthcheck asks the server of the configured port whether it is ready: the image needs no curl for that.
-func (p *program) healthcheck(args []string) error {
-	f := flags("healthcheck")
-	f.Var(&p.settings.Port, "p", "port of the server")
-	if _, err := p.parse(f, args); err != nil {
-		return err
-	}
-	client := http.Client{Timeout: 3 * time.Second}
-	answer, err := client.Get("http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(int(p.settings.Port))) + "/readyz")
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(answer.Body, 200))
-		return fmt.Errorf("port %d answers %s: %s", p.settings.Port, answer.Status, body)
-	}
-	return nil
+	return p.serveOne(s, p.args, program, func(c *workers.Config) (*watch.Watcher, error) {
+		c.InProcess = program(c.Logger)
+		return nil, nil
+	})
 }

@@ -1,237 +1,27 @@
 package main
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
-	"fmt"
-	"io/fs"
-	"log/slog"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
-	"regexp"
-	"slices"
-	"strings"
-	"time"
+	"github.com/spf13/cobra"
+
+	"balanza/services/provision"
 )
 
-// Users that the containers run as: each file of the volume is readable by those that need it and by no one else.
-const (
-	appUser   = 65532 // Dockerfile
-	mongoUser = 999   // the official mongo image
-	nginxUser = 101   // the official nginx image
-)
-
-const (
-	certificateIssuer = "Balanza"            // marks the certificates made here, the only ones ever made again
-	certificateLife   = 825 * 24 * time.Hour // the longest that Apple's systems trust
-	certificateSpare  = 30 * 24 * time.Hour  // made again when less than this is left
-)
-
-// initSettings is what the one-shot service "init" of docker-compose.yml takes from its environment.
-type initSettings struct {
-	ServerNames  string `envconfig:"SERVER_NAMES"`             // host names besides localhost, by spaces or commas
-	ForceHTTPS   bool   `envconfig:"FORCE_HTTPS"`              // plain HTTP is redirected
-	HTTPSPort    int    `envconfig:"HTTPS_PORT" default:"443"` // as browsers reach it
-	Certificates string `envconfig:"CERTIFICATES"`             // folder that may hold certificate.pem and key.pem
-}
-
-// initialise makes in dir what the Compose stack needs before it starts: the two MongoDB passwords, nginx's certificate
-// and the settings of nginx that depend on the environment. Passwords are made once and never again; a certificate that
-// the user supplies takes the place of the one there, and one made here is renewed when it no longer serves.
-func initialise(dir string, settings initSettings) error {
-	names, err := serverNames(settings.ServerNames)
-	if err != nil {
-		return err
+// init makes the files that the container stack needs before it starts: the command of the service init in
+// docker-compose.yml. Its settings are in the environment, since Compose fills that from .env.
+func (p *program) init() *cobra.Command {
+	return &cobra.Command{
+		Use:   "init DIR",
+		Short: "passwords and certificate of the Compose stack",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("init takes one folder")
+			}
+			var s provision.Settings
+			if err := fromEnvironment(prefix, &s); err != nil {
+				return usageError{err}
+			}
+			return provision.Run(args[0], s)
+		},
 	}
-	if settings.HTTPSPort == 0 {
-		settings.HTTPSPort = 443
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := keepPassword(filepath.Join(dir, "mongo-root-password"), 0o400, mongoUser, mongoUser); err != nil {
-		return err
-	}
-	if err := keepPassword(filepath.Join(dir, "mongo-password"), 0o440, appUser, mongoUser); err != nil {
-		return err
-	}
-	if err := keepCertificate(dir, settings.Certificates, names); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, "site.conf"), siteConf(names, settings), 0o444, nginxUser, nginxUser)
-}
-
-// hostName is what may follow server_name: nothing that could end the directive.
-var hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
-
-// serverNames gives the names that the stack answers to, as nginx writes them: IPv6 addresses in brackets.
-func serverNames(list string) ([]string, error) {
-	names := []string{"localhost", "127.0.0.1", "[::1]"}
-	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }) {
-		if ip := net.ParseIP(strings.Trim(name, "[]")); ip != nil && ip.To4() == nil {
-			name = "[" + ip.String() + "]"
-		} else if !hostName.MatchString(name) {
-			return nil, fmt.Errorf("SERVER_NAMES: %q is neither a host name nor an address", name)
-		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
-// siteConf is included by nginx.conf in its server block.
-func siteConf(names []string, settings initSettings) []byte {
-	var b bytes.Buffer
-	fmt.Fprintln(&b, "# Made by \"balanza init\" at every start of the stack from SERVER_NAMES, FORCE_HTTPS and HTTPS_PORT.")
-	fmt.Fprintf(&b, "server_name %s;\n", strings.Join(names, " "))
-	if !settings.ForceHTTPS {
-		fmt.Fprintln(&b, `set $hsts "";`)
-		return b.Bytes()
-	}
-	port := ""
-	if settings.HTTPSPort != 443 {
-		port = fmt.Sprintf(":%d", settings.HTTPSPort)
-	}
-	fmt.Fprintln(&b, `set $hsts "max-age=63072000";`)
-	fmt.Fprintf(&b, "if ($scheme = http) { return 301 https://$host%s$request_uri; }\n", port)
-	return b.Bytes()
-}
-
-// keepPassword makes a password of 130 random bits unless the file is there.
-func keepPassword(path string, mode fs.FileMode, uid, gid int) error {
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	slog.Info("init: made a password", "file", path)
-	return writeFile(path, []byte(rand.Text()), mode, uid, gid)
-}
-
-// keepCertificate puts certificate.pem and key.pem into dir: the user's if supplied has them, else the ones there while
-// they serve, else a self-signed pair for names.
-func keepCertificate(dir, supplied string, names []string) error {
-	certificate, key, err := suppliedPair(supplied)
-	if err != nil {
-		return fmt.Errorf("CERTIFICATES: %w", err)
-	}
-	certificatePath, keyPath := filepath.Join(dir, "certificate.pem"), filepath.Join(dir, "key.pem")
-	if certificate == nil {
-		if pairServes(certificatePath, keyPath, names) {
-			return nil
-		}
-		if certificate, key, err = selfSigned(names); err != nil {
-			return err
-		}
-		slog.Info("init: made a self-signed certificate", "file", certificatePath, "names", names)
-	}
-	if err := writeFile(keyPath, key, 0o400, nginxUser, nginxUser); err != nil {
-		return err
-	}
-	return writeFile(certificatePath, certificate, 0o444, nginxUser, nginxUser)
-}
-
-// suppliedPair reads the user's own pair. None at all is no error; half of one, or halves that don't match, is.
-func suppliedPair(folder string) (certificate, key []byte, err error) {
-	if folder == "" {
-		return nil, nil, nil
-	}
-	certificate, certificateErr := os.ReadFile(filepath.Join(folder, "certificate.pem"))
-	key, keyErr := os.ReadFile(filepath.Join(folder, "key.pem"))
-	if errors.Is(certificateErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
-	if err := errors.Join(certificateErr, keyErr); err != nil {
-		return nil, nil, err
-	}
-	_, err = tls.X509KeyPair(certificate, key)
-	return certificate, key, err
-}
-
-// pairServes says whether the pair there can stay. A certificate that was not made here always can.
-func pairServes(certificatePath, keyPath string, names []string) bool {
-	pair, err := tls.LoadX509KeyPair(certificatePath, keyPath)
-	if err != nil {
-		return false
-	}
-	if !slices.Contains(pair.Leaf.Issuer.Organization, certificateIssuer) {
-		return true
-	}
-	for _, name := range names {
-		if pair.Leaf.VerifyHostname(strings.Replace(name, "*", "any", 1)) != nil {
-			return false
-		}
-	}
-	return time.Until(pair.Leaf.NotAfter) > certificateSpare
-}
-
-// selfSigned makes a certificate for names and its key, both as PEM.
-func selfSigned(names []string) (certificate, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, nil, err
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{certificateIssuer}, CommonName: names[0]},
-		NotBefore:             now.Add(-time.Hour), // clocks of a phone and its host differ
-		NotAfter:              now.Add(certificateLife),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(strings.Trim(name, "[]")); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, nil, err
-	}
-	encoded, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})
-	return certificate, key, nil
-}
-
-// writeFile replaces path in one step, so that a start cut short leaves no half-written secret. Owners are given only
-// by root: anyone else runs this for themselves.
-func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".init-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the first error is the one worth telling
-		}
-	}()
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Sync())
-	if os.Geteuid() == 0 {
-		err = errors.Join(err, f.Chown(uid, gid)) // after Chmod, which only the owner may do
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

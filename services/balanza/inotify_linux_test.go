@@ -12,35 +12,35 @@ import (
 	"testing"
 )
 
-// written is a buffer for a process that writes while the test reads.
-type written struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+// buffer takes a process's output while the test reads it.
+type buffer struct {
+	mu      sync.Mutex
+	content bytes.Buffer
 }
 
-func (w *written) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.content.Write(p)
 }
 
-func (w *written) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.content.String()
 }
 
 // In a user namespace of its own a process can be left without inotify, as on a machine where others have used it up.
 func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
-	w := newWorld(t)
+	h := newHome(t)
 	port := freePort(t)
-	program := w.command("run", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
-		"/usr/bin/env", actVariable+"=server", os.Args[0])
+	program := h.command("run", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
+		"/usr/bin/env", roleVariable+"=server", os.Args[0])
 	cmd := exec.Command("sh", append([]string{"-c", `echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"`, "sh", program.Path},
 		program.Args[1:]...)...)
 	cmd.Dir, cmd.Env = program.Dir, program.Env
-	var said written
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var output buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -64,10 +64,10 @@ func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
 		return b.String()
 	}
 	var before string
-	within(t, "an answer", func() bool { before = pid(); return before != "" })
-	within(t, "a clear line", func() bool { return strings.Contains(said.String(), "the kernel gives no watches") })
-	if err := os.WriteFile(filepath.Join(w.dir, "config.yaml"), []byte("changed"), 0o600); err != nil {
+	eventually(t, "an answer", func() bool { before = pid(); return before != "" })
+	eventually(t, "a clear line", func() bool { return strings.Contains(output.String(), "the kernel gives no watches") })
+	if err := os.WriteFile(filepath.Join(h.cwd, "config.yaml"), []byte("changed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "the new process", func() bool { now := pid(); return now != "" && now != before })
+	eventually(t, "the new process", func() bool { now := pid(); return now != "" && now != before })
 }

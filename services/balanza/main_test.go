@@ -17,21 +17,21 @@ import (
 )
 
 // The test binary is also the programs that the tests run: balanza itself, and a server that is not ours.
-const actVariable = "BALANZA_TEST_ACT"
+const roleVariable = "BALANZA_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(actVariable) {
+	switch os.Getenv(roleVariable) {
 	case "balanza":
 		main()
 	case "server":
-		foreignServer()
+		externalServer()
 	default:
 		os.Exit(m.Run())
 	}
 }
 
-// foreignServer takes its socket as systemd hands it over and answers with its process number.
-func foreignServer() {
+// externalServer takes its socket as systemd hands it over and answers with its process number.
+func externalServer() {
 	if os.Getenv("LISTEN_PID") != fmt.Sprint(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" {
 		fmt.Fprintln(os.Stderr, "no socket for this process")
 		os.Exit(1)
@@ -49,44 +49,44 @@ func foreignServer() {
 	<-end
 }
 
-// world is a home of its own for the servers of one test.
-type world struct {
-	t    *testing.T
-	home string
-	dir  string
+// home is a BALANZA_HOME and a working folder for the servers of one test.
+type home struct {
+	t   *testing.T
+	dir string // BALANZA_HOME
+	cwd string
 }
 
-func newWorld(t *testing.T) *world {
+func newHome(t *testing.T) *home {
 	t.Helper()
-	home, err := os.MkdirTemp("", "bz") // short: a socket's path must fit
+	dir, err := os.MkdirTemp("", "bz") // short: a socket's path must fit
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, home: home, dir: t.TempDir()}
+	h := &home{t: t, dir: dir, cwd: t.TempDir()}
 	t.Cleanup(func() {
-		w.run("delete")
-		os.RemoveAll(home)
+		h.run("delete")
+		os.RemoveAll(dir)
 	})
-	return w
+	return h
 }
 
-func (w *world) command(args ...string) *exec.Cmd {
+func (h *home) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Dir = w.dir
-	cmd.Env = append(os.Environ(), actVariable+"=balanza", "BALANZA_HOME="+w.home, "MONGODB_URI=")
+	cmd.Dir = h.cwd
+	cmd.Env = append(os.Environ(), roleVariable+"=balanza", "BALANZA_HOME="+h.dir, "MONGODB_URI=", "LC_ALL=C")
 	return cmd
 }
 
-// run runs balanza to its end and returns what it said and its exit status.
-func (w *world) run(args ...string) (out, errs string, status int) {
-	w.t.Helper()
+// run runs balanza to its end and returns what it output and its exit status.
+func (h *home) run(args ...string) (out, errs string, status int) {
+	h.t.Helper()
 	var o, e bytes.Buffer
-	cmd := w.command(args...)
+	cmd := h.command(args...)
 	cmd.Stdout, cmd.Stderr = &o, &e
 	if err := cmd.Run(); err != nil {
 		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok {
-			w.t.Fatal(err)
+			h.t.Fatal(err)
 		}
 		status = exit.ExitCode()
 	}
@@ -94,11 +94,11 @@ func (w *world) run(args ...string) (out, errs string, status int) {
 }
 
 // must runs balanza and fails the test unless it succeeds.
-func (w *world) must(args ...string) string {
-	w.t.Helper()
-	out, errs, status := w.run(args...)
+func (h *home) must(args ...string) string {
+	h.t.Helper()
+	out, errs, status := h.run(args...)
 	if status != 0 {
-		w.t.Fatalf("balanza %s: exit status %d: %s", strings.Join(args, " "), status, errs)
+		h.t.Fatalf("balanza %s: exit status %d: %s", strings.Join(args, " "), status, errs)
 	}
 	return out
 }
@@ -114,7 +114,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-func within(t *testing.T, what string, ok func() bool) {
+func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -124,7 +124,7 @@ func within(t *testing.T, what string, ok func() bool) {
 }
 
 func TestBadInputIsOneLineAndStatus2(t *testing.T) {
-	w := newWorld(t)
+	h := newHome(t)
 	for args, names := range map[string]string{
 		"--p abc":               "abc",
 		"--p 70000":             "70000",
@@ -149,7 +149,7 @@ func TestBadInputIsOneLineAndStatus2(t *testing.T) {
 		"run -i 2 -- /no/where": "/no/where",
 	} {
 		t.Run(args, func(t *testing.T) {
-			out, errs, status := w.run(strings.Fields(args)...)
+			out, errs, status := h.run(strings.Fields(args)...)
 			if status != exitUsage {
 				t.Errorf("exit status %d, want %d", status, exitUsage)
 			}
@@ -168,65 +168,64 @@ func TestEverySpellingOfTheCoursesCommands(t *testing.T) {
 		{"--p", "8085", "--m", "CLUSTER"}, {"-p", "8085", "-m", "cluster"}, {"--port=8085", "--modo=Cluster"},
 		{"-port", "8085", "--mode", "CLUSTER"}, {"--p=8085", "-modo", "CLUSTER", "-i", "max"},
 	} {
-		f := flags("balanza")
-		var s settings
-		serveFlags(f, &s)
-		if err := f.Parse(args); err != nil {
+		var p program
+		root := p.root()
+		if err := root.ParseFlags(doubleHyphens(root, args)); err != nil {
 			t.Errorf("%q: %v", args, err)
 		}
-		if s.Port != 8085 || s.Mode != clusterMode {
+		if s := p.settings; s.Port != 8085 || s.Mode != clusterMode {
 			t.Errorf("%q: port %d, mode %s", args, s.Port, s.Mode)
 		}
 	}
 }
 
 func TestFlagsStandBeforeEnvironmentBeforeDotEnv(t *testing.T) {
-	w := newWorld(t)
-	if err := os.WriteFile(filepath.Join(w.dir, ".env"), []byte("BALANZA_PORT=1111\nBALANZA_NAME=dotenv\nBALANZA_MODE=quick\n"), 0o600); err != nil {
+	h := newHome(t)
+	if err := os.WriteFile(filepath.Join(h.cwd, ".env"), []byte("BALANZA_PORT=1111\nBALANZA_NAME=dotenv\nBALANZA_MODE=quick\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// The bad mode of .env is reported, with its variable, unless the environment stands before it.
-	if _, errs, status := w.run("ps"); status != exitUsage || !strings.Contains(errs, "BALANZA_MODE") {
+	if _, errs, status := h.run("ps"); status != exitUsage || !strings.Contains(errs, "BALANZA_MODE") {
 		t.Errorf("status %d, stderr %q", status, errs)
 	}
-	cmd := w.command("ps")
+	cmd := h.command("ps")
 	cmd.Env = append(cmd.Env, "BALANZA_MODE=fork")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, said)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, output)
 	}
 }
 
 func TestUpPsScaleReloadDown(t *testing.T) {
-	w := newWorld(t)
+	h := newHome(t)
 	shift := "17000"
-	said := w.must("up", "-d", "--shift", shift)
-	if !strings.Contains(said, "http://localhost:25000") {
-		t.Errorf("up said %q", said)
+	output := h.must("up", "-d", "--shift", shift)
+	if !strings.Contains(output, "http://localhost:25000") {
+		t.Errorf("up output %q", output)
 	}
-	table := w.must("ps")
+	table := h.must("ps")
 	for _, name := range []string{"edge", "fork", "cluster", "online", "WATCHING"} {
 		if !strings.Contains(table, name) {
 			t.Errorf("ps does not show %s:\n%s", name, table)
 		}
 	}
-	if _, errs, status := w.run("up", "-d", "--shift", shift); status != exitFailure || !strings.Contains(errs, "running already") {
+	if _, errs, status := h.run("up", "-d", "--shift", shift); status != exitFailure || !strings.Contains(errs, "running already") {
 		t.Errorf("a second up: status %d, %q", status, errs)
 	}
-	w.must("scale", "cluster=3")
-	if table := w.must("ps", "cluster"); !strings.Contains(table, "worker 3") {
+	h.must("scale", "cluster=3")
+	if table := h.must("ps", "cluster"); !strings.Contains(table, "worker 3") {
 		t.Errorf("after scale:\n%s", table)
 	}
-	if _, errs, status := w.run("scale", "fork=2"); status != exitFailure || !strings.Contains(errs, "CLUSTER") {
+	if _, errs, status := h.run("scale", "fork=2"); status != exitFailure || !strings.Contains(errs, "CLUSTER") {
 		t.Errorf("scale of a FORK server: status %d, %q", status, errs)
 	}
-	w.must("reload")
-	w.must("restart", "25080")
-	w.must("stop", "cluster")
-	if table := w.must("ps", "cluster"); !strings.Contains(table, "stopped") {
+	h.must("reload")
+	h.must("restart", "25080")
+	h.must("stop", "cluster")
+	if table := h.must("ps", "cluster"); !strings.Contains(table, "stopped") {
 		t.Errorf("after stop:\n%s", table)
 	}
 	// The cluster was the only server of the numbers: the edge says so, clearly.
-	within(t, "503 without a server", func() bool {
+	eventually(t, "503 without a server", func() bool {
 		answer, err := http.Get("http://127.0.0.1:25000/api/randoms?cant=10")
 		if err != nil {
 			return false
@@ -234,8 +233,8 @@ func TestUpPsScaleReloadDown(t *testing.T) {
 		answer.Body.Close()
 		return answer.StatusCode == http.StatusServiceUnavailable
 	})
-	w.must("start", "cluster")
-	within(t, "an answer after start", func() bool {
+	h.must("start", "cluster")
+	eventually(t, "an answer after start", func() bool {
 		answer, err := http.Get("http://127.0.0.1:25000/api/randoms?cant=10")
 		if err != nil {
 			return false
@@ -243,21 +242,21 @@ func TestUpPsScaleReloadDown(t *testing.T) {
 		answer.Body.Close()
 		return answer.StatusCode == http.StatusOK && answer.Header.Get("X-Balanza-Server") == "cluster"
 	})
-	if lines := w.must("logs", "-n", "5", "fork"); !strings.Contains(lines, "worker ready") {
+	if lines := h.must("logs", "-n", "5", "fork"); !strings.Contains(lines, "worker ready") {
 		t.Errorf("logs: %q", lines)
 	}
-	w.must("down")
-	if said := w.must("ps"); !strings.Contains(said, "nothing runs") {
-		t.Errorf("after down: %s", said)
+	h.must("down")
+	if output := h.must("ps"); !strings.Contains(output, "nothing runs") {
+		t.Errorf("after down: %s", output)
 	}
 }
 
 func TestRunClustersAnyProgram(t *testing.T) {
-	w := newWorld(t)
+	h := newHome(t)
 	port := freePort(t)
-	cmd := w.command("run", "-d", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", actVariable+"=server", os.Args[0])
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, said)
+	cmd := h.command("run", "-d", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
 	}
 	pids := map[string]bool{}
 	ask := func() bool {
@@ -272,112 +271,55 @@ func TestRunClustersAnyProgram(t *testing.T) {
 		pids[b.String()] = true
 		return len(pids) >= 2
 	}
-	within(t, "both processes answer", ask)
-	w.must("reload", "api")
-	w.must("stop", "api")
-	if table := w.must("ps"); !strings.Contains(table, "stopped") {
+	eventually(t, "both processes answer", ask)
+	h.must("reload", "api")
+	h.must("stop", "api")
+	if table := h.must("ps"); !strings.Contains(table, "stopped") {
 		t.Errorf("after stop:\n%s", table)
 	}
-	w.must("start", "api")
-	w.must("save")
-	w.must("delete", "api")
-	w.must("resurrect")
-	if table := w.must("ps"); !strings.Contains(table, "worker 2") {
+	h.must("start", "api")
+	h.must("save")
+	h.must("delete", "api")
+	h.must("resurrect")
+	if table := h.must("ps"); !strings.Contains(table, "worker 2") {
 		t.Errorf("after resurrect:\n%s", table)
 	}
 }
 
 func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
-	w := newWorld(t)
-	_, errs, status := w.run("run", "-d", "--name", "none", "--port", freePort(t), "--", "/bin/false")
+	h := newHome(t)
+	_, errs, status := h.run("run", "-d", "--name", "none", "--port", freePort(t), "--", "/bin/false")
 	if status != exitFailure || !strings.Contains(errs, "none") || strings.Count(errs, "\n") != 1 {
 		t.Errorf("status %d, %q", status, errs)
 	}
-	if table := w.must("ps"); !strings.Contains(table, "nothing runs") {
-		t.Errorf("what failed is still there:\n%s", table)
+	if table := h.must("ps"); !strings.Contains(table, "nothing runs") {
+		t.Errorf("the server that failed is still listed:\n%s", table)
 	}
 }
 
-func TestDamagedStateIsRefusedAndKept(t *testing.T) {
-	w := newWorld(t)
+func TestDamagedStateIsAnErrorAndIsLeftAlone(t *testing.T) {
+	h := newHome(t)
 	port := freePort(t)
-	w.must("start", "--p", port, "--name", "one")
-	w.must("save")
-	w.must("save") // what was there becomes the backup
-	path := filepath.Join(w.home, "saved.json")
-	whole, err := os.ReadFile(path)
+	h.must("start", "--p", port, "--name", "one")
+	h.must("save")
+	h.must("save") // the first list becomes the backup
+	path := filepath.Join(h.dir, "saved.json")
+	complete, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, whole[:len(whole)/2], 0o600); err != nil {
+	if err := os.WriteFile(path, complete[:len(complete)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, errs, status := w.run("resurrect"); status != exitFailure || !strings.Contains(errs, "damaged") {
+	if _, errs, status := h.run("resurrect"); status != exitFailure || !strings.Contains(errs, "damaged") {
 		t.Errorf("status %d, %q", status, errs)
 	}
-	if backup, err := os.ReadFile(path + ".bak"); err != nil || !bytes.Equal(backup, whole) {
+	if backup, err := os.ReadFile(path + ".bak"); err != nil || !bytes.Equal(backup, complete) {
 		t.Errorf("backup: %v, %q", err, backup)
 	}
-	if half, _ := os.ReadFile(path); !bytes.Equal(half, whole[:len(whole)/2]) {
+	if half, _ := os.ReadFile(path); !bytes.Equal(half, complete[:len(complete)/2]) {
 		t.Error("the damaged file was touched")
 	}
-}
-
-func TestOutputNeverWaits(t *testing.T) {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close() // nobody reads
-	s := newSink(writer)
-	line := bytes.Repeat([]byte("x"), 1000)
-	for range 3 * sinkLines {
-		s.put(line) // would hang here
-	}
-	s.mu.Lock()
-	dropped := s.dropped
-	s.mu.Unlock()
-	if dropped == 0 {
-		t.Error("a pipe that nobody reads took everything")
-	}
-	s.close()
-}
-
-func TestTailFollowsRotation(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.log")
-	write := func(text string) {
-		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if _, err := f.WriteString(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("one\ntwo\nthree\n")
-	lines := make(chan string, 10)
-	go tail(t.Context(), path, 2, true, func(l []byte) { lines <- string(l) })
-	expect := func(want string) {
-		t.Helper()
-		select {
-		case got := <-lines:
-			if got != want {
-				t.Fatalf("%q, want %q", got, want)
-			}
-		case <-time.After(10 * time.Second):
-			t.Fatalf("no line; want %q", want)
-		}
-	}
-	expect("two")
-	expect("three")
-	write("four\n")
-	if err := os.Rename(path, path+".1"); err != nil {
-		t.Fatal(err)
-	}
-	write("five\n")
-	expect("four")
-	expect("five")
 }
 
 func TestPasswordGoesOnlyWhereOneIsMissing(t *testing.T) {

@@ -3,45 +3,54 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"balanza/services/logfile"
 )
 
 const (
-	refresh = time.Second
-	// The terminal's words for: other screen and no cursor, back again, and home.
+	// refreshInterval is the time between two screens.
+	refreshInterval = time.Second
+	// Escape sequences of the terminal (xterm's ctlseqs): alternate screen without a cursor, the normal one, first row.
 	enterScreen = "\x1b[?1049h\x1b[?25l"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
-	home        = "\x1b[H"
+	firstRow    = "\x1b[H"
 	clearLine   = "\x1b[K"
 	clearRest   = "\x1b[J"
 )
 
-// monit shows what `ps` and `logs -f` do, live, until q or Ctrl-C.
-func (p *program) monit(args []string) error {
-	if _, err := p.parse(flags("monit"), args); err != nil {
-		return err
-	}
-	out, ok := p.out.(*os.File)
-	if !ok || !term.IsTerminal(int(out.Fd())) {
-		return errors.New("monit needs a terminal; for programs there is balanza ps --json")
-	}
-	was, err := term.MakeRaw(int(os.Stdin.Fd()))
+// monit shows what ps and logs -f do, live, until q or Ctrl-C.
+func (p *program) monit() *cobra.Command {
+	return p.interruptible("monit", "a live view of ps and logs", func(ctx context.Context, _ []string) error {
+		out, ok := p.out.(*os.File)
+		if !ok || !term.IsTerminal(int(out.Fd())) {
+			return errorf("monit needs a terminal; for programs there is balanza ps --json")
+		}
+		return p.monitOn(ctx, out)
+	})
+}
+
+// monitOn draws on the terminal until a key or interrupted ends it. The terminal is raw meanwhile, so that q needs no
+// return key; Ctrl-C arrives as a key then, and signals only from elsewhere.
+func (p *program) monitOn(interrupted context.Context, out *os.File) error {
+	cooked, err := term.MakeRaw(int(os.Stdin.Fd()))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = term.Restore(int(os.Stdin.Fd()), was) }()
+	defer func() { _ = term.Restore(int(os.Stdin.Fd()), cooked) }()
 	fmt.Fprint(out, enterScreen)
 	defer fmt.Fprint(out, leaveScreen)
 
-	ctx, cancel := p.untilSignal(func() {}, func() {})
+	ctx, cancel := context.WithCancel(interrupted)
 	defer cancel()
 	go func() {
 		key := make([]byte, 1)
@@ -52,40 +61,51 @@ func (p *program) monit(args []string) error {
 			}
 		}
 	}()
-	lines := p.follow(ctx)
+	lines := p.followLogs(ctx)
 	var rates rates
-	for ctx.Err() == nil {
-		servers, err := p.list()
+	for {
+		err := p.refresh(ctx, out, &rates, lines())
+		if ctx.Err() != nil {
+			return context.Cause(interrupted)
+		}
 		if err != nil {
 			return err
 		}
-		all := measure(servers)
-		var screen bytes.Buffer
-		if err := table(&screen, all, rates.update(all)); err != nil {
-			return err
-		}
-		width, height, err := term.GetSize(int(out.Fd()))
-		if err != nil {
-			return err
-		}
-		draw(out, screen.String(), lines(), width, height)
 		select {
 		case <-ctx.Done():
-		case <-time.After(refresh - moment):
+		case <-time.After(refreshInterval - cpuInterval):
 		}
 	}
+}
+
+// refresh draws one screen. Taking the measurements for it takes cpuInterval.
+func (p *program) refresh(ctx context.Context, out *os.File, rates *rates, lines []string) error {
+	all, err := p.measure(ctx, nil)
+	if err != nil {
+		return err
+	}
+	var screen bytes.Buffer
+	if err := table(&screen, all, rates.update(all)); err != nil {
+		return err
+	}
+	width, height, err := term.GetSize(int(out.Fd()))
+	if err != nil {
+		return err
+	}
+	draw(out, screen.String(), lines, width, height)
 	return nil
 }
 
-// draw fills the screen: the table above, the last of what was written below.
+// draw fills a screen of width columns and height rows: the table above, the last lines of the logs below. Each row is
+// overwritten in place, since a screen that is cleared first flickers.
 func draw(to io.Writer, table string, lines []string, width, height int) {
 	rows := strings.Split(strings.TrimRight(table, "\n"), "\n")
-	rows = append(rows, "", "q: leave")
+	rows = append(rows, "", text("q: leave"))
 	if free := height - len(rows) - 1; free > 0 {
 		rows = append(rows, lines[max(0, len(lines)-free):]...)
 	}
 	var b bytes.Buffer
-	b.WriteString(home)
+	b.WriteString(firstRow)
 	for i, row := range rows[:min(len(rows), height)] {
 		if i > 0 {
 			b.WriteString("\r\n")
@@ -99,29 +119,30 @@ func draw(to io.Writer, table string, lines []string, width, height int) {
 	_, _ = to.Write(b.Bytes())
 }
 
-// keptLines is how many lines of the logs monit remembers.
-const keptLines = 200
+// maxLogLines is how many lines of the logs monit remembers.
+const maxLogLines = 200
 
-// follow collects what the servers that run now write.
-func (p *program) follow(ctx context.Context) (last func() []string) {
+// followLogs collects what the servers that run now write; last returns the newest lines. Servers that are started later
+// show up in the table alone.
+func (p *program) followLogs(ctx context.Context) (last func() []string) {
 	var mu sync.Mutex
-	var kept []string
-	files, err := p.logFiles(nil)
+	var lines []string
+	files, err := p.logFiles(ctx, nil)
 	if err != nil {
 		files = nil
 	}
 	for name, file := range files {
-		go tail(ctx, file, 5, true, func(line []byte) {
+		go logfile.Tail(ctx, file, 5, true, func(line []byte) {
 			mu.Lock()
 			defer mu.Unlock()
-			kept = append(kept, name+" | "+string(line))
-			kept = kept[max(0, len(kept)-keptLines):]
+			lines = append(lines, name+" | "+string(line))
+			lines = lines[max(0, len(lines)-maxLogLines):]
 		})
 	}
 	return func() []string {
 		mu.Lock()
 		defer mu.Unlock()
-		return append([]string(nil), kept...)
+		return slices.Clone(lines)
 	}
 }
 

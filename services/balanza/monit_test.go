@@ -17,7 +17,7 @@ func TestMonitFillsTheScreenAndNoMore(t *testing.T) {
 		t.Errorf("%d rows on a screen of 7", len(rows))
 	}
 	for _, row := range rows {
-		for _, word := range []string{home, clearLine, clearRest} {
+		for _, word := range []string{firstRow, clearLine, clearRest} {
 			row = strings.ReplaceAll(row, word, "")
 		}
 		if len([]rune(row)) > 20 {
@@ -44,7 +44,7 @@ func TestMonitCountsRequestsASecond(t *testing.T) {
 }
 
 func TestMonitNeedsATerminal(t *testing.T) {
-	if _, errs, status := newWorld(t).run("monit"); status != exitFailure || !strings.Contains(errs, "terminal") {
+	if _, errs, status := newHome(t).run("monit"); status != exitFailure || !strings.Contains(errs, "terminal") {
 		t.Errorf("status %d, %q", status, errs)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -12,46 +11,55 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/joho/godotenv"
 	"github.com/kelseyhightower/envconfig"
+	"github.com/spf13/pflag"
 
+	"balanza/services/watch"
 	"balanza/services/workers"
 )
 
-// settings are what the environment says; flags are laid over them. .env.example describes each.
+// settings are those of the environment, by envconfig; flags are laid over them. .env.example describes each.
 type settings struct {
-	Host      string `desc:"interface to listen on"`
-	Port      port   `default:"8080"`
-	Mode      mode   `default:"FORK"`
+	// The server.
+	Host      string
+	Port      port `default:"8080"`
+	Mode      mode // empty: FORK, or CLUSTER where -i is given
 	Instances instances
 	Name      string
 
+	// Its files: see defaultHome, openStore and openOutput. LogSize is in MiB; 0 means no log files.
 	Home      string
 	Data      string
 	LogFormat string `split_words:"true" default:"auto"`
 	LogSize   int    `split_words:"true" default:"10"`
 	LogFiles  int    `split_words:"true" default:"5"`
 
+	// Its limits: see workers.Limits and web.Config. A zero MaxMemory or MaxRequests means none.
 	DrainDelay       time.Duration `split_words:"true"`
 	DrainTimeout     time.Duration `split_words:"true" default:"10s"`
 	ReadyTimeout     time.Duration `split_words:"true" default:"10s"`
 	HeartbeatTimeout time.Duration `split_words:"true" default:"5s"`
 	StopTimeout      time.Duration `split_words:"true" default:"30s"`
 	MaxMemory        size          `split_words:"true"`
-	MaxRequests      int64         `split_words:"true"`
+	MaxRequests      uint32        `split_words:"true"`
 	TrustedProxies   []string      `split_words:"true"`
 
-	WatchPoll pollEvery `envconfig:"WATCH_POLL"`
+	// Names without the prefix are those that other programs use for the same.
+	WatchPoll pollInterval `envconfig:"WATCH_POLL"`
 
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
 }
 
+// prefix is that of every variable but those that say otherwise.
 const prefix = "BALANZA"
 
-// loadSettings reads .env, where there is one, and the environment, which wins.
+// loadSettings reads .env of the working directory, where there is one, and the environment, which wins. Paths are made
+// absolute, since a server in the background must not depend on the folder that it was started in.
 func loadSettings() (s settings, err error) {
 	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf(".env: %w", err)
@@ -74,7 +82,7 @@ func loadSettings() (s settings, err error) {
 	switch s.LogFormat {
 	case "auto", "text", "json":
 	default:
-		return s, fmt.Errorf("BALANZA_LOG_FORMAT: %q is not auto, text or json", s.LogFormat)
+		return s, errorf("BALANZA_LOG_FORMAT: %q is not auto, text or json", s.LogFormat)
 	}
 	return s, nil
 }
@@ -88,8 +96,8 @@ func fromEnvironment(prefix string, into any) error {
 	return err
 }
 
-// defaultHome is where state goes that outlives a process: the user's state folder, or, without one (a container), a
-// folder for this user among the temporary files.
+// defaultHome is the folder of state that outlives a process: in the user's state folder, or, without one (a container),
+// a folder for this user among the temporary files.
 func defaultHome() string {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "balanza")
@@ -97,38 +105,74 @@ func defaultHome() string {
 	if dir, err := os.UserHomeDir(); err == nil && dir != "/" {
 		return filepath.Join(dir, ".local", "state", "balanza")
 	}
+	return temporaryHome()
+}
+
+// temporaryHome is the home of a user without one.
+func temporaryHome() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("balanza-%d", os.Getuid()))
 }
 
-// run is the folder of the control sockets, logs that of the log files.
+// checkHome rejects folders in which another user could plant control sockets or read secrets. Among the temporary
+// files, where anybody can make a folder, it makes the home itself.
+func (s *settings) checkHome() error {
+	if s.Home == temporaryHome() {
+		if err := os.Mkdir(s.Home, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return checkPrivate(s.Home, 0o077)
+	}
+	if os.Getuid() == 0 { // who may look after the servers of other users
+		return nil
+	}
+	return checkPrivate(s.runDir(), 0o022)
+}
+
+// checkPrivate fails when a folder belongs to another user, or gives others any of the permissions in denied. A folder
+// that does not exist is no error.
+func checkPrivate(dir string, denied fs.FileMode) error {
+	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	uid, owner := os.Getuid(), int(info.Sys().(*syscall.Stat_t).Uid)
+	if !info.IsDir() || owner != uid || info.Mode().Perm()&denied != 0 {
+		return errorf("%s (mode %v, user %d) must be a folder that only user %d can use; set BALANZA_HOME to another one",
+			dir, info.Mode().Perm(), owner, uid)
+	}
+	return nil
+}
+
+// runDir is the folder of the control sockets, logsDir that of the log files.
 func (s *settings) runDir() string  { return filepath.Join(s.Home, "run") }
 func (s *settings) logsDir() string { return filepath.Join(s.Home, "logs") }
 
+// limits are those of the masters. A worker may always take as long as its own drain does, and 5 s to end.
 func (s *settings) limits() workers.Limits {
 	return workers.Limits{
 		ReadyTimeout: s.ReadyTimeout, HeartbeatTimeout: s.HeartbeatTimeout,
 		StopTimeout: max(s.StopTimeout, s.DrainDelay+s.DrainTimeout+5*time.Second),
-		MaxMemory:   int64(s.MaxMemory), MaxRequests: s.MaxRequests,
+		MaxMemory:   int64(s.MaxMemory), MaxRequests: int64(s.MaxRequests),
 	}
 }
 
-// serveFlags defines the flags of `balanza` itself over the settings, in every spelling that the course's commands use.
-func serveFlags(f *flag.FlagSet, s *settings) {
-	several := func(v flag.Value, usage string, names ...string) {
-		for _, name := range names {
-			f.Var(v, name, usage)
-		}
+// completeMode decides the mode where none is named: -i asks for workers, so it means CLUSTER.
+func (s *settings) completeMode(f *pflag.FlagSet) error {
+	instancesGiven := f.Changed("instances")
+	switch {
+	case s.Mode == forkMode && instancesGiven:
+		return usagef("-i needs --m CLUSTER: a FORK server is one process")
+	case s.Mode == "" && instancesGiven:
+		s.Mode = clusterMode
+	case s.Mode == "":
+		s.Mode = forkMode
 	}
-	several(&s.Port, "port to listen on; 0: one that is free", "p", "port")
-	several(&s.Mode, "FORK (one process) or CLUSTER (a master and its workers)", "m", "mode", "modo")
-	several(&s.Instances, "how many workers in CLUSTER, or max: one for each CPU", "i", "instances")
-	f.StringVar(&s.Name, "name", s.Name, "what to call the server; else its mode and port")
-	f.StringVar(&s.Host, "host", s.Host, "interface to listen on; else all")
-	f.Var(&s.MaxMemory, "max-memory", "replace a worker above this much resident memory, like 300M")
-	f.Int64Var(&s.MaxRequests, "max-requests", s.MaxRequests, "replace a worker after about this many requests")
+	return nil
 }
 
-// name is what the server is called, given or not.
+// name is the server's name, given or not.
 func (s *settings) name() string {
 	if s.Name != "" {
 		return s.Name
@@ -136,7 +180,18 @@ func (s *settings) name() string {
 	return fmt.Sprintf("%s-%d", strings.ToLower(string(s.Mode)), s.Port)
 }
 
-// label is the value of X-Balanza-Server, one for each server wherever it runs.
+// checkName rejects a name that no server can have.
+func checkName(name string) error {
+	if name == allServers {
+		return usagef("no server can be named %s: that stands for all servers", name)
+	}
+	if err := workers.CheckName(name); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// label is the value of X-Balanza-Server, a different one for each server wherever it runs.
 func (s *settings) label(bound int) string {
 	if s.Name != "" {
 		return s.Name
@@ -148,8 +203,8 @@ func (s *settings) label(bound int) string {
 	return net.JoinHostPort(host, strconv.Itoa(bound))
 }
 
-// workers is how many workers the server has: all CPUs that the process may use, by affinity and by cgroup quota, unless
-// told otherwise.
+// workers is the number of workers: all CPUs that the process may use, by affinity and by cgroup quota, unless told
+// otherwise.
 func (s *settings) workers() int {
 	switch {
 	case s.Mode == forkMode:
@@ -172,29 +227,73 @@ func (s *settings) mongoURI() (string, error) {
 	return withPassword(s.MongoURI, string(bytes.TrimSpace(password))), nil
 }
 
-type port int
+// The flags that several commands have follow. Each lays its value over the setting of the environment. A command gets
+// those that take effect in it and no others, so that none is ignored silently.
 
+// portFlag is -p.
+func (s *settings) portFlag(f *pflag.FlagSet) {
+	f.VarP(&s.Port, "port", "p", "`PORT` of the server; 0: a free one (also --p)")
+}
+
+// instancesFlag is -i.
+func (s *settings) instancesFlag(f *pflag.FlagSet) {
+	f.VarP(&s.Instances, "instances", "i", "`N` workers of a CLUSTER, or max: one for each CPU (also --i)")
+}
+
+// hostFlag is --host.
+func (s *settings) hostFlag(f *pflag.FlagSet) {
+	f.StringVar(&s.Host, "host", s.Host, "`ADDRESS` of the interface to listen on")
+}
+
+// processFlags are those of a server of any program.
+func (s *settings) processFlags(f *pflag.FlagSet) {
+	s.portFlag(f)
+	s.instancesFlag(f)
+	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the server")
+	s.hostFlag(f)
+	f.Var(&s.MaxMemory, "max-memory", "replace a worker above this resident `SIZE`, like 300M")
+}
+
+// siteFlags are those of a server of the site. The value of --watch, which is no setting, is returned.
+func (s *settings) siteFlags(f *pflag.FlagSet) (watching *bool) {
+	f.VarP(&s.Mode, "mode", "m", "`MODE`: FORK (one process) or CLUSTER (a master and workers) (also --m, --modo)")
+	s.processFlags(f)
+	f.Uint32Var(&s.MaxRequests, "max-requests", s.MaxRequests, "replace a worker after about `N` requests")
+	return f.Bool("watch", false, "rebuild and reload when the source changes")
+}
+
+// port is a TCP port; 0 is a free one.
+type port uint16
+
+// Type is pflag's name of the type.
+func (p *port) Type() string { return "port" }
+
+// String is the number.
 func (p *port) String() string { return strconv.Itoa(int(*p)) }
 
 // Set takes a decimal number.
 func (p *port) Set(v string) error {
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 0 || n > 65535 {
-		return errors.New("a port is a whole number from 1 to 65535, or 0 for a free one")
+	n, err := strconv.ParseUint(v, 10, 16)
+	if err != nil {
+		return errorf("a port is a whole number from 1 to 65535, or 0 for a free one")
 	}
 	*p = port(n)
 	return nil
 }
 
-func (p *port) Decode(v string) error { return p.Set(v) }
-
+// mode is how many processes a server has; empty until completeMode decides.
 type mode string
 
 const (
 	forkMode    mode = "FORK"
 	clusterMode mode = "CLUSTER"
+	edgeMode    mode = "EDGE" // of the balancer; no flag can name it
 )
 
+// Type is pflag's name of the type.
+func (m *mode) Type() string { return "mode" }
+
+// String is the mode as the course writes it.
 func (m *mode) String() string { return string(*m) }
 
 // Set takes FORK and CLUSTER in any case.
@@ -204,15 +303,22 @@ func (m *mode) Set(v string) error {
 		*m = u
 		return nil
 	}
-	return errors.New("the mode is FORK or CLUSTER")
+	return errorf("the mode is FORK or CLUSTER")
 }
-
-func (m *mode) Decode(v string) error { return m.Set(v) }
 
 // instances is a number of workers; 0 is one for each CPU.
 type instances int
 
-func (i *instances) String() string { return strconv.Itoa(int(*i)) }
+// Type is pflag's name of the type.
+func (i *instances) Type() string { return "instances" }
+
+// String is what Set takes.
+func (i *instances) String() string {
+	if *i == 0 {
+		return "max"
+	}
+	return strconv.Itoa(int(*i))
+}
 
 // Set takes a number or max.
 func (i *instances) Set(v string) error {
@@ -221,56 +327,51 @@ func (i *instances) Set(v string) error {
 	case strings.EqualFold(v, "max"):
 		n = 0
 	case err != nil || n < 1 || n > workers.MaxWorkers:
-		return fmt.Errorf("the number of workers is from 1 to %d, or max", workers.MaxWorkers)
+		return errorf("the number of workers is from 1 to %d, or max", workers.MaxWorkers)
 	}
 	*i = instances(n)
 	return nil
 }
 
-func (i *instances) Decode(v string) error { return i.Set(v) }
-
 // size is a number of bytes.
 type size int64
 
+// Type is pflag's name of the type.
+func (z *size) Type() string { return "size" }
+
+// String is the number of bytes.
 func (z *size) String() string { return strconv.FormatInt(int64(*z), 10) }
 
 // Set takes bytes, or a number with K, M or G (1024, its square, its cube).
 func (z *size) Set(v string) error {
-	number, unit := strings.ToUpper(strings.TrimSuffix(strings.ToUpper(v), "B")), int64(1)
+	number, unit := strings.TrimSuffix(strings.ToUpper(v), "B"), int64(1)
 	if i := len(number) - 1; i > 0 {
 		if p := strings.IndexByte("KMG", number[i]); p >= 0 {
 			number, unit = number[:i], 1<<(10*(p+1))
 		}
 	}
-	n, err := strconv.ParseInt(number, 10, 32)
-	if err != nil && unit == 1 {
-		n, err = strconv.ParseInt(number, 10, 64)
-	}
-	if err != nil || n < 0 {
-		return errors.New("a size is a number of bytes, or one with K, M or G, like 300M")
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/unit {
+		return errorf("a size is a number of bytes, or one with K, M or G, like 300M")
 	}
 	*z = size(n * unit)
 	return nil
 }
 
-func (z *size) Decode(v string) error { return z.Set(v) }
+// pollInterval is the time between two scans for changes; 0: the kernel reports them.
+type pollInterval time.Duration
 
-// pollEvery is how often to look for changes; 0: the kernel tells.
-type pollEvery time.Duration
-
-// Decode takes a duration, true or false.
-func (e *pollEvery) Decode(v string) error {
-	if yes, err := strconv.ParseBool(v); err == nil {
-		*e = 0
-		if yes {
-			*e = pollEvery(standardPoll)
-		}
-		return nil
-	}
+// Set takes a duration, true or false.
+func (p *pollInterval) Set(v string) error {
 	d, err := time.ParseDuration(v)
-	if err != nil || d <= 0 {
-		return errors.New("true, or how often to look, like 2s")
+	if yes, notBool := strconv.ParseBool(v); notBool == nil {
+		d, err = 0, nil
+		if yes {
+			d = watch.DefaultPoll
+		}
+	} else if err != nil || d <= 0 {
+		return errorf("true, or how often to look, like 2s")
 	}
-	*e = pollEvery(d)
+	*p = pollInterval(d)
 	return nil
 }

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"balanza/services/workers"
+)
+
+// activateWord is the command between a master and an external program.
+const activateWord = "activate"
+
+// activate becomes the program named. LISTEN_PID must be the number of the process that gets the socket, which is known
+// only in that process.
+func (p *program) activate() *cobra.Command {
+	c := &cobra.Command{
+		Use:              activateWord + " PROGRAM …",
+		Short:            "become a program that gets the listening socket; for run",
+		Hidden:           true,
+		Args:             cobra.ArbitraryArgs,
+		PersistentPreRun: ignoreSettings,
+		RunE:             func(_ *cobra.Command, args []string) error { return becomeProgram(args) },
+	}
+	c.Flags().SetInterspersed(false) // flags after the program are the program's
+	return c
+}
+
+// becomeProgram returns only with an error: exec keeps the process and its number, which the variable needs.
+func becomeProgram(args []string) error {
+	if len(args) == 0 {
+		return usagef("activate takes a program")
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", path, workers.Exec(path, args, os.Environ()))
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"balanza/services/watch"
+	"balanza/services/workers"
+	"balanza/services/workers/control"
+)
+
+// This file serves: it turns settings into configurations of masters, runs them in this process, and hands them signals.
+
+// serveOne runs one server in this process: as a worker where a master started it, or else as its master. args start a
+// worker of it; program is nil where they start an external program. complete changes the configuration that servers
+// have in common, and returns a watcher where there is one.
+func (p *program) serveOne(
+	s settings, args []string, program func(*slog.Logger) workers.Program,
+	complete func(*workers.Config) (*watch.Watcher, error),
+) error {
+	if program != nil {
+		child, err := workers.Inherit()
+		if err != nil {
+			return err
+		}
+		if child != nil {
+			return child.Run(program(p.logger()), p.signals, p.logger())
+		}
+	}
+	workers.ReapOrphans(p.logger())
+	out := p.openOutput(s.name(), "")
+	defer out.Close()
+	config, err := p.workersConfig(s, args, out)
+	if err != nil {
+		return err
+	}
+	w, err := complete(&config)
+	if err != nil {
+		return err
+	}
+	server, err := workers.NewServer(config)
+	if err != nil {
+		return err
+	}
+	out.logger.Info("listening", "server", config.Name, "mode", config.Mode, "port", server.Port())
+	return p.runServers([]*workers.Server{server}, out.logger, w, func() {})
+}
+
+// runServers serves until a signal, until all servers were told to end, or until one fails: the others drain then, since
+// a topology that lacks a part is no topology. The watcher may be nil. online is called when all servers serve.
+func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *watch.Watcher, online func()) error {
+	reload := func(ctx context.Context) error {
+		var failed []error
+		for _, s := range servers {
+			failed = append(failed, s.Reload(ctx))
+		}
+		return errors.Join(failed...)
+	}
+	ctx, cancel := p.untilSignal(func() {
+		if err := reload(context.Background()); err != nil {
+			log.Error("reload failed", "cause", err)
+		}
+	}, func() {
+		for _, s := range servers {
+			s.Kill()
+		}
+	})
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		g.Go(func() error { return s.Run(ctx) })
+	}
+	if w != nil {
+		w.Reload, w.Log, w.Poll = reload, log, time.Duration(p.settings.WatchPoll)
+		go w.Run(ctx)
+	}
+	go func() { // ends with ctx, at the latest when Wait returns
+		for slices.ContainsFunc(servers, func(s *workers.Server) bool { return s.Status().Status != "online" }) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		online()
+	}()
+	return g.Wait()
+}
+
+// workersConfig describes a server to its master; args start a worker of it. The workers get the format of the logs as a
+// variable, because none of them writes to a terminal itself: the master reads their output.
+func (p *program) workersConfig(s settings, args []string, out *output) (workers.Config, error) {
+	if err := checkName(s.name()); err != nil {
+		return workers.Config{}, err
+	}
+	self, err := programPath()
+	if err != nil {
+		return workers.Config{}, err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = ""
+	}
+	return workers.Config{
+		Name: s.name(), Mode: string(s.Mode), Host: s.Host, Port: int(s.Port),
+		Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
+		Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
+		Limits: s.limits(), Output: out, Logger: out.logger,
+		// A server in the background stays on the list when it is stopped, and can be started again.
+		KeepStopped: inBackground(), ControlDir: s.runDir(),
+		Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},
+	}, nil
+}
+
+// programPath is how this program was called, and not the file behind it: a symbolic link that is moved to a new release
+// leads there at the next reload.
+func programPath() (string, error) {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return os.Executable()
+	}
+	return filepath.Abs(path)
+}
+
+// watchSelf is watch.Self, until a signal ends its first build. name is a folder for the binary, a different one for each
+// process that watches.
+func (p *program) watchSelf(name string) (w *watch.Watcher, binary string, err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	w, binary, err = watch.Self(ctx, filepath.Join(p.settings.Home, "watch", name))
+	if err != nil {
+		err = fmt.Errorf("--watch: %w", err)
+	}
+	return w, binary, err
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"balanza/services/workers/control"
+)
+
+// This file asks servers and gives them orders, through their control sockets. No command needs more of a server than its
+// socket in the home's folder run: a server that was started on another terminal, or by another version, is the same.
+
+// allServers is the name that stands for all servers where a command takes names.
+const allServers = "all"
+
+// list returns all servers of this user on this machine, those that do not answer among them. It takes 2 s then.
+func (p *program) list(ctx context.Context) ([]control.Status, error) {
+	all, err := control.List(ctx, p.settings.runDir())
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return all, err
+}
+
+// pick returns the servers of these names, in their order. A name may also be a port, or all; no name means all too.
+func (p *program) pick(ctx context.Context, names []string) (picked []control.Status, err error) {
+	all, err := p.list(ctx)
+	if err != nil || len(names) == 0 || slices.Contains(names, allServers) {
+		return all, err
+	}
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(st control.Status) bool { return st.Name == name || strconv.Itoa(st.Port) == name })
+		if i < 0 {
+			return nil, errorf("no server is named %s or has that port (balanza ps)", name)
+		}
+		picked = append(picked, all[i])
+	}
+	return picked, nil
+}
+
+// order gives an order to several servers and prints the result of each. They get it one after another, so that few
+// processes start at the same time. One that fails does not keep the others from getting it. When ctx ends, the order
+// under way is carried out nevertheless, and the error says so.
+func (p *program) order(ctx context.Context, servers []control.Status, order string, count int) error {
+	if len(servers) == 0 {
+		p.printf("nothing runs\n")
+	}
+	var failed []error
+	for _, st := range servers {
+		began := time.Now()
+		err := control.NewClient(p.settings.runDir(), st.Name).Order(ctx, order, count)
+		if ctx.Err() != nil {
+			return errorf("%s %s: %w; a server that has the order carries it out", order, st.Name, context.Cause(ctx))
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s %s: %w", order, st.Name, err))
+			continue
+		}
+		p.printf("%s %s: done in %v\n", order, st.Name, time.Since(began).Round(time.Millisecond))
+	}
+	return errors.Join(failed...)
+}
+
+// orderCommand returns the command of one order, which is named as the control socket names it.
+func (p *program) orderCommand(order, short string) *cobra.Command {
+	return p.forServers(order+" [NAME|PORT|all …]", short, func(ctx context.Context, names []string) error {
+		servers, err := p.pick(ctx, names)
+		if err != nil {
+			return err
+		}
+		return p.order(ctx, servers, order, 0)
+	})
+}
+
+// completeNames completes the names of servers for the shell. It offers names that the line has already, too: few lines
+// have more than one.
+func (p *program) completeNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	all, err := p.list(p.untilInterrupted())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, st := range all {
+		names = append(names, st.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// awaitOnline waits until the servers of these names are online. It fails with the reason when one is errored, and with
+// the value of ended when their process has ended. When ctx ends first, the servers go on starting, and the error says so.
+func (p *program) awaitOnline(ctx context.Context, names []string, ended <-chan error) error {
+	for {
+		all, err := p.list(ctx)
+		if ctx.Err() != nil {
+			return errorf("%w; %s goes on starting in the background (balanza ps)", context.Cause(ctx), strings.Join(names, ", "))
+		}
+		if err != nil {
+			return err
+		}
+		online := 0
+		for _, st := range all {
+			switch {
+			case !slices.Contains(names, st.Name):
+			case st.Status == "online":
+				online++
+			case st.Status == "errored":
+				return errorf("%s did not start: %s", st.Name, st.Cause)
+			}
+		}
+		if online == len(names) {
+			return nil
+		}
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"balanza/services/store"
+	"balanza/services/store/mongostore"
+	"balanza/services/store/sqlitestore"
+	"balanza/services/web"
+	"balanza/services/workers"
+)
+
+// site is the program that workers run.
+type site struct {
+	settings settings
+	log      *slog.Logger
+}
+
+// run opens the store and serves until ctx ends. The worker is ready when the store is open and the pages are parsed, so
+// a reload with a wrong password or a broken template leaves the old process serving.
+func (s *site) run(ctx context.Context, w *workers.Worker) error {
+	st, err := s.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	process := web.Process{
+		Name: s.settings.Name, Mode: string(s.settings.Mode), Started: w.Started,
+		Server: s.settings.label(w.Listener.Addr().(*net.TCPAddr).Port),
+	}
+	if s.settings.Mode == clusterMode {
+		process.Worker = w.Slot
+	}
+	log := store.NewLog(st)
+	pages, err := web.New(web.Config{
+		Store: st, Log: log, Process: process, Logger: s.log,
+		TrustedProxies: s.settings.TrustedProxies,
+		DrainDelay:     s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
+		Replaced: w.Replaced, Totals: w.Totals,
+	})
+	if err != nil {
+		return err
+	}
+	w.Health = pages.Healthy
+	var reported atomic.Int64
+	w.Sample = func() workers.Heartbeat {
+		if n := pages.Answered(); reported.Swap(n) == n {
+			return workers.Heartbeat{} // hundreds of series every second would be most of an idle worker's work
+		}
+		counters := pages.Counters()
+		return workers.Heartbeat{Requests: answered(counters), Counters: counters}
+	}
+
+	// The log is followed until the last request is answered: a websocket that drains still gets its messages.
+	var g errgroup.Group
+	following, end := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return log.Run(following) })
+	g.Go(func() error {
+		defer end()
+		w.Ready()
+		return pages.Serve(ctx, w.Listener)
+	})
+	return g.Wait()
+}
+
+// answered adds up the requests that the site's counters hold, without those of health checks.
+func answered(counters map[string]float64) (n int64) {
+	for series, v := range counters {
+		if strings.HasPrefix(series, "balanza_requests_total{") && !strings.Contains(series, `route="/healthz"`) {
+			n += int64(v)
+		}
+	}
+	return n
+}
+
+// openTimeout is how long opening the store may take.
+const openTimeout = 5 * time.Second
+
+// openStore opens the store that the settings name: MongoDB, or else SQLite.
+func (s *site) openStore(ctx context.Context) (store.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	uri, err := s.settings.mongoURI()
+	if err != nil {
+		return nil, err
+	}
+	if uri != "" {
+		return mongostore.Open(ctx, uri)
+	}
+	return sqlitestore.Open(ctx, filepath.Join(s.settings.Data, "balanza.db"))
+}
+
+// withPassword puts a password into a MongoDB URI that has a user and none; any other URI stays as it is. net/url does
+// not parse the list of hosts that such a URI may have.
+func withPassword(uri, password string) string {
+	scheme, rest, _ := strings.Cut(uri, "://")
+	user, hosts, found := strings.Cut(rest, "@")
+	if !found || strings.ContainsAny(user, ":/?") {
+		return uri
+	}
+	return scheme + "://" + user + ":" + url.QueryEscape(password) + "@" + hosts
+}

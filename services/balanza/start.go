@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"balanza/services/workers/control"
+)
+
+// start starts stopped servers by name, or, with a server's flags, a new one in the background. The flags may stand after
+// --, where pm2 has them: see doubleHyphens.
+func (p *program) start() *cobra.Command {
+	var c *cobra.Command
+	c = p.forServers("start NAME|PORT|all … | start [FLAGS]", "start a stopped server, or a new one in the background",
+		func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return p.startStopped(ctx, args, c.Flags().NFlag())
+			}
+			if err := p.settings.completeMode(c.Flags()); err != nil {
+				return err
+			}
+			return p.startNew(ctx, c.Flags())
+		})
+	c.Example = "  balanza start --p 8090 --m CLUSTER --name api      a new server\n" +
+		"  balanza start --name api -- --p 8090 --m CLUSTER   the same\n" +
+		"  balanza start api                                  one that was stopped"
+	p.settings.siteFlags(c.Flags())
+	return c
+}
+
+// startTimeout is how long a stopped server may take until one of its workers serves. It ends by itself when its workers
+// keep dying; this is for one that neither serves nor dies.
+const startTimeout = time.Minute
+
+// startStopped starts servers that are on the list already. They run with the flags that they were started with first, so
+// flags have no meaning here.
+func (p *program) startStopped(ctx context.Context, args []string, flags int) error {
+	if flags > 0 {
+		return usagef("start takes the name of a stopped server, or the flags of a new one, not both")
+	}
+	servers, err := p.pick(ctx, args)
+	if err != nil {
+		return err
+	}
+	if err := p.order(ctx, servers, control.Start, 0); err != nil {
+		return err
+	}
+	var names []string
+	for _, st := range servers {
+		names = append(names, st.Name)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errorf("not online after %v", startTimeout))
+	defer cancel()
+	return p.awaitOnline(ctx, names, nil)
+}
+
+// startNew starts a server in the background. A free port of the kernel's choice could not be told from here, so the port
+// must be named.
+func (p *program) startNew(ctx context.Context, flags *pflag.FlagSet) error {
+	name := p.settings.name()
+	if p.settings.Port == 0 {
+		return usagef("start: name a port with --p")
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	var args []string
+	flags.Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+	if err := p.background(ctx, args, []string{name}); err != nil {
+		return err
+	}
+	p.printf("%s is online: http://localhost:%d\n", name, p.settings.Port)
+	return nil
+}
