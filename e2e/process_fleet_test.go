@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/e2e/load"
+	"balanza/e2e/proctree"
 )
 
 // listed is a server as `balanza ps --json` shows it.
@@ -128,8 +130,7 @@ func (f *fleet) launch(settings ...string) {
 	f.calm(fleetSize)
 	f.url = "http://" + f.address("edge")
 	eventually(f.t, "answers through the balancer", func() error {
-		c := strictClient{address: f.address("edge")}
-		return errors.Join(c.do("GET /info"), c.do("GET /api/randoms?cant=1000"))
+		return errors.Join(load.Send(f.address("edge"), "GET /info"), load.Send(f.address("edge"), "GET /api/randoms?cant=1000"))
 	})
 }
 
@@ -174,22 +175,13 @@ func (f *fleet) processes() (pids []int) {
 	return pids
 }
 
-// dead says whether a process has ended. A zombie has; who adopted it may be slow to bury it.
-func dead(pid int) error {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil || strings.Contains(string(stat), ") Z ") {
-		return nil
-	}
-	return fmt.Errorf("alive: %s", stat)
-}
-
 // nothingLeft waits until the operating system shows none of the processes, and the ports can be bound.
 func (f *fleet) nothingLeft(pids []int) {
 	f.t.Helper()
 	began := time.Now()
 	eventually(f.t, "the end of all", func() error {
 		for _, pid := range pids {
-			if err := dead(pid); err != nil {
+			if err := proctree.Exited(pid); err != nil {
 				return err
 			}
 		}
@@ -208,8 +200,11 @@ func (f *fleet) nothingLeft(pids []int) {
 	}
 }
 
-// splitStat is the fields of /proc/PID/stat after the name: the state first.
-func splitStat(stat []byte) []string {
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return strings.Fields(rest)
+// startLoad starts clients that send these requests, like "GET /info", in turn. They end with the test.
+func startLoad(t *testing.T, address string, clients int, requests ...string) *load.Load {
+	t.Helper()
+	return load.Start(t, load.Config{
+		Address: address, Clients: clients, Requests: requests, Body: "{}",
+		Interval: 5 * time.Millisecond, Timeout: time.Minute,
+	})
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"balanza/e2e/proctree"
 )
 
 // everything: BALANZA_TEST_ALL=1 asks for the full numbers.
@@ -48,19 +50,18 @@ func eachMode(t *testing.T, f func(t *testing.T, args ...string)) {
 func TestReloadsOfTheSite(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, t.TempDir(), args...)
-		l, stop := startLoad(t, s.address(), 4, "GET /info", "POST /api/productos", "GET /login", "POST /login")
+		l := startLoad(t, s.address(), 4, "GET /info", "POST /api/productos", "GET /login", "POST /login")
 		reloads := 20
 		if everything {
 			reloads = 50
 		}
 		for range reloads {
-			l.more(t, 4)
+			l.AwaitResponses(t, 4)
 			s.order("reload", "site")
 		}
-		stop()
-		l.check(t, 0)
-		answers, _ := l.count()
-		t.Logf("%d reloads, %d requests answered", reloads, answers)
+		l.Stop()
+		l.CheckFailures(t, 0)
+		t.Logf("%d reloads, %d responses", reloads, l.Responses())
 		for _, w := range s.only().Workers {
 			if w.Generation != reloads+1 {
 				t.Errorf("after %d reloads: %+v", reloads, w)
@@ -73,7 +74,7 @@ func TestReloadsOfTheSite(t *testing.T) {
 func TestKillsBehindTheBalancer(t *testing.T) {
 	t.Parallel()
 	f := up(t)
-	l, stop := startLoad(t, f.address("edge"), 4, "GET /info", "GET /api/randoms?cant=1000", "GET /login")
+	l := startLoad(t, f.address("edge"), 4, "GET /info", "GET /api/randoms?cant=1000", "GET /login")
 	kills := 5
 	if everything {
 		kills = 60
@@ -82,11 +83,11 @@ func TestKillsBehindTheBalancer(t *testing.T) {
 		server := []string{"cluster", "fork", "cluster"}[n%3]
 		all := f.calm(fleetSize)[server].Workers
 		signalled(syscall.SIGKILL)(t, all[n%len(all)].Pid)
-		l.more(t, 20)
+		l.AwaitResponses(t, 20)
 		time.Sleep(time.Second)
 	}
-	stop()
-	l.check(t, 0)
+	l.Stop()
+	l.CheckFailures(t, 0)
 	if now := f.calm(fleetSize); now["cluster"].Restarts+now["fork"].Restarts != kills {
 		t.Errorf("after %d kills: %+v", kills, now)
 	}
@@ -236,7 +237,8 @@ func lastLine(text []byte) string {
 	return lines[len(lines)-1]
 }
 
-// The master stays small, however often it reloads, and nothing of its earlier workers is left.
+// The master's private memory stays below 20 MiB, however often it reloads, and it keeps no descriptor and no child of
+// its earlier workers.
 func TestMasterStaysSmall(t *testing.T) {
 	t.Parallel()
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "1", "--name", "site")
@@ -245,66 +247,29 @@ func TestMasterStaysSmall(t *testing.T) {
 			s.order("reload", "site")
 		}
 	}
-	master := fmt.Sprintf("/proc/%d", s.cmd.Process.Pid)
-	if _, err := os.Stat(master); err != nil {
-		t.Skip(err)
-	}
+	master := s.cmd.Process.Pid
 	reload(10)
-	before := descriptors(t, master)
+	before := proctree.Descriptors(t, master)
 	n := 20
 	if everything {
 		n = 990
 	}
 	reload(n)
-	size := 0
-	eventually(t, "a master of at most 20 MiB", func() error { // it gives back what starts needed when none follows
-		status, err := os.ReadFile(filepath.Join(master, "status"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(string(status), "VmRSS:")
-		size, err = strconv.Atoi(strings.Fields(rest)[0])
-		now, left := descriptors(t, master), children(t, master)
+	memory := 0
+	eventually(t, "a small master", func() error { // its garbage collector may need a moment
+		memory = proctree.PrivateMemory(t, master)
+		now, children := proctree.Descriptors(t, master), proctree.Children(t, master)
 		switch {
-		case err != nil:
-			return err
-		case size > 20<<10:
-			return fmt.Errorf("%d KiB", size)
+		case memory > 20<<20:
+			return fmt.Errorf("%d KiB of private memory, want at most 20 MiB", memory>>10)
 		case now > before:
 			return fmt.Errorf("%d descriptors, before %d", now, before)
-		case len(left) != 1:
-			return fmt.Errorf("child processes: %v", left)
+		case len(children) != 1:
+			return fmt.Errorf("child processes: %v", children)
 		}
 		return nil
 	})
-	t.Logf("after %d reloads: %d KiB, %d descriptors", 10+n, size, before)
-}
-
-func descriptors(t *testing.T, process string) int {
-	t.Helper()
-	all, err := os.ReadDir(filepath.Join(process, "fd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all)
-}
-
-// children are a process's children, also those that ended and that it did not bury.
-func children(t *testing.T, process string) []string {
-	t.Helper()
-	threads, err := filepath.Glob(filepath.Join(process, "task", "*", "children")) // each knows its own
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pids []string
-	for _, thread := range threads {
-		some, err := os.ReadFile(thread)
-		if err != nil {
-			continue // the thread has ended
-		}
-		pids = append(pids, strings.Fields(string(some))...)
-	}
-	return pids
+	t.Logf("after %d reloads: %d KiB of private memory, %d descriptors", 10+n, memory>>10, before)
 }
 
 // Neither a reader that does not read nor a disk that is full keeps anybody waiting.
@@ -346,13 +311,13 @@ func TestNobodyTakesTheLog(t *testing.T) {
 	pen.Close()
 	defer s.end(syscall.SIGTERM)
 	s.calm(1)
-	l, stop := startLoad(t, s.address(), 2, "GET /info", "POST /login")
+	l := startLoad(t, s.address(), 2, "GET /info", "POST /login")
 	for range 5 {
-		l.more(t, 10)
+		l.AwaitResponses(t, 10)
 		s.order("reload", "site")
 	}
-	stop()
-	l.check(t, 0)
+	l.Stop()
+	l.CheckFailures(t, 0)
 	for n := 1; n <= 3; n++ {
 		if err := syscall.Kill(s.only().Workers[0].Pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -417,7 +382,7 @@ func TestMaxRequestsOfTheSite(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, t.TempDir(), append(args, "--max-requests", "100")...)
 		before := s.only().Workers
-		l, stop := startLoad(t, s.address(), 2, "GET /info", "POST /login")
+		l := startLoad(t, s.address(), 2, "GET /info", "POST /login")
 		for _, was := range before {
 			eventually(t, "replacement", func() error {
 				if now := s.ps()["site"].Workers; slices.ContainsFunc(now, func(w listedWorker) bool { return w.Pid == was.Pid }) {
@@ -426,8 +391,8 @@ func TestMaxRequestsOfTheSite(t *testing.T) {
 				return nil
 			})
 		}
-		stop()
-		l.check(t, 0)
+		l.Stop()
+		l.CheckFailures(t, 0)
 		if l := s.only(); l.Restarts != 0 {
 			t.Errorf("a replacement counted as a death: %+v", l)
 		}
@@ -500,6 +465,6 @@ func TestForeignProgram(t *testing.T) {
 	answers(second)
 	s.end(syscall.SIGKILL)
 	for _, pid := range second {
-		eventually(t, "the end of all", func() error { return dead(pid) })
+		eventually(t, "the end of all", func() error { return proctree.Exited(pid) })
 	}
 }

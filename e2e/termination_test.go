@@ -12,9 +12,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/e2e/load"
+	"balanza/e2e/proctree"
 )
 
-// The README's table of terminations: what is killed, and how → what `balanza ps` and the operating system show, and
+// The table of docs/termination.md: what is killed, and how → what `balanza ps` and the operating system show, and
 // what clients saw who asked through the balancer and retried nothing themselves.
 
 const loadClients = 4
@@ -48,15 +51,15 @@ func TestProcessTerminated(t *testing.T) {
 	} {
 		t.Run(row.server+" "+row.how, func(t *testing.T) {
 			before := f.calm(fleetSize)
-			l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
-			l.more(t, 20)
+			l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+			l.AwaitResponses(t, 20)
 			victim := before[row.server].Workers[0].Pid
 			row.end(t, victim)
-			eventually(t, "end of the process", func() error { return dead(victim) })
+			eventually(t, "end of the process", func() error { return proctree.Exited(victim) })
 			after := f.calm(fleetSize)
-			l.more(t, 40)
-			stop()
-			l.check(t, row.lost)
+			l.AwaitResponses(t, 40)
+			l.Stop()
+			l.CheckFailures(t, row.lost)
 			for name, was := range before {
 				is, restarts := after[name], 0
 				if name == row.server {
@@ -122,8 +125,7 @@ func TestMasterTerminated(t *testing.T) {
 			all := f.processes()
 			inFlight := make(chan error, 1)
 			go func() {
-				c := strictClient{address: f.address("cluster")}
-				inFlight <- c.do("GET /api/randoms?cant=1000000000")
+				inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000")
 			}()
 			eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
 			if err := f.cmd.Process.Signal(s); err != nil {
@@ -147,8 +149,7 @@ func TestMasterTerminated(t *testing.T) {
 		const draws = 10 // together they outlast what follows, on any machine
 		for range draws {
 			go func() {
-				c := strictClient{address: f.address("cluster")}
-				inFlight <- c.do("GET /api/randoms?cant=1000000000")
+				inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000")
 			}()
 		}
 		eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
@@ -191,8 +192,8 @@ func TestMasterTerminated(t *testing.T) {
 		t.Parallel()
 		f := up(t)
 		before := f.calm(fleetSize)
-		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
-		l.more(t, 20)
+		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+		l.AwaitResponses(t, 20)
 		signalled(syscall.SIGHUP)(t, -f.cmd.Process.Pid) // the whole process group, as a terminal does
 		for _, was := range before {
 			for _, w := range was.Workers {
@@ -209,9 +210,9 @@ func TestMasterTerminated(t *testing.T) {
 			}
 			return nil
 		})
-		l.more(t, 40)
-		stop()
-		l.check(t, 0)
+		l.AwaitResponses(t, 40)
+		l.Stop()
+		l.CheckFailures(t, 0)
 		for name, is := range f.calm(fleetSize) {
 			for _, w := range is.Workers {
 				if w.Generation != 2 {
@@ -228,21 +229,21 @@ func TestMasterTerminated(t *testing.T) {
 		t.Parallel()
 		f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
 		before := f.calm(fleetSize)
-		l, stop := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
-		l.more(t, 20)
+		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
+		l.AwaitResponses(t, 20)
 		signalled(syscall.SIGSTOP)(t, f.cmd.Process.Pid)
 		for name, is := range f.ps() {
 			if is.Status != "unresponsive" {
 				t.Errorf("%s is %s while its master is stopped", name, is.Status)
 			}
 		}
-		l.more(t, 40)
+		l.AwaitResponses(t, 40)
 		time.Sleep(3 * time.Second) // longer than the workers' heartbeats may be late: it is not their fault
 		signalled(syscall.SIGCONT)(t, f.cmd.Process.Pid)
 		after := f.calm(fleetSize)
-		l.more(t, 40)
-		stop()
-		l.check(t, 0)
+		l.AwaitResponses(t, 40)
+		l.Stop()
+		l.CheckFailures(t, 0)
 		for name, is := range after {
 			if was := before[name]; is.Restarts != 0 || !slices.Equal(is.Workers, was.Workers) {
 				t.Errorf("%s was %+v and is %+v", name, was, is)
@@ -308,24 +309,18 @@ func TestForkTerminated(t *testing.T) {
 	}
 }
 
-// drawing says whether a process of the server is at work: more than a tenth of a second of CPU in the last 200 ms.
+// drawing returns nil when the server's processes used 30 ms of CPU time or more within 200 ms, which only a draw does.
 func drawing(l listed) error {
-	busy := func() (ticks int) {
+	used := func() (sum time.Duration) {
 		for _, w := range l.Workers {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.Pid))
-			if err != nil {
-				continue
-			}
-			fields := splitStat(stat)
-			user, _ := strconv.Atoi(fields[11])
-			ticks += user
+			sum += proctree.UserTime(w.Pid)
 		}
-		return ticks
+		return sum
 	}
-	before := busy()
+	before := used()
 	time.Sleep(200 * time.Millisecond)
-	if now := busy(); now-before < 3 { // of 10 ms each; others may want the CPU too
-		return fmt.Errorf("%d ticks", now-before)
+	if d := used() - before; d < 30*time.Millisecond { // not much: other processes want the CPU too
+		return fmt.Errorf("%v of CPU time", d)
 	}
 	return nil
 }

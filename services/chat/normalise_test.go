@@ -1,56 +1,28 @@
 package chat
 
 import (
-	"bytes"
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"reflect"
 	"testing"
 	"time"
 
+	"balanza/e2e/normalizr"
 	"balanza/services/store"
 )
 
-// full is a message as the page sees it, with its author inside.
-type full struct {
-	ID     int64        `json:"id"`
-	Author store.Author `json:"author"`
-	Text   string       `json:"text"`
-	Time   time.Time    `json:"fecha"`
-}
-
-func conversation() (entries []store.Entry, messages []full) {
+// conversation returns log entries, and the same messages denormalised.
+func conversation() (entries []store.Entry, messages []normalizr.Message) {
 	at := time.Date(2026, 11, 22, 21, 5, 0, 120e6, time.UTC)
-	messages = []full{
-		{9, ana, "hola, ¿qué tal?", at},
-		{10, beto, "</script><script>alert(1)</script>\u2028", at.Add(time.Second)},
-		{12, ana, "🙂 \"quoted\" \\ \n", at.Add(1500 * time.Millisecond)},
-		{101, ana, "__proto__", at.Add(time.Minute)},
+	messages = []normalizr.Message{
+		{ID: 9, Author: ana, Text: "hola, ¿qué tal?", Time: at},
+		{ID: 10, Author: beto, Text: "</script><script>alert(1)</script>\u2028", Time: at.Add(time.Second)},
+		{ID: 12, Author: ana, Text: "🙂 \"quoted\" \\ \n", Time: at.Add(1500 * time.Millisecond)},
+		{ID: 101, Author: ana, Text: "__proto__", Time: at.Add(time.Minute)},
 	}
 	for _, m := range messages {
 		entries = append(entries, store.Entry{N: m.ID, Kind: store.MessagePosted,
 			Message: &store.Message{Author: m.Author, Text: m.Text, Time: m.Time}})
 	}
 	return entries, messages
-}
-
-// generic is v's JSON as maps and slices, whose comparison does not mind the order of keys.
-func generic(t *testing.T, v any) any {
-	t.Helper()
-	b, ok := v.(json.RawMessage)
-	if !ok {
-		var err error
-		if b, err = json.Marshal(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var g any
-	if err := json.Unmarshal(b, &g); err != nil {
-		t.Fatalf("%s: %v", b, err)
-	}
-	return g
 }
 
 func TestNormalise(t *testing.T) {
@@ -62,10 +34,10 @@ func TestNormalise(t *testing.T) {
 		entries []store.Entry
 		want    string
 	}{
-		{"nothing said", nil, `{"result":"mensajes","entities":{"chats":{"mensajes":{"id":"mensajes","mensajes":[]}}}}`},
-		{"another kind", []store.Entry{{N: 1, Kind: store.LoggedOut, Subject: "s"}},
+		{"no entries", nil, `{"result":"mensajes","entities":{"chats":{"mensajes":{"id":"mensajes","mensajes":[]}}}}`},
+		{"no message among the entries", []store.Entry{{N: 1, Kind: store.LoggedOut, Subject: "s"}},
 			`{"result":"mensajes","entities":{"chats":{"mensajes":{"id":"mensajes","mensajes":[]}}}}`},
-		{"the last profile stands", []store.Entry{
+		{"the author of the last message is used", []store.Entry{
 			{N: 2, Kind: store.MessagePosted, Message: &store.Message{Author: older, Text: "a", Time: at}},
 			{N: 4, Kind: store.MessagePosted, Message: &store.Message{Author: ana, Text: "b", Time: at}},
 		}, `{"result":"mensajes","entities":{
@@ -76,71 +48,17 @@ func TestNormalise(t *testing.T) {
 				"4":{"id":4,"author":"ana@example.com","text":"b","fecha":"2026-11-23T00:05:00Z"}},
 			"chats":{"mensajes":{"id":"mensajes","mensajes":[2,4]}}}}`},
 	} {
-		if got, want := generic(t, Normalise(c.entries)), generic(t, json.RawMessage(c.want)); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: %v, want %v", c.name, got, want)
-		}
+		normalizr.EqualJSON(t, c.name, Normalise(c.entries), json.RawMessage(c.want))
 	}
 }
 
-// The real normalizr denormalises what Normalise gives into the messages, and normalises the messages into the same.
-func TestAgainstNormalizr(t *testing.T) {
-	dir := installNormalizr(t)
+// The npm package normalizr denormalises Normalise's payload into the messages, and normalises the messages into the payload.
+func TestNormaliseAgainstNormalizr(t *testing.T) {
+	n := normalizr.Install(t)
 	entries, messages := conversation()
-	for name, n := range map[string]int{"nothing said": 0, "one message": 1, "a conversation": len(messages)} {
-		said := append([]full{}, messages[:n]...)
-		payload := Normalise(entries[:n])
-		input, err := json.Marshal(map[string]any{"payload": payload, "messages": said})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), "node", "normalizr.js")
-		cmd.Dir, cmd.Stdin = dir, bytes.NewReader(input)
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%s: node: %v", name, err)
-		}
-		var theirs struct{ Denormalised, Normalised json.RawMessage }
-		if err := json.Unmarshal(out, &theirs); err != nil {
-			t.Fatal(err)
-		}
-		want := generic(t, map[string]any{"id": "mensajes", "mensajes": said})
-		if got := generic(t, theirs.Denormalised); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: normalizr denormalises to %v, want %v", name, got, want)
-		}
-		if got, want := generic(t, payload), generic(t, theirs.Normalised); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: Normalise gives %v, normalizr %v", name, got, want)
-		}
+	for name, count := range map[string]int{"no message": 0, "one message": 1, "a conversation": len(messages)} {
+		t.Run(name, func(t *testing.T) {
+			n.Compare(t, Normalise(entries[:count]), messages[:count])
+		})
 	}
-}
-
-// installNormalizr returns a folder with testdata's script and the package it needs. Without node, npm or the network the test
-// is skipped, unless BALANZA_TEST_ALL=1.
-func installNormalizr(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("testdata")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath("node"); err != nil {
-		skip(t, err)
-	}
-	cmd := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline",
-		"--fetch-retries=0")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Logf("npm ci: %s", out)
-		skip(t, err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "node_modules", "normalizr")); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func skip(t *testing.T, why error) {
-	t.Helper()
-	if os.Getenv("BALANZA_TEST_ALL") == "1" {
-		t.Fatalf("normalizr is needed: %v", why)
-	}
-	t.Skipf("no normalizr here: %v", why)
 }

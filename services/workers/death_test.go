@@ -5,12 +5,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"balanza/e2e/proctree"
 	"balanza/services/workers/control"
 )
 
@@ -21,14 +23,14 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	accepts := filepath.Join(s.ControlDir, "accepts")
 	s.Env = []string{acceptsVariable + "=" + accepts}
 	r := start(t, s)
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	l := startLoad(t, r.Port(), 6)
 	kills, every := 10, 800*time.Millisecond
 	if fullNumbers {
 		kills, every = 60, time.Second
 	}
 	killed := map[string]bool{}
 	for range kills {
-		l.more(t, 20)
+		l.AwaitResponses(t, 20)
 		all := r.online(3)
 		victim := rand.N(len(all))
 		r.killWorker(victim)
@@ -36,8 +38,8 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 		time.Sleep(every)
 	}
 	r.online(3)
-	l.more(t, 20)
-	stop()
+	l.AwaitResponses(t, 20)
+	l.Stop()
 	text, err := os.ReadFile(accepts)
 	if err != nil {
 		t.Fatal(err)
@@ -56,21 +58,21 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 		holders[address] = append(holders[address], hold{time.Unix(0, at), pid})
 	}
 	unknown := 0
-	for _, f := range l.failures {
-		within := func(h hold) bool { return h.at.After(f.dialed) && h.at.Before(f.lost) }
-		switch i := slices.IndexFunc(holders[f.local], within); {
-		case f.refused():
-			t.Errorf("refused: %v", f.err)
+	for _, f := range l.Failures() {
+		within := func(h hold) bool { return h.at.After(f.Dialed) && h.at.Before(f.Failed) }
+		switch i := slices.IndexFunc(holders[f.LocalAddress], within); {
+		case f.Refused():
+			t.Errorf("refused: %v", f.Err)
 		case i < 0: // killed between accept and writing it down
 			unknown++
-		case !killed[holders[f.local][i].pid]:
-			t.Errorf("a request on a worker that was not killed failed: %v", f.err)
+		case !killed[holders[f.LocalAddress][i].pid]:
+			t.Errorf("a request on a worker that was not killed failed: %v", f.Err)
 		}
 	}
 	if unknown > kills {
 		t.Errorf("%d requests failed on connections that no worker had accepted", unknown)
 	}
-	t.Logf("%d kills: %d requests answered, %d in flight lost", kills, l.answers, len(l.failures))
+	t.Logf("%d kills: %d requests answered, %d in flight lost", kills, l.Responses(), len(l.Failures()))
 	if restarts := r.Status().Restarts; restarts != kills {
 		t.Errorf("%d restarts after %d kills", restarts, kills)
 	}
@@ -107,18 +109,10 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 // awaitStopped waits until all threads of a process have stopped.
 func awaitStopped(t *testing.T, pid int) {
 	t.Helper()
-	eventually(t, "stop", func() error {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		if err != nil || len(threads) == 0 {
-			t.Skipf("no /proc: %v", err)
-		}
-		for _, path := range threads {
-			if text, err := os.ReadFile(path); err == nil && !strings.Contains(string(text), ") T ") {
-				return fmt.Errorf("%s", text)
-			}
-		}
-		return nil
-	})
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux shows the state of threads")
+	}
+	eventually(t, "stop", func() error { return proctree.Stopped(pid) })
 }
 
 // A worker that answers requests, but whose Health fails, is replaced.
@@ -349,8 +343,7 @@ func TestReusedPid(t *testing.T) {
 	s.kill(p, "a test")
 	s.check(time.Now().Add(time.Hour))
 	time.Sleep(sendTimeout) // drain signals from a goroutine
-	state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", victim.Pid))
-	if err != nil || strings.Contains(string(state), ") Z ") {
-		t.Errorf("the process that got the pid: %s, %v", state, err)
+	if proctree.Exited(victim.Pid) == nil {
+		t.Errorf("the other process with pid %d was killed", victim.Pid)
 	}
 }

@@ -16,7 +16,7 @@ func TestMaxMemory(t *testing.T) {
 	s.MaxMemory = 100 << 20
 	r := start(t, s)
 	before := r.online(2)
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	l := startLoad(t, r.Port(), 4)
 	_, fat := get(t, r.url("/hoard"))
 	for try := 0; r.has(fat) && try < 20; try++ { // a hoard of 64 MB may be too small, one of 128 MB is not
 		if _, pid := get(t, r.url("/hoard")); pid != fat {
@@ -26,9 +26,9 @@ func TestMaxMemory(t *testing.T) {
 	}
 	awaitExit(t, fat)
 	after := r.online(2)
-	l.more(t, 20)
-	stop()
-	l.lostNothing(t)
+	l.AwaitResponses(t, 20)
+	l.Stop()
+	l.CheckFailures(t, 0)
 	for i, w := range after {
 		if w.Restarts != 0 {
 			t.Errorf("a replacement counted as a death: %+v, before %+v", w, before[i])
@@ -64,7 +64,7 @@ func TestMaxRequests(t *testing.T) {
 		t.Errorf("quotas %v are hardly random", quotas)
 	}
 	before := r.online(2)
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	l := startLoad(t, r.Port(), 4)
 	for _, w := range before {
 		eventually(t, "the replacement of a worker", func() error {
 			if r.has(w.Pid) {
@@ -73,8 +73,8 @@ func TestMaxRequests(t *testing.T) {
 			return nil
 		})
 	}
-	stop()
-	l.lostNothing(t)
+	l.Stop()
+	l.CheckFailures(t, 0)
 }
 
 // A worker that does not drain is killed after StopTimeout.
@@ -122,7 +122,7 @@ func TestKill(t *testing.T) {
 func TestTotalsNeverFall(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 3))
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 4)
+	l := startLoad(t, r.Port(), 4)
 	scrape := func() float64 {
 		text, _, err := request(r.url("/totals"))
 		if err != nil { // on a worker that was killed
@@ -156,11 +156,11 @@ func TestTotalsNeverFall(t *testing.T) {
 	}
 	r.online(3)
 	answers := scrape()
-	l.more(t, 100)
+	l.AwaitResponses(t, 100)
 	if err := r.Reload(t.Context()); err != nil { // the old workers report their last counts
 		t.Fatal(err)
 	}
-	stop()
+	l.Stop()
 	if now := scrape(); now < answers+100 {
 		t.Errorf("100 answers later %v became %v", answers, now)
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/proctree"
 	"balanza/services/workers/control"
 )
 
@@ -99,11 +100,11 @@ func launch(t *testing.T, s Config, behind ...string) *remote {
 	})
 	r.pid = r.cmd.Process.Pid
 	if len(behind) > 0 {
-		below := childrenOf(t, r.pid)
+		below := proctree.Children(t, r.pid)
 		if len(below) != 1 {
 			t.Fatalf("below %s: %v", behind[0], below)
 		}
-		r.pid = below[0].pid
+		r.pid = below[0]
 	}
 	return r
 }
@@ -118,23 +119,17 @@ func (r *remote) url(path string) string { return fmt.Sprintf("http://127.0.0.1:
 func (r *remote) killMaster() {
 	t := r.t
 	t.Helper()
-	below := childrenOf(t, r.pid)
+	below := proctree.Children(t, r.pid)
 	if len(below) == 0 {
 		t.Fatal("the master has no children")
 	}
-	signalProcess(t, below[0].pid, syscall.SIGSTOP)
-	awaitStopped(t, below[0].pid)
+	signalProcess(t, below[0], syscall.SIGSTOP)
+	awaitStopped(t, below[0])
 	signalProcess(t, r.pid, syscall.SIGKILL)
 	<-r.over
 	began := time.Now()
-	for _, c := range below {
-		eventually(t, "end of a worker", func() error {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
-			if err == nil && !strings.Contains(string(stat), ") Z ") { // its new parent may be slow to wait for it
-				return fmt.Errorf("%s", stat)
-			}
-			return nil
-		})
+	for _, pid := range below {
+		eventually(t, "end of a worker", func() error { return proctree.Exited(pid) })
 	}
 	t.Logf("no worker left after %v", time.Since(began).Round(time.Millisecond))
 	eventually(t, "the port", func() error { // threads of a dead process may take a moment to end
@@ -194,9 +189,9 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range childrenOf(t, r.pid) {
-			if inside := innerPid(t, c.pid); inside == st.Workers[0].Pid {
-				signalProcess(t, c.pid, syscall.SIGKILL)
+		for _, pid := range proctree.Children(t, r.pid) {
+			if innerPid(t, pid) == st.Workers[0].Pid {
+				signalProcess(t, pid, syscall.SIGKILL)
 			}
 		}
 		get(t, r.url("/orphan"))
@@ -212,7 +207,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		t.Errorf("five were killed, the master logs %d", n)
 	}
 	eventually(t, "the orphans' end", func() error {
-		left := childrenOf(t, r.pid)
+		left := proctree.Children(t, r.pid)
 		if len(left) != 2 {
 			return fmt.Errorf("%v", left)
 		}
@@ -282,7 +277,7 @@ func TestFork(t *testing.T) {
 	if _, pid := get(t, r.url("/")); pid != r.pid {
 		t.Errorf("%d answered, not the master %d", pid, r.pid)
 	}
-	if below := childrenOf(t, r.pid); len(below) != 0 {
+	if below := proctree.Children(t, r.pid); len(below) != 0 {
 		t.Errorf("FORK has children: %v", below)
 	}
 	answers := func() float64 {
@@ -294,10 +289,10 @@ func TestFork(t *testing.T) {
 		return totals["answers"]
 	}
 	c := control.NewClient(r.home, "test")
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.port), 4)
+	l := startLoad(t, r.port, 4)
 	last := 0.0
 	for range 5 {
-		l.more(t, 20)
+		l.AwaitResponses(t, 20)
 		if err := c.Order(t.Context(), "reload", 0); err != nil {
 			t.Fatal(err)
 		}
@@ -307,8 +302,8 @@ func TestFork(t *testing.T) {
 		}
 		last = now
 	}
-	stop()
-	l.lostNothing(t)
+	l.Stop()
+	l.CheckFailures(t, 0)
 	if err := c.Order(t.Context(), "restart", 0); err != nil {
 		t.Error(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/load"
+	"balanza/e2e/proctree"
 	"balanza/services/workers/control"
 )
 
@@ -49,17 +51,27 @@ func (r *running) busy() (pid int, finish func()) {
 func TestReloadsLoseNothing(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	config := loadConfig(r.Port(), 6)
+	var responders sync.Map // the X-Pid of each response
+	config.Check = func(response *http.Response) error {
+		responders.Store(response.Header.Get("X-Pid"), true)
+		return checkResponse(response)
+	}
+	l := load.Start(t, config)
 	for range 50 {
-		l.more(t, 5)
+		l.AwaitResponses(t, 5)
 		if err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	stop()
-	l.lostNothing(t)
-	if len(l.byPid) < 50 {
-		t.Errorf("only %d processes answered", len(l.byPid))
+	l.Stop()
+	l.CheckFailures(t, 0)
+	processes := 0
+	for range responders.Range {
+		processes++
+	}
+	if processes < 50 {
+		t.Errorf("only %d processes answered", processes)
 	}
 	for _, w := range r.online(2) {
 		if w.Generation != 51 || w.Restarts != 0 {
@@ -71,16 +83,16 @@ func TestReloadsLoseNothing(t *testing.T) {
 func TestScaleLosesNothing(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
-	l, stop := startLoad(t, fmt.Sprintf("127.0.0.1:%d", r.Port()), 6)
+	l := startLoad(t, r.Port(), 6)
 	for _, n := range []int{5, 1, 3, 2, 4, 1} {
 		if err := r.Scale(n); err != nil {
 			t.Fatal(err)
 		}
 		r.online(n)
-		l.more(t, 20)
+		l.AwaitResponses(t, 20)
 	}
-	stop()
-	l.lostNothing(t)
+	l.Stop()
+	l.CheckFailures(t, 0)
 	for _, n := range []int{0, MaxWorkers + 1} {
 		if err := r.Scale(n); err == nil {
 			t.Errorf("scaled to %d", n)
@@ -337,13 +349,7 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 			}
 		}
 	}
-	fds := func() int {
-		all, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip(err)
-		}
-		return len(all)
-	}
+	descriptors := func() int { return proctree.Descriptors(t, os.Getpid()) }
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -351,18 +357,18 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 		return m.HeapAlloc
 	}
 	reload(10)
-	wantFds, wantGoroutines, before := fds(), runtime.NumGoroutine(), heap()
+	wantDescriptors, wantGoroutines, before := descriptors(), runtime.NumGoroutine(), heap()
 	reload(40)
 	eventually(t, "as many as before", func() error {
 		if now := heap(); now > before+256<<10 {
 			return fmt.Errorf("%d KiB of heap, before %d", now>>10, before>>10)
 		}
-		if f, g := fds(), runtime.NumGoroutine(); f > wantFds || g > wantGoroutines {
-			return fmt.Errorf("%d descriptors, before %d; %d goroutines, before %d", f, wantFds, g, wantGoroutines)
+		if d, g := descriptors(), runtime.NumGoroutine(); d > wantDescriptors || g > wantGoroutines {
+			return fmt.Errorf("%d descriptors, before %d; %d goroutines, before %d", d, wantDescriptors, g, wantGoroutines)
 		}
 		return nil
 	})
-	if left := childrenOf(t, os.Getpid()); len(left) != 1 {
+	if left := proctree.Children(t, os.Getpid()); len(left) != 1 {
 		t.Errorf("child processes: %v", left)
 	}
 }
