@@ -185,12 +185,12 @@ func (s *server) openSockets(ctx context.Context, cookies []string) ([]idleSocke
 
 // closeSockets closes all websockets. It fails when the server had closed one before: then the figures are those of fewer.
 func closeSockets(sockets []idleSocket) error {
-	lost := 0
+	ended := 0
 	var lastErr error
 	for _, socket := range sockets {
 		select {
 		case err := <-socket.ended:
-			lost, lastErr = lost+1, err
+			ended, lastErr = ended+1, err
 		default:
 		}
 	}
@@ -199,8 +199,8 @@ func closeSockets(sockets []idleSocket) error {
 		all.Go(func() { _ = socket.conn.Close() })
 	}
 	all.Wait()
-	if lost > 0 {
-		return fmt.Errorf("%d of %d idle websockets were lost: %w", lost, len(sockets), lastErr)
+	if ended > 0 {
+		return fmt.Errorf("%d of %d idle websockets were closed by the server: %w", ended, len(sockets), lastErr)
 	}
 	return nil
 }

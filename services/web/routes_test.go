@@ -248,19 +248,19 @@ func TestProducts(t *testing.T) {
 	if err != nil || made.Nombre != "Silla" || made.Precio != 12.5 || made.ID == "mine" {
 		t.Fatalf("%s (%v)", a.body, err)
 	}
-	place := a.Header.Get("Location")
-	a = p.send(t, call{path: place}).want(t, http.StatusOK)
+	location := a.Header.Get("Location")
+	a = p.send(t, call{path: location}).want(t, http.StatusOK)
 	if err := json.Unmarshal([]byte(a.body), &read); err != nil || read != made {
 		t.Errorf("%s (%v)", a.body, err)
 	}
 	mesa := strings.Replace(silla, "Silla", "Mesa", 1)
-	p.send(t, call{method: "PUT", path: place, cookie: cookie, json: mesa}).want(t, http.StatusOK)
+	p.send(t, call{method: "PUT", path: location, cookie: cookie, json: mesa}).want(t, http.StatusOK)
 	if a := p.send(t, call{path: "/api/productos"}); !strings.Contains(a.body, "Mesa") || strings.Contains(a.body, "Silla") {
 		t.Errorf("%s", a.body)
 	}
-	p.send(t, call{method: "DELETE", path: place, cookie: cookie}).want(t, http.StatusNoContent)
+	p.send(t, call{method: "DELETE", path: location, cookie: cookie}).want(t, http.StatusNoContent)
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
-		e := p.send(t, call{method: method, path: place, cookie: cookie, json: silla}).want(t, http.StatusNotFound).jsonError(t)
+		e := p.send(t, call{method: method, path: location, cookie: cookie, json: silla}).want(t, http.StatusNotFound).jsonError(t)
 		if e.Error != codeNotFound {
 			t.Errorf("%s: %+v", method, e)
 		}
