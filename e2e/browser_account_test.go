@@ -7,9 +7,9 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-func TestFromSignUpToLogOut(t *testing.T) {
+func TestSignUpAndLogOut(t *testing.T) {
 	s := serve(t, t.TempDir())
-	p := person(t)
+	p := newTab(t)
 
 	p.open(s.url + "/")
 	p.awaitPath("/login")
@@ -33,29 +33,23 @@ func TestFromSignUpToLogOut(t *testing.T) {
 	p.awaitPath("/")
 	p.awaitOnline()
 
-	other := person(t)
-	other.open(s.url + "/signup")
-	other.fill([2]string{"email", "Ana@Example.com"}, [2]string{"password", password}, [2]string{"nombre", "Ana"},
-		[2]string{"apellido", "Otra"}, [2]string{"edad", "20"}, [2]string{"alias", "a"})
-	other.click("#signup-form button")
+	other := newTab(t)
+	other.submitSignUp(s.url, "Ana@Example.com")
 	other.awaitPath("/failsignup")
 }
 
-// The account needs no script: its forms are ordinary ones.
+// Sign-up, log-out and log-in work without scripts.
 func TestAccountWithoutScripts(t *testing.T) {
 	s := serve(t, t.TempDir())
-	p := person(t)
-	if err := chromedp.Do(p.ctx); err != nil { // the tab must be there for the next call
+	p := newTab(t)
+	if err := chromedp.Do(p.ctx); err != nil { // opens the tab, which the next call needs
 		t.Fatal(err)
 	}
 	if _, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled,
 		emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
 		t.Fatal(err)
 	}
-	p.open(s.url + "/signup")
-	p.fill([2]string{"email", "eva@example.com"}, [2]string{"password", password}, [2]string{"nombre", "Eva"},
-		[2]string{"apellido", "Prueba"}, [2]string{"edad", "30"}, [2]string{"alias", "eva"})
-	p.click("#signup-form button")
+	p.submitSignUp(s.url, "eva@example.com")
 	p.awaitPath("/")
 	p.awaitText("#email", "eva@example.com")
 	p.click("#logout")
@@ -65,15 +59,15 @@ func TestAccountWithoutScripts(t *testing.T) {
 	p.awaitPath("/")
 }
 
-// Everything can be reached and done with the keyboard alone.
-func TestKeyboardAlone(t *testing.T) {
+// Every form and button can be reached and used with the keyboard alone.
+func TestKeyboardOnly(t *testing.T) {
 	s := serve(t, t.TempDir())
-	p := person(t)
+	p := newTab(t)
 	p.signUp(s.url, "ana@example.com")
 	p.click("#logout")
 	p.awaitPath("/login")
 
-	press := func(keys string) { p.do(chromedp.KeyEvent(keys)) }
+	press := func(keys string) { p.run(chromedp.KeyEvent(keys)) }
 	tabTo := func(id string) {
 		t.Helper()
 		for range 30 {
@@ -82,7 +76,7 @@ func TestKeyboardAlone(t *testing.T) {
 			}
 			press("\t")
 		}
-		t.Fatalf("30 tabs do not lead to #%s", id)
+		t.Fatalf("30 times Tab do not reach #%s", id)
 	}
 	tabTo("email")
 	press("ana@example.com\t" + password + "\r")
@@ -90,30 +84,30 @@ func TestKeyboardAlone(t *testing.T) {
 	p.awaitOnline()
 	press("\t")
 	if skip := p.text(":focus"); skip != "Skip to content" {
-		t.Errorf("the first thing to reach is %q", skip)
+		t.Errorf("the first Tab reaches %q", skip)
 	}
 	tabTo("nombre")
 	press("Regla\t2.5\t" + noPicture + "\r")
 	p.awaitProducts("Regla 2.50")
 	tabTo("text")
 	press("hola\r")
-	p.awaitSaid("hola")
+	p.awaitMessages("hola")
 	tabTo("log") // to scroll in it
 	tabTo("logout")
 	press("\r")
 	p.awaitPath("/logout")
 }
 
-// Logging out in one window ends the session's other windows, here one that hangs on another process.
-func TestLogOutReachesOtherWindows(t *testing.T) {
+// A log-out in one window ends the session's other windows, here one that is connected to another process.
+func TestLogOutEndsOtherWindows(t *testing.T) {
 	home := t.TempDir()
-	here, there := serve(t, home), serve(t, home)
-	p := person(t)
-	p.signUp(here.url, "ana@example.com")
-	ctx, cancel := chromedp.NewContext(p.ctx) // the same person's other window
+	first, second := serve(t, home), serve(t, home)
+	p := newTab(t)
+	p.signUp(first.url, "ana@example.com")
+	ctx, cancel := chromedp.NewContext(p.ctx) // another window with the same cookies
 	defer cancel()
 	window := &tab{t, ctx}
-	window.open(there.url + "/")
+	window.open(second.url + "/")
 	window.awaitOnline()
 
 	p.click("#logout")

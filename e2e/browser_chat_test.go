@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,7 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// style tells how an element is drawn.
+// style is part of the computed style of an element.
 type style struct {
 	Weight string
 	Style  string
@@ -27,19 +28,17 @@ const styleOf = `(selector => {
 	return { Weight: s.fontWeight, Style: s.fontStyle, Color: s.color.match(/\d+/g).slice(0, 3).map(Number) };
 })`
 
-func TestTwoProcessesOneChat(t *testing.T) {
+func TestChatAcrossProcesses(t *testing.T) {
 	home := t.TempDir()
-	here, there := serve(t, home), serve(t, home)
-	ana, beto := person(t), person(t)
-	ana.signUp(here.url, "ana@example.com")
-	beto.signUp(there.url, "beto@example.com")
+	first, second := serve(t, home), serve(t, home)
+	ana, beto := twoUsers(t, first.url, second.url)
 
 	hostile := `<img src=x onerror="document.title='hacked'"> & </script>`
-	ana.say("hola")
-	beto.awaitSaid("hola")
-	beto.say(hostile)
+	ana.send("hola")
+	beto.awaitMessages("hola")
+	beto.send(hostile)
 	for _, p := range []*tab{ana, beto} {
-		p.awaitSaid("hola", hostile)
+		p.awaitMessages("hola", hostile)
 		if line := p.text("#messages .line"); !regexp.MustCompile(
 			`^ana@example\.com \[\d\d/\d\d/\d{4} \d\d:\d\d:\d\d\] hola$`).MatchString(line) {
 			t.Errorf("the message reads %q", line)
@@ -66,26 +65,26 @@ func TestTwoProcessesOneChat(t *testing.T) {
 	}
 }
 
-// The title's number is that of the whole conversation, worked out here from what the server tells a page that has nothing.
+// The title shows the compression of the whole conversation, which the test computes from the frames that a new page gets.
 func TestCompressionInTheTitle(t *testing.T) {
-	p := person(t)
+	p := newTab(t)
 	p.signUp(serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "2").url, "ana@example.com")
 	for _, text := range []string{"uno", "dos", "tres"} {
-		p.say(text)
+		p.send(text)
 	}
-	p.awaitSaid("uno", "dos", "tres")
+	p.awaitMessages("uno", "dos", "tres")
 	evaluate[any](p, `{
 		const authors = {}, messages = {};
 		const socket = new WebSocket(location.href.replace(/^http/, 'ws') + 'ws');
-		socket.onmessage = ({ data }) => { // more than one, if this process has not heard of all yet
+		socket.onmessage = ({ data }) => { // more than one, if this process does not have all messages yet
 			const { entities } = JSON.parse(data).normalised;
 			Object.assign(authors, entities.authors);
 			Object.assign(messages, entities.messages);
-			const said = Object.values(messages);
-			if (said.length < 3) return;
-			const chats = { mensajes: { id: 'mensajes', mensajes: said.map(m => m.id) } };
+			const list = Object.values(messages);
+			if (list.length < 3) return;
+			const chats = { mensajes: { id: 'mensajes', mensajes: list.map(m => m.id) } };
 			const normalised = { result: 'mensajes', entities: { authors, messages, chats } };
-			const full = { id: 'mensajes', mensajes: said.map(m => ({ ...m, author: authors[m.author] })) };
+			const full = { id: 'mensajes', mensajes: list.map(m => ({ ...m, author: authors[m.author] })) };
 			window.expected = (100 * JSON.stringify(normalised).length / JSON.stringify(full).length).toFixed(2);
 			socket.close();
 		};
@@ -98,108 +97,102 @@ func TestCompressionInTheTitle(t *testing.T) {
 	}`)
 }
 
-// A page whose process is killed keeps what is written, comes back when the process does, and gets what it missed: each
-// message once, on every page.
-func TestPageOutlivesItsProcess(t *testing.T) {
+// A page whose process is killed keeps the messages that are written, reconnects to the next process and gets the messages
+// that it missed. Every page shows each message once.
+func TestPageReconnectsAfterKill(t *testing.T) {
 	home := t.TempDir()
-	mortal, other := serve(t, home), serve(t, home)
-	ana, beto := person(t), person(t)
-	ana.signUp(mortal.url, "ana@example.com")
-	beto.signUp(other.url, "beto@example.com")
-	ana.say("antes")
-	beto.awaitSaid("antes")
+	killed, other := serve(t, home), serve(t, home)
+	ana, beto := twoUsers(t, killed.url, other.url)
+	ana.send("antes")
+	beto.awaitMessages("antes")
 
-	mortal.end(syscall.SIGKILL)
+	killed.end(syscall.SIGKILL)
 	ana.await("document.querySelector('#state').dataset.state === 'waiting'")
-	ana.say("desde lejos")
+	ana.send("desde lejos")
 	ana.awaitText("#pending", "desde lejos")
-	beto.say("mientras tanto")
-	beto.awaitSaid("antes", "mientras tanto")
+	beto.send("mientras tanto")
+	beto.awaitMessages("antes", "mientras tanto")
 
-	mortal.start()
+	killed.start()
 	ana.awaitOnline()
 	for _, p := range []*tab{ana, beto} {
-		p.awaitSaid("antes", "mientras tanto", "desde lejos")
+		p.awaitMessages("antes", "mientras tanto", "desde lejos")
 	}
 	ana.await("document.querySelector('#pending').children.length === 0")
-	ana.say("después")
-	beto.awaitSaid("antes", "mientras tanto", "desde lejos", "después")
+	ana.send("después")
+	beto.awaitMessages("antes", "mientras tanto", "desde lejos", "después")
 }
 
-// A process that hangs, without closing anything, does not keep the page: it gives up, tries again, and loses nothing.
-func TestPageOutlivesAHang(t *testing.T) {
+// When the process hangs without closing the connection, the page drops it, reconnects, and loses no message.
+func TestPageReconnectsAfterHang(t *testing.T) {
 	s := serve(t, t.TempDir())
-	p := person(t)
+	p := newTab(t)
 	p.signUp(s.url, "ana@example.com")
-	hang := func(signal os.Signal) {
+	signal := func(signal os.Signal) {
 		if err := s.cmd.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
 	}
-	hang(syscall.SIGSTOP)
-	t.Cleanup(func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }) // or it could not be ended
-	p.say("hola")
+	signal(syscall.SIGSTOP)
+	t.Cleanup(func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }) // a stopped process ignores SIGTERM
+	p.send("hola")
 	p.await("document.querySelector('#state').dataset.state === 'waiting'")
-	p.isAskedBeforeLeaving()
-	hang(syscall.SIGCONT)
+	p.checkLeavePrompt()
+	signal(syscall.SIGCONT)
 	p.awaitOnline()
-	p.awaitSaid("hola")
+	p.awaitMessages("hola")
 	p.await("document.querySelector('#pending').children.length === 0")
 }
 
-// isAskedBeforeLeaving reloads the page, which has messages that nobody acknowledged, and has the person stay when asked.
-func (p *tab) isAskedBeforeLeaving() {
+// checkLeavePrompt reloads a page with messages that are not acknowledged. The browser must ask, and the page stays.
+func (p *tab) checkLeavePrompt() {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
 	defer cancel()
-	asked := chromedp.Events(ctx, dialogs.JavascriptDialogOpening)
+	prompts := chromedp.Events(ctx, dialogs.JavascriptDialogOpening)
 	evaluate[any](p, "setTimeout(() => location.reload()), null")
-	for dialog, err := range asked {
+	for dialog, err := range prompts {
 		if err != nil || dialog.Type != dialogs.DialogTypeBeforeunload {
 			p.t.Fatalf("before leaving: %+v, %v", dialog, err)
 		}
 		break
 	}
-	stay := dialogs.HandleJavaScriptDialogParams{Accept: false}
-	if _, err := chromedp.Call(p.ctx, dialogs.HandleJavaScriptDialog, stay); err != nil {
+	dismiss := dialogs.HandleJavaScriptDialogParams{Accept: false}
+	if _, err := chromedp.Call(p.ctx, dialogs.HandleJavaScriptDialog, dismiss); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-// A reload replaces every worker: the pages come back by themselves and lose nothing.
-func TestPagesOutliveAReload(t *testing.T) {
+// A reload replaces every worker. The pages reconnect by themselves and lose no message.
+func TestPagesReconnectAfterReload(t *testing.T) {
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "2", "--name", "site")
-	ana, beto := person(t), person(t)
-	ana.signUp(s.url, "ana@example.com")
-	beto.signUp(s.url, "beto@example.com")
-	ana.say("antes")
-	beto.awaitSaid("antes")
-	if out, err := s.balanza("reload", "site").CombinedOutput(); err != nil {
-		t.Fatalf("reload: %v\n%s", err, out)
-	}
-	ana.say("después")
-	beto.say("también")
+	ana, beto := twoUsers(t, s.url, s.url)
+	ana.send("antes")
+	beto.awaitMessages("antes")
+	s.mustRun("reload", "site")
+	ana.send("después")
+	beto.send("también")
 	for _, p := range []*tab{ana, beto} {
 		p.awaitOnline()
 		p.await("document.querySelectorAll('#messages .text').length === 3")
-		if got := strings.Join(p.said(), "|"); got != "antes|después|también" && got != "antes|también|después" {
+		if got := strings.Join(p.messages(), "|"); got != "antes|después|también" && got != "antes|también|después" {
 			t.Errorf("after the reload a page shows %q", got)
 		}
 	}
-	if here, there := strings.Join(ana.said(), "|"), strings.Join(beto.said(), "|"); here != there {
-		t.Errorf("two orders: %q and %q", here, there)
+	if a, b := ana.messages(), beto.messages(); !slices.Equal(a, b) {
+		t.Errorf("the pages differ: %q and %q", a, b)
 	}
 	ana.open(s.url + "/")
-	ana.awaitSaid(beto.said()...)
+	ana.awaitMessages(beto.messages()...)
 }
 
-// Who reads the end of the log stays at the end as messages come; who reads earlier ones is left there.
-func TestLogStaysWhereOneReads(t *testing.T) {
-	p := person(t)
+// A log that shows its end scrolls as messages arrive. One that shows earlier messages keeps its position.
+func TestChatScrollPosition(t *testing.T) {
+	p := newTab(t)
 	p.signUp(serve(t, t.TempDir()).url, "ana@example.com")
-	say := func(n int) {
+	send := func(n int) {
 		t.Helper()
-		shown := len(p.said())
+		shown := len(p.messages())
 		evaluate[any](p, fmt.Sprintf(`for (let i = 0; i < %d; i++) {
 			document.querySelector('#text').value = 'mensaje ' + i;
 			document.querySelector('#chat-form').requestSubmit();
@@ -211,15 +204,15 @@ func TestLogStaysWhereOneReads(t *testing.T) {
 		const last = document.querySelector('#messages li:last-child').getBoundingClientRect();
 		last.bottom <= log.bottom + 1 && last.top >= log.top
 	}`
-	say(40)
+	send(40)
 	p.await(atEnd)
-	say(1)
+	send(1)
 	p.await(atEnd)
 
 	const first = "document.querySelector('#messages li').getBoundingClientRect().top"
 	evaluate[any](p, "document.querySelector('#messages li').scrollIntoView(), null")
 	before := evaluate[float64](p, first)
-	say(3)
+	send(3)
 	if after := evaluate[float64](p, first); math.Abs(after-before) > 2 {
 		t.Errorf("the first message moved by %v px", after-before)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// What every page must keep to: scripts that return what breaks the rule.
+// rules are for every page. Each script returns the violations of its rule.
 var rules = []struct{ name, script string }{
 	{"fits the width", `(() => {
 		const page = document.documentElement;
@@ -16,7 +16,7 @@ var rules = []struct{ name, script string }{
 	{"has a title, a heading and a main part", `[
 		...(document.title ? [] : ['title']),
 		...(document.querySelectorAll('main').length === 1 && document.querySelectorAll('h1').length === 1 ? [] : ['main or h1'])]`},
-	{"labels what can be used", `[...document.querySelectorAll('input:not([type=hidden]), textarea, button, a')]
+	{"labels fields, buttons and links", `[...document.querySelectorAll('input:not([type=hidden]), textarea, button, a')]
 		.filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)`},
 	{"has a text for every key", `document.body.innerText.match(/\b(layout|home|products|chat|account|login|signup|info|error|notice)\.[a-z]+/g) ?? []`},
 	{"has contrast", `(() => {
@@ -41,8 +41,8 @@ var rules = []struct{ name, script string }{
 	})()`},
 }
 
-// speak makes the tab that of somebody who reads this language.
-func (p *tab) speak(language string) {
+// setLanguage sets the language that the browser asks for.
+func (p *tab) setLanguage(language string) {
 	p.t.Helper()
 	if _, err := chromedp.Call(p.ctx, network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{
 		Headers: network.Headers{"Accept-Language": language}}); err != nil {
@@ -50,31 +50,31 @@ func (p *tab) speak(language string) {
 	}
 }
 
-func TestPagesOnEveryScreen(t *testing.T) {
+func TestPageLayout(t *testing.T) {
 	s := serve(t, t.TempDir())
-	out, in := person(t), person(t)
-	out.open(s.url + "/login")
-	in.signUp(s.url, "una.direccion.bastante.larga.de.correo@subdominio.example.com")
-	in.fill([2]string{"nombre", "Calculadoracientíficadedocedígitos y más palabras"}, [2]string{"precio", "1234567.89"},
+	loggedOut, loggedIn := newTab(t), newTab(t)
+	loggedOut.open(s.url + "/login")
+	loggedIn.signUp(s.url, "una.direccion.bastante.larga.de.correo@subdominio.example.com")
+	loggedIn.fill([2]string{"nombre", "Calculadoracientíficadedocedígitos y más palabras"}, [2]string{"precio", "1234567.89"},
 		[2]string{"foto", noPicture})
-	in.click("#product-save")
-	in.await("document.querySelectorAll('#product-table tbody tr').length === 1")
-	in.say("Unapalabralarguísimaquenocabeenlapantalladeuntelefono, y otras. https://example.com/una/direccion/muy/larga/que/no/cabe")
-	in.await("document.querySelectorAll('#messages li').length === 1")
+	loggedIn.click("#product-save")
+	loggedIn.await("document.querySelectorAll('#product-table tbody tr').length === 1")
+	loggedIn.send("Unapalabralarguísimaquenocabeenlapantalladeuntelefono, y otras. https://example.com/una/direccion/muy/larga/que/no/cabe")
+	loggedIn.await("document.querySelectorAll('#messages li').length === 1")
 
 	for _, screen := range []struct {
 		width    int64
 		language string
 	}{{320, "es-AR"}, {1280, "en-US"}} {
-		out.speak(screen.language)
-		in.speak(screen.language)
+		loggedOut.setLanguage(screen.language)
+		loggedIn.setLanguage(screen.language)
 		for _, scheme := range []string{"light", "dark"} {
 			for _, page := range []struct {
 				p    *tab
 				path string
 			}{
-				{out, "/login"}, {out, "/signup"}, {out, "/faillogin"}, {out, "/failsignup"}, {out, "/nothing-here"},
-				{in, "/"}, {in, "/info"}, {in, "/productos-test"},
+				{loggedOut, "/login"}, {loggedOut, "/signup"}, {loggedOut, "/faillogin"}, {loggedOut, "/failsignup"}, {loggedOut, "/nothing-here"},
+				{loggedIn, "/"}, {loggedIn, "/info"}, {loggedIn, "/productos-test"},
 			} {
 				page.p.emulate(screen.width, scheme)
 				page.p.open(s.url + page.path)
@@ -82,11 +82,11 @@ func TestPagesOnEveryScreen(t *testing.T) {
 					page.p.await("document.querySelectorAll('#product-table tbody tr, #messages li').length === 2")
 				}
 				if got := evaluate[string](page.p, "document.documentElement.lang"); got != screen.language[:2] {
-					t.Errorf("%s speaks %s to who reads %s", page.path, got, screen.language)
+					t.Errorf("%s is in %s for a reader of %s", page.path, got, screen.language)
 				}
 				for _, rule := range rules {
-					for _, wrong := range evaluate[[]string](page.p, rule.script) {
-						t.Errorf("%s at %d px, %s: %s: %s", page.path, screen.width, scheme, rule.name, wrong)
+					for _, violation := range evaluate[[]string](page.p, rule.script) {
+						t.Errorf("%s at %d px, %s: %s: %s", page.path, screen.width, scheme, rule.name, violation)
 					}
 				}
 			}

@@ -1,33 +1,23 @@
 package e2e
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 )
 
-// awaitProducts waits until the table shows exactly these, as "name price".
+// awaitProducts waits until the table shows exactly these products, given as "name price".
 func (p *tab) awaitProducts(want ...string) {
 	p.t.Helper()
-	eventually(p.t, "products", func() error {
-		got := evaluate[[]string](p, `[...document.querySelectorAll('#product-table tbody tr')].map(
-			row => row.querySelector('.name').textContent + ' ' + row.querySelector('.price').textContent)`)
-		if strings.Join(got, "|") != strings.Join(want, "|") {
-			return fmt.Errorf("the table shows %q, want %q", got, want)
-		}
-		return nil
-	})
+	p.awaitTexts(`[...document.querySelectorAll('#product-table tbody tr')].map(
+		row => row.querySelector('.name').textContent + ' ' + row.querySelector('.price').textContent)`, want)
 }
 
-// What one page does to the products is at once on the other, which hangs on another process.
-func TestProductsAreLive(t *testing.T) {
+// A change of the products on one page appears on another page, which is connected to another process.
+func TestProductsAcrossProcesses(t *testing.T) {
 	home := t.TempDir()
-	here, there := serve(t, home), serve(t, home)
-	ana, beto := person(t), person(t)
-	ana.signUp(here.url, "ana@example.com")
-	beto.signUp(there.url, "beto@example.com")
+	first, second := serve(t, home), serve(t, home)
+	ana, beto := twoUsers(t, first.url, second.url)
 	both := func(want ...string) {
 		t.Helper()
 		ana.awaitProducts(want...)
@@ -52,20 +42,20 @@ func TestProductsAreLive(t *testing.T) {
 	ana.click("#product-table tbody tr:last-child .delete")
 	both("Regla 14.25")
 
-	// A page that was elsewhere reads the table again.
-	beto.open(there.url + "/productos-test")
+	// A page that is loaded later shows the current table.
+	beto.open(second.url + "/productos-test")
 	write(ana, "Goma", "1")
 	ana.awaitProducts("Regla 14.25", "Goma 1.00")
-	beto.open(there.url + "/")
+	beto.open(second.url + "/")
 	both("Regla 14.25", "Goma 1.00")
 }
 
-// What the server refuses is said at the form, and the field is marked.
-func TestRefusedProductIsExplained(t *testing.T) {
-	p := person(t)
+// The form explains why the server rejected a product, and marks the field.
+func TestInvalidProductIsExplained(t *testing.T) {
+	p := newTab(t)
 	p.signUp(serve(t, t.TempDir()).url, "ana@example.com")
 	p.fill([2]string{"nombre", "Regla"}, [2]string{"precio", "1"})
-	p.do(chromedp.SendKeys(chromedp.CSS("#foto"), "javascript:alert(1)"))
+	p.run(chromedp.SendKeys(chromedp.CSS("#foto"), "javascript:alert(1)"))
 	p.click("#product-save")
 	p.await("document.querySelector('#foto').ariaInvalid === 'true' && !document.querySelector('#product-error').hidden")
 	p.awaitProducts()

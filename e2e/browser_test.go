@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +17,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// chromium starts the browser once for all tests; persons in it share nothing.
+// chromium starts the browser once for all tests. Each test gets browser contexts of its own, which share no cookies.
 var chromium = sync.OnceValues(func() (context.Context, error) {
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -29,29 +30,30 @@ var chromium = sync.OnceValues(func() (context.Context, error) {
 		chromedp.Flag("accept-lang", "en-US"),
 	)
 	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox) // Chromium refuses to be root in its sandbox
+		options = append(options, chromedp.NoSandbox) // the sandbox does not work as root
 	}
 	allocated, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, _ := chromedp.NewContext(allocated)
-	atEnd = append(atEnd, func() {
-		_ = chromedp.Cancel(ctx) // all tests are over: nobody minds how it ends
+	cleanups = append(cleanups, func() {
+		_ = chromedp.Cancel(ctx) // all tests are over
 		cancel()
 	})
 	return ctx, chromedp.Do(ctx)
 })
 
-// tab is one page of a person, who shares no cookies with others.
+// tab is a page of the browser.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
 }
 
-// person opens a tab of their own. Whatever a script throws in it, and whatever the security policy refuses, fails the test.
-func person(t *testing.T) *tab {
+// newTab opens a tab that shares no cookies with others. An exception in a script, or a violation of the content security
+// policy, fails the test.
+func newTab(t *testing.T) *tab {
 	t.Helper()
 	browser, err := chromium()
 	if errors.Is(err, exec.ErrNotFound) {
-		missing(t, err)
+		skipOrFail(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -75,8 +77,8 @@ func person(t *testing.T) *tab {
 	return p
 }
 
-// do does what a person does.
-func (p *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+// run performs actions, like clicks and keys.
+func (p *tab) run(actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, actions...); err != nil {
 		p.t.Fatalf("at %s: %v", p.location(), err)
@@ -85,14 +87,14 @@ func (p *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 
 func (p *tab) open(url string) {
 	p.t.Helper()
-	p.do(chromedp.Navigate(url))
+	p.run(chromedp.Navigate(url))
 }
 
-// fill puts text into fields, by their ids, in place of what is there.
+// fill replaces the text of fields, given as pairs of id and text.
 func (p *tab) fill(fields ...[2]string) {
 	p.t.Helper()
 	for _, f := range fields {
-		p.do(chromedp.WaitVisible(chromedp.CSS("#" + f[0])))
+		p.run(chromedp.WaitVisible(chromedp.CSS("#" + f[0])))
 		evaluate[any](p, fmt.Sprintf("document.getElementById(%q).select()", f[0]))
 		if _, err := chromedp.Call(p.ctx, input.InsertText, input.InsertTextParams{Text: f[1]}); err != nil {
 			p.t.Fatal(err)
@@ -102,7 +104,7 @@ func (p *tab) fill(fields ...[2]string) {
 
 func (p *tab) click(selector string) {
 	p.t.Helper()
-	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	p.run(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
 func (p *tab) location() string {
@@ -113,7 +115,7 @@ func (p *tab) location() string {
 	return url
 }
 
-// evaluate is a script's value.
+// evaluate returns a script's value.
 func evaluate[T any](p *tab, script string) T {
 	p.t.Helper()
 	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](script))
@@ -127,16 +129,16 @@ func evaluate[T any](p *tab, script string) T {
 func (p *tab) await(script string) {
 	p.t.Helper()
 	eventually(p.t, script, func() error {
-		// While a page gives way to another there is none to ask: that is no failure yet.
+		// Evaluate fails while the browser loads another page: await tries again.
 		done, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](script))
 		if err == nil && !done {
-			err = fmt.Errorf("not yet; the page %s says: %s", p.location(), tail(p.text("body"), 600))
+			err = fmt.Errorf("not true yet at %s: %s", p.location(), tail(p.text("body"), 600))
 		}
 		return err
 	})
 }
 
-// text is an element's visible text, empty when there is no such element.
+// text returns an element's visible text, empty when there is no such element.
 func (p *tab) text(selector string) string {
 	text, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](
 		fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector)))
@@ -146,7 +148,7 @@ func (p *tab) text(selector string) string {
 	return text
 }
 
-// awaitText waits until an element's text holds what is wanted.
+// awaitText waits until an element's text contains a text.
 func (p *tab) awaitText(selector, want string) {
 	p.t.Helper()
 	eventually(p.t, selector, func() error {
@@ -157,16 +159,16 @@ func (p *tab) awaitText(selector, want string) {
 	})
 }
 
-// awaitPath waits for a page to be there, loaded.
+// awaitPath waits until a page with this path is loaded.
 func (p *tab) awaitPath(path string) {
 	p.t.Helper()
 	p.await(fmt.Sprintf("location.pathname === %q && document.readyState === 'complete'", path))
 }
 
-// emulate makes the tab one of that width, in CSS pixels, and of that colour scheme.
+// emulate sets the width of the tab, in CSS pixels, and its colour scheme, light or dark.
 func (p *tab) emulate(width int64, scheme string) {
 	p.t.Helper()
-	p.do(chromedp.EmulateViewport(width, 800))
+	p.run(chromedp.EmulateViewport(width, 800))
 	_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 	if err != nil {
@@ -174,21 +176,36 @@ func (p *tab) emulate(width int64, scheme string) {
 	}
 }
 
-// noPicture is an address of a picture that cannot be had, on this machine.
+// noPicture is the address of a picture that does not exist.
 const noPicture = "https://127.0.0.1:9/picture.png"
 
 const password = "una balanza de bronce"
 
-// signUp makes an account and ends on the start page, connected.
+// signUp makes an account and waits until the start page is connected.
 func (p *tab) signUp(site, email string) {
+	p.t.Helper()
+	p.submitSignUp(site, email)
+	p.awaitPath("/")
+	p.awaitOnline()
+}
+
+// submitSignUp fills the form of the sign-up page and submits it. The name is the first part of the email.
+func (p *tab) submitSignUp(site, email string) {
 	p.t.Helper()
 	p.open(site + "/signup")
 	name, _, _ := strings.Cut(email, "@")
 	p.fill([2]string{"email", email}, [2]string{"password", password}, [2]string{"nombre", name},
 		[2]string{"apellido", "Prueba"}, [2]string{"edad", "30"}, [2]string{"alias", name})
 	p.click("#signup-form button")
-	p.awaitPath("/")
-	p.awaitOnline()
+}
+
+// twoUsers opens two tabs and signs up a user in each, ana at one site and beto at the other.
+func twoUsers(t *testing.T, anasSite, betosSite string) (ana, beto *tab) {
+	t.Helper()
+	ana, beto = newTab(t), newTab(t)
+	ana.signUp(anasSite, "ana@example.com")
+	beto.signUp(betosSite, "beto@example.com")
+	return ana, beto
 }
 
 func (p *tab) logIn(email, password string) {
@@ -203,23 +220,31 @@ func (p *tab) awaitOnline() {
 	p.await("document.querySelector('#state')?.dataset.state === 'open'")
 }
 
-// say writes a message and presses Enter.
-func (p *tab) say(text string) {
+// send writes a message and presses Enter.
+func (p *tab) send(text string) {
 	p.t.Helper()
-	p.do(chromedp.SendKeys(chromedp.CSS("#text"), text+"\r"))
+	p.run(chromedp.SendKeys(chromedp.CSS("#text"), text+"\r"))
 }
 
-// said are the texts of the messages on the page, in order.
-func (p *tab) said() []string {
+// messageTexts is the script for the texts of the messages on the page, in order.
+const messageTexts = "[...document.querySelectorAll('#messages .text')].map(e => e.textContent)"
+
+func (p *tab) messages() []string {
 	p.t.Helper()
-	return evaluate[[]string](p, "[...document.querySelectorAll('#messages .text')].map(e => e.textContent)")
+	return evaluate[[]string](p, messageTexts)
 }
 
-// awaitSaid waits until the page shows exactly these messages.
-func (p *tab) awaitSaid(want ...string) {
+// awaitMessages waits until the page shows exactly these messages.
+func (p *tab) awaitMessages(want ...string) {
 	p.t.Helper()
-	eventually(p.t, "messages", func() error {
-		if got := p.said(); strings.Join(got, "|") != strings.Join(want, "|") {
+	p.awaitTexts(messageTexts, want)
+}
+
+// awaitTexts waits until a script's value is exactly this list of texts.
+func (p *tab) awaitTexts(script string, want []string) {
+	p.t.Helper()
+	eventually(p.t, script, func() error {
+		if got := evaluate[[]string](p, script); !slices.Equal(got, want) {
 			return fmt.Errorf("the page shows %q, want %q", got, want)
 		}
 		return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"os/exec"
@@ -28,23 +27,16 @@ type mongod struct {
 	uri  string
 }
 
-// runMongod starts one and waits until it answers. It is gone when the test ends.
+// runMongod starts a mongod and waits until it answers. The container is removed when the test ends.
 func runMongod(t *testing.T) *mongod {
 	t.Helper()
 	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
-		missing(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
+		skipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0") // a port that stays the same when it is started again
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := "127.0.0.1:" + freePort(t) // a restart keeps a port that is chosen here
 	m := &mongod{t, "balanza-e2e-" + fmt.Sprintf("%016x", rand.Uint64()), "mongodb://" + address + "/balanza"}
 	t.Cleanup(func() {
-		_ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() // it may not have come to be
+		_ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() // it may not exist
 	})
 	m.docker("run", "--detach", "--name", m.name, "--publish", address+":27017", mongoImage)
 	m.awaitAnswer()
@@ -58,7 +50,7 @@ func (m *mongod) docker(args ...string) {
 	}
 }
 
-// open gives the store that is on it.
+// open opens a store on it.
 func (m *mongod) open() store.Store {
 	m.t.Helper()
 	s, err := mongostore.Open(context.Background(), m.uri)
@@ -74,7 +66,7 @@ func (m *mongod) kill() {
 	m.docker("kill", "--signal", "KILL", m.name)
 }
 
-// start starts it again and waits until it answers.
+// start starts it after kill and waits until it answers.
 func (m *mongod) start() {
 	m.t.Helper()
 	m.docker("start", m.name)
@@ -87,58 +79,32 @@ func (m *mongod) awaitAnswer() {
 	eventually(m.t, "mongod", func() error { return s.Ping(context.Background()) })
 }
 
-// home is a BALANZA_HOME whose servers use it.
+// home makes a BALANZA_HOME whose servers use this mongod.
 func (m *mongod) home() string {
 	m.t.Helper()
 	return homeWith(m.t, "MONGODB_URI="+m.uri)
 }
 
-func TestMongodIsKilledUnderChatWrites(t *testing.T) {
-	const says, each = 80, 8
+func TestMongodKilledUnderChatLoad(t *testing.T) {
 	m := runMongod(t)
 	s := serve(t, m.home(), "--m", "CLUSTER", "-i", "2")
-	u := newUser(t, s.url, "ana")
-	var pages []*page
-	for range each {
-		pages = append(pages, openPage(t, u, 0, s.url))
-	}
-	pages[0].say("first")
-	for _, p := range pages {
-		p.awaitShown(t, 1)
-	}
-	var talk sync.WaitGroup
-	for i, p := range pages {
-		talk.Go(func() {
-			for j := range says {
-				p.say(fmt.Sprintf("page %d message %d", i, j))
-				time.Sleep(quick/2 + rand.N(quick))
-			}
-		})
-	}
-	for range 2 {
-		time.Sleep(2 * time.Second)
-		m.kill()
-		time.Sleep(time.Second)
-		m.start()
-	}
-	talk.Wait()
-	for _, p := range pages {
-		p.awaitShown(t, each*says+1)
-	}
-	// What a killed server forgot, never an acknowledged message, gave its number to another one, which the pages were told too.
-	late := openPage(t, u, pages[0].order[0], s.url)
-	late.awaitShown(t, each*says)
-	late.order = append(pages[0].order[:1:1], late.order...)
-	late.shown[late.order[0]] = pages[0].shown[late.order[0]]
-	oneChat(t, append(pages, late), each*says+1)
+	c := conversation{users: 1, pagesPerUser: 8, messagesPerPage: 80, interval: shortInterval}
+	c.run(t, []string{s.url}, func(context.Context) {
+		for range 2 {
+			time.Sleep(2 * time.Second)
+			m.kill()
+			time.Sleep(time.Second)
+			m.start()
+		}
+	})
 }
 
-// request asks a server and gives the status and the time from the question's end to the answer's first byte.
+// request sends a request and returns the status and the time from the request's last byte to the response's first.
 func (u *user) request(method, url, form string) (status int, took time.Duration, err error) {
-	var asked, answered time.Time
+	var wrote, got time.Time
 	trace := &httptrace.ClientTrace{
-		WroteRequest:         func(httptrace.WroteRequestInfo) { asked = time.Now() },
-		GotFirstResponseByte: func() { answered = time.Now() },
+		WroteRequest:         func(httptrace.WroteRequestInfo) { wrote = time.Now() },
+		GotFirstResponseByte: func() { got = time.Now() },
 	}
 	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), method, url, strings.NewReader(form))
 	if err != nil {
@@ -148,26 +114,26 @@ func (u *user) request(method, url, form string) (status int, took time.Duration
 	if form != "" {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	answer, err := u.http.Do(r)
+	response, err := u.http.Do(r)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, answer.Body)
-	return answer.StatusCode, answered.Sub(asked), err
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, got.Sub(wrote), err
 }
 
-func TestMongodIsPaused(t *testing.T) {
-	const paused, answerWithin, recoverWithin = 15 * time.Second, 3 * time.Second, 5 * time.Second
+func TestMongodPaused(t *testing.T) {
+	const pause, maxResponseTime, maxRecoveryTime = 15 * time.Second, 3 * time.Second, 5 * time.Second
 	m := runMongod(t)
 	s := serve(t, m.home(), "--m", "CLUSTER", "-i", "2")
 	u := newUser(t, s.url, "ana")
 	p := openPage(t, u, 0, s.url)
-	p.say("before")
+	p.send("before")
 	p.awaitShown(t, 1)
 	routes := []struct {
 		method, path, form string
-		well, without      int // status with MongoDB and without
+		online, paused     int // status while MongoDB answers, and while it does not
 	}{
 		{"GET", "/", "", 200, 503},
 		{"POST", "/login", "email=ana@example.com&password=" + strings.ReplaceAll(password, " ", "+"), 303, 503},
@@ -175,51 +141,51 @@ func TestMongodIsPaused(t *testing.T) {
 		{"GET", "/api/randoms?cant=1000", "", 200, 200},
 		{"GET", "/info", "", 200, 200},
 	}
-	// A log-in ends the session that it came with: it is somebody else's, for the page is to stay.
-	stranger := newUser(t, s.url, "beto")
-	who := func(method string) *user {
+	// A log-in ends the session of its request. Another user logs in, so that the page keeps its session.
+	other := newUser(t, s.url, "beto")
+	userOf := func(method string) *user {
 		if method == "POST" {
-			return stranger
+			return other
 		}
 		return u
 	}
 	for _, r := range routes {
-		if status, _, err := who(r.method).request(r.method, s.url+r.path, r.form); status != r.well {
-			t.Fatalf("%s %s: %d, %v, want %d", r.method, r.path, status, err, r.well)
+		if status, _, err := userOf(r.method).request(r.method, s.url+r.path, r.form); status != r.online {
+			t.Fatalf("%s %s: %d, %v, want %d", r.method, r.path, status, err, r.online)
 		}
 	}
 
 	m.docker("pause", m.name)
-	end := time.Now().Add(paused)
-	p.say("meanwhile")
-	var asking sync.WaitGroup
+	end := time.Now().Add(pause)
+	p.send("meanwhile")
+	var requests sync.WaitGroup
 	for _, r := range routes {
-		asking.Go(func() {
-			for n := 0; time.Now().Before(end.Add(-answerWithin)); n++ {
-				status, took, err := who(r.method).request(r.method, s.url+r.path, r.form)
-				if err != nil || status != r.without || took > answerWithin {
+		requests.Go(func() {
+			for n := 0; time.Now().Before(end.Add(-maxResponseTime)); n++ {
+				status, took, err := userOf(r.method).request(r.method, s.url+r.path, r.form)
+				if err != nil || status != r.paused || took > maxResponseTime {
 					t.Errorf("%s %s while paused: %d after %v, %v; want %d within %v", r.method, r.path, status, took, err,
-						r.without, answerWithin)
+						r.paused, maxResponseTime)
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
 		})
 	}
-	asking.Wait()
+	requests.Wait()
 	time.Sleep(time.Until(end))
 	m.docker("unpause", m.name)
-	back := time.Now()
+	unpaused := time.Now()
 	for _, r := range routes {
 		eventually(t, r.path, func() error {
-			if status, _, err := who(r.method).request(r.method, s.url+r.path, r.form); status != r.well {
+			if status, _, err := userOf(r.method).request(r.method, s.url+r.path, r.form); status != r.online {
 				return errors.Join(fmt.Errorf("status %d", status), err)
 			}
 			return nil
 		})
 	}
-	if took := time.Since(back); took > recoverWithin {
-		t.Errorf("all was well again after %v, want %v", took, recoverWithin)
+	if took := time.Since(unpaused); took > maxRecoveryTime {
+		t.Errorf("all routes recovered after %v, want %v", took, maxRecoveryTime)
 	}
 	p.awaitShown(t, 2)
-	oneChat(t, []*page{p}, 2)
+	checkPages(t, []*page{p}, 2)
 }

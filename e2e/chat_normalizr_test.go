@@ -10,43 +10,43 @@ import (
 	"balanza/e2e/normalizr"
 )
 
-// What the server tells a page, the real normalizr denormalises into what was said, and normalises what was said into it.
-func TestServersPayloadAgainstNormalizr(t *testing.T) {
+// The npm package normalizr denormalises the payload of a page into the messages sent, and normalises these into the payload.
+func TestChatPayloadAgainstNormalizr(t *testing.T) {
 	npm := normalizr.Install(t)
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "2")
 	ana, beto := newUser(t, s.url, "ana"), newUser(t, s.url, "beto")
-	here, there := openPage(t, ana, 0, s.url), openPage(t, beto, 0, s.url)
+	anasPage, betosPage := openPage(t, ana, 0, s.url), openPage(t, beto, 0, s.url)
 	var messages []normalizr.Message
 	for i, text := range []string{"hola, ¿qué tal?", "</script><script>alert(1)</script>", "🙂 \"quoted\" \\ \n two lines", "__proto__"} {
-		speaker := here
+		sender := anasPage
 		if i%2 == 1 {
-			speaker = there
+			sender = betosPage
 		}
-		speaker.say(text)
-		here.awaitShown(t, i+1)
-		there.awaitShown(t, i+1)
-		messages = append(messages, normalizr.Message{ID: speaker.acked[text], Author: speaker.user.author, Text: text})
+		sender.send(text)
+		anasPage.awaitShown(t, i+1)
+		betosPage.awaitShown(t, i+1)
+		messages = append(messages, normalizr.Message{ID: sender.acked[text], Author: sender.user.author, Text: text})
 	}
 
 	var payload json.RawMessage
 	eventually(t, "all messages in one frame", func() (err error) {
 		payload, err = firstFrame(t, ana, s.url)
 		if err == nil && bytes.Count(payload, []byte(`"fecha"`)) < len(messages) {
-			err = errors.New("the process has not heard of all yet")
+			err = errors.New("the process does not have all messages yet")
 		}
 		return err
 	})
 	for i, m := range messages {
-		when := here.shown[m.ID].Time
-		if age := time.Since(when); age < 0 || age > time.Minute {
-			t.Errorf("message %d was said at %v", m.ID, when)
+		sent := anasPage.shown[m.ID].Time
+		if age := time.Since(sent); age < 0 || age > time.Minute {
+			t.Errorf("message %d was sent at %v", m.ID, sent)
 		}
-		messages[i].Time = when
+		messages[i].Time = sent
 	}
 	npm.Compare(t, payload, messages)
 }
 
-// firstFrame is the payload that a page gets that has nothing.
+// firstFrame returns the first payload of a page without messages.
 func firstFrame(t *testing.T, u *user, site string) (json.RawMessage, error) {
 	conn, _, err := u.dial(t.Context(), site, 0)
 	if err != nil {

@@ -21,28 +21,28 @@ import (
 	"balanza/services/store"
 )
 
-// What socket.js does by the clock.
+// The intervals and limits of socket.js and chat.js.
 const (
-	firstPause   = 250 * time.Millisecond // before the first new try; doubled each time …
-	longestPause = 8 * time.Second        // … up to this
-	silenceEnds  = 10 * time.Second       // the connection, while messages are not acknowledged
-	repeatAfter  = 1500 * time.Millisecond
-	atOnce       = 16 // messages on their way
+	minBackoff     = 250 * time.Millisecond // doubled after each failure …
+	maxBackoff     = 8 * time.Second        // … up to this
+	silenceTimeout = 10 * time.Second       // without a frame while the page waits for one; then it closes the connection
+	retryDelay     = 1500 * time.Millisecond
+	maxInFlight    = 16 // messages sent and not acknowledged
 )
 
-// The codes of refusals that pass.
+// The codes of temporary errors: the page sends the message again.
 const (
-	tooMany     = -6
-	unavailable = -7
+	codeTooMany     = -6
+	codeUnavailable = -7
 )
 
-// user is somebody who is logged in.
+// user is a logged-in user.
 type user struct {
 	author store.Author
-	http   http.Client // has the cookie, follows no redirect
+	http   http.Client // has the session cookie, follows no redirect
 }
 
-// newUser signs up at a site. The name is the first part of the email.
+// newUser signs up at a site, given as base URL. The name is the first part of the email.
 func newUser(t *testing.T, site, name string) *user {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
@@ -90,44 +90,44 @@ func (u *user) post(url string, v any) (*http.Response, error) {
 	return u.http.Do(r)
 }
 
-// dial opens a websocket as a page of that site does that has everything up to the entry after. The answer tells who took it.
+// dial opens a websocket, as a page does that has the log's entries up to the one numbered after. The response names the
+// process that has the websocket.
 func (u *user) dial(ctx context.Context, site string, after int64) (*websocket.Conn, *http.Response, error) {
 	d := websocket.Dialer{Jar: u.http.Jar, HandshakeTimeout: 10 * time.Second}
 	url := fmt.Sprintf("%s/ws?after=%d", strings.Replace(site, "http", "ws", 1), after)
 	return d.DialContext(ctx, url, http.Header{"Origin": {site}})
 }
 
-// page is the chat's page without a browser: it keeps to what socket.js and chat.js do.
+// page is a chat page without a browser. It implements the protocol as socket.js and chat.js do.
 type page struct {
 	user  *user
-	sites []string // base URLs; each connection goes to one of them
+	sites []string // base URLs; each connection goes to a random one
 
-	mu       sync.Mutex
-	conn     *websocket.Conn // nil between connections
-	last     int64           // the last log entry that it has
-	shown    map[int64]chat.Message
-	order    []int64 // numbers of the messages shown, as they came
-	again    []int64 // numbers that were told more than once
-	resets   int
-	pending  []*pending
-	silence  *time.Timer
-	acked    map[string]int64 // text → number
-	problems []string
-	closes   map[int]int // how connections ended: close code → how often
+	mu           sync.Mutex
+	conn         *websocket.Conn // nil between connections
+	last         int64           // number of the last log entry received
+	shown        map[int64]chat.Message
+	order        []int64 // numbers of the messages shown, in the order received
+	repeated     []int64 // numbers received more than once
+	pending      []*pending
+	silenceTimer *time.Timer
+	acked        map[string]int64 // text → number
+	problems     []string
+	closes       map[int]int // close code → number of connections that ended with it; 0: without a close frame
 }
 
 // pending is a message that is not acknowledged.
 type pending struct {
 	id, text string
 	sent     bool
-	timer    *time.Timer // of its repetition
+	retry    *time.Timer // nil: the server has reported no temporary error
 }
 
-// event is any frame of the server.
-type event struct {
+// frame is any frame of the server.
+type frame struct {
 	Type        string
 	ClientID    string
-	ID          json.RawMessage // of an ack a number
+	ID          json.RawMessage // in an acknowledgement: the message's number
 	Codigo      int
 	Descripcion string
 	Last        int64
@@ -135,38 +135,38 @@ type event struct {
 	Normalised  chat.Normalised
 }
 
-// openPage opens a page that has what is said up to the entry after. It is closed when the test ends.
+// openPage opens a page that has the log's entries up to the one numbered after. It is closed when the test ends.
 func openPage(t *testing.T, u *user, after int64, sites ...string) *page {
 	p := &page{
 		user: u, sites: sites, last: after,
 		shown: map[int64]chat.Message{}, acked: map[string]int64{}, closes: map[int]int{},
 	}
-	p.silence = time.AfterFunc(time.Hour, p.hangUp)
-	p.silence.Stop()
+	p.silenceTimer = time.AfterFunc(time.Hour, p.closeConn)
+	p.silenceTimer.Stop()
 	ctx, cancel := context.WithCancel(t.Context())
-	var living sync.WaitGroup
-	living.Go(func() { p.live(ctx) })
-	t.Cleanup(func() { cancel(); living.Wait() })
+	var running sync.WaitGroup
+	running.Go(func() { p.run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
 	return p
 }
 
-// live connects, again and again, until ctx ends.
-func (p *page) live(ctx context.Context) {
-	pause := firstPause
+// run keeps the page connected until ctx ends.
+func (p *page) run(ctx context.Context) {
+	backoff := minBackoff
 	for ctx.Err() == nil {
-		if joined := p.stay(ctx); joined {
-			pause = firstPause
+		if joined := p.connect(ctx); joined {
+			backoff = minBackoff
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-time.After(backoff/2 + rand.N(backoff/2)):
 		}
-		pause = min(2*pause, longestPause)
+		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
-// stay is one connection. It tells whether the server took the page in.
-func (p *page) stay(ctx context.Context) (joined bool) {
+// connect opens a connection and reads it to its end. joined reports whether the server delivered chat messages.
+func (p *page) connect(ctx context.Context) (joined bool) {
 	p.mu.Lock()
 	last := p.last
 	p.mu.Unlock()
@@ -176,37 +176,37 @@ func (p *page) stay(ctx context.Context) (joined bool) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	p.opened(conn)
-	defer p.closed()
+	p.onOpen(conn)
+	defer p.onClose()
 	for {
-		var e event
-		if err := conn.ReadJSON(&e); err != nil {
-			p.ended(err)
+		var f frame
+		if err := conn.ReadJSON(&f); err != nil {
+			p.countClose(err)
 			return joined
 		}
-		joined = p.receive(e) || joined
+		joined = p.handleFrame(f) || joined
 	}
 }
 
-func (p *page) opened(conn *websocket.Conn) {
+func (p *page) onOpen(conn *websocket.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = conn
-	p.send()
+	p.flush()
 }
 
-func (p *page) closed() {
+func (p *page) onClose() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = nil
-	p.silence.Stop()
+	p.silenceTimer.Stop()
 	for _, m := range p.pending {
-		m.stop()
+		m.cancelRetry()
 		m.sent = false
 	}
 }
 
-func (p *page) hangUp() {
+func (p *page) closeConn() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil {
@@ -214,7 +214,7 @@ func (p *page) hangUp() {
 	}
 }
 
-func (p *page) ended(err error) {
+func (p *page) countClose(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e, ok := errors.AsType[*websocket.CloseError](err); ok {
@@ -224,107 +224,106 @@ func (p *page) ended(err error) {
 	}
 }
 
-// say sends a message, now or as soon as there is a connection.
-func (p *page) say(text string) {
+// send adds a message to the pending ones and sends it as soon as there is a connection.
+func (p *page) send(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := &pending{id: fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()), text: text}
 	p.pending = append(p.pending, m)
-	p.send()
+	p.flush()
 }
 
-// send sends the oldest messages that are not sent yet. It is called with mu locked, as all that follow.
-func (p *page) send() {
+// flush sends the oldest messages that are not sent yet. The caller has locked mu, as for all methods down to problem.
+func (p *page) flush() {
 	if p.conn == nil {
 		return
 	}
-	for _, m := range p.pending[:min(atOnce, len(p.pending))] {
+	for _, m := range p.pending[:min(maxInFlight, len(p.pending))] {
 		if !m.sent {
 			m.sent = true
-			// A dead connection shows when reading.
+			// The reader gets the error of a broken connection.
 			_ = p.conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
 		}
 	}
-	p.listen()
+	p.restartTimer()
 }
 
-func (p *page) listen() {
-	p.silence.Stop()
+func (p *page) restartTimer() {
+	p.silenceTimer.Stop()
 	if len(p.pending) > 0 {
-		p.silence.Reset(silenceEnds)
+		p.silenceTimer.Reset(silenceTimeout)
 	}
 }
 
-func (m *pending) stop() {
-	if m.timer != nil {
-		m.timer.Stop()
+func (m *pending) cancelRetry() {
+	if m.retry != nil {
+		m.retry.Stop()
 	}
 }
 
-// receive tells whether the event was what the chat says, not an answer.
-func (p *page) receive(e event) bool {
+// handleFrame reports whether the frame delivers chat messages. It locks mu.
+func (p *page) handleFrame(f frame) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.listen()
-	switch e.Type {
+	p.restartTimer()
+	switch f.Type {
 	case "ack":
-		p.acknowledge(e)
+		p.handleAck(f)
 	case "error":
-		p.refused(e)
+		p.handleError(f)
 	case "chat":
-		p.take(e)
+		p.show(f)
 		return true
 	}
 	return false
 }
 
-func (p *page) acknowledge(e event) {
-	i := slices.IndexFunc(p.pending, func(m *pending) bool { return m.id == e.ClientID })
+func (p *page) handleAck(f frame) {
+	i := slices.IndexFunc(p.pending, func(m *pending) bool { return m.id == f.ClientID })
 	if i < 0 {
-		return // of a message that was sent twice
+		return // the acknowledgement of a message that was sent twice
 	}
 	var n int64
-	if err := json.Unmarshal(e.ID, &n); err != nil || n <= 0 {
-		p.problem("acknowledged with the number %s", e.ID)
+	if err := json.Unmarshal(f.ID, &n); err != nil || n <= 0 {
+		p.problem("acknowledged with the number %s", f.ID)
 	}
-	p.pending[i].stop()
+	p.pending[i].cancelRetry()
 	p.acked[p.pending[i].text] = n
 	p.pending = slices.Delete(p.pending, i, i+1)
-	p.send()
+	p.flush()
 }
 
-func (p *page) refused(e event) {
-	i := slices.IndexFunc(p.pending, func(m *pending) bool { return m.id == e.ClientID })
-	if i < 0 || e.Codigo != tooMany && e.Codigo != unavailable {
-		p.problem("refused with %d: %s", e.Codigo, e.Descripcion)
+func (p *page) handleError(f frame) {
+	i := slices.IndexFunc(p.pending, func(m *pending) bool { return m.id == f.ClientID })
+	if i < 0 || f.Codigo != codeTooMany && f.Codigo != codeUnavailable {
+		p.problem("error frame with code %d: %s", f.Codigo, f.Descripcion)
 		return
 	}
 	m := p.pending[i]
-	m.timer = time.AfterFunc(repeatAfter, func() {
+	m.retry = time.AfterFunc(retryDelay, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		m.sent = false
-		p.send()
+		p.flush()
 	})
 }
 
-func (p *page) take(e event) {
-	if e.Reset {
-		p.resets++
+func (p *page) show(f frame) {
+	if f.Reset {
 		p.order = nil
 		clear(p.shown)
 	}
-	p.last = e.Last
-	for _, n := range e.Normalised.Entities.Chats[e.Normalised.Result].Messages {
-		m, ok := e.Normalised.Entities.Messages[fmt.Sprint(n)]
+	p.last = f.Last
+	for _, n := range f.Normalised.Entities.Chats[f.Normalised.Result].Messages {
+		m, ok := f.Normalised.Entities.Messages[fmt.Sprint(n)]
 		if !ok || m.ID != n {
 			p.problem("message %d is not among the entities", n)
 		}
-		if _, ok := e.Normalised.Entities.Authors[m.Author]; !ok {
+		if _, ok := f.Normalised.Entities.Authors[m.Author]; !ok {
 			p.problem("the author of message %d is not among the entities", n)
 		}
-		if _, told := p.shown[n]; told {
-			p.again = append(p.again, n)
+		if _, ok := p.shown[n]; ok {
+			p.repeated = append(p.repeated, n)
 		} else {
 			p.order = append(p.order, n)
 		}
@@ -336,29 +335,30 @@ func (p *page) problem(format string, args ...any) {
 	p.problems = append(p.problems, fmt.Sprintf(format, args...))
 }
 
-// count tells how many messages the page shows, how many of its own are acknowledged, and how many are not.
+// count returns how many messages the page shows, and how many of its own are acknowledged and pending.
 func (p *page) count() (shown, acked, pending int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.shown), len(p.acked), len(p.pending)
 }
 
-// awaitShown waits until the page shows that many messages and waits for no acknowledgement, as long as there is progress.
+// awaitShown waits until the page shows that many messages and has none pending. It fails after 30 s without progress.
 func (p *page) awaitShown(t *testing.T, want int) {
 	t.Helper()
-	const stuck = 30 * time.Second
-	moved, before := time.Now(), [3]int{}
+	const stallTimeout = 30 * time.Second
+	type counts struct{ shown, acked, pending int }
+	changed, before := time.Now(), counts{}
 	for {
-		var now [3]int
-		now[0], now[1], now[2] = p.count()
+		var now counts
+		now.shown, now.acked, now.pending = p.count()
 		switch {
-		case now[0] >= want && now[2] == 0:
+		case now.shown >= want && now.pending == 0:
 			return
 		case now != before:
-			moved, before = time.Now(), now
-		case time.Since(moved) > stuck:
-			t.Fatalf("%s: %d messages shown, want %d; %d are acknowledged, %d wait for it, for %v", p.user.author.ID, now[0], want,
-				now[1], now[2], stuck)
+			changed, before = time.Now(), now
+		case time.Since(changed) > stallTimeout:
+			t.Fatalf("the page of %s shows %d messages, want %d; %d of its own are acknowledged, %d pending; no change for %v",
+				p.user.author.ID, now.shown, want, now.acked, now.pending, stallTimeout)
 		}
 		time.Sleep(30 * time.Millisecond)
 	}

@@ -16,7 +16,8 @@ import (
 	"balanza/services/store/sqlitestore"
 )
 
-// A session ends wherever its websocket hangs: by a log-out on another worker, and by its deletion from the database.
+// A session's websocket is closed, whichever worker has it, by a log-out on another worker and by the deletion of the session
+// from the database.
 func TestSessionEndsEverywhere(t *testing.T) {
 	home := t.TempDir()
 	s := serve(t, home, "--m", "CLUSTER", "-i", "2")
@@ -25,85 +26,86 @@ func TestSessionEndsEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	endSession(t, s.url, db)
+	checkSessionEnd(t, s.url, db)
 }
 
 func TestSessionEndsEverywhereOnMongoDB(t *testing.T) {
 	m := runMongod(t)
-	endSession(t, serve(t, m.home(), "--m", "CLUSTER", "-i", "2").url, m.open())
+	checkSessionEnd(t, serve(t, m.home(), "--m", "CLUSTER", "-i", "2").url, m.open())
 }
 
-func endSession(t *testing.T, site string, db store.Store) {
-	const within = 5 * time.Second
+// checkSessionEnd ends one session by a log-out and another one in the database.
+func checkSessionEnd(t *testing.T, site string, db store.Store) {
+	const maxDelay = 5 * time.Second
 	u := newUser(t, site, "ana")
-	cookies := sessionOf(t, u, site)
-	conn, hangsOn := openSocket(t, u, site)
-	// The connection stays with the worker that took it, so the log-out reaches the one that the next answer names.
-	elsewhere := func() error {
+	cookies := sessionCookies(t, u, site)
+	conn, socketPid := openWebsocket(t, u, site)
+	// The log-out uses the connection of this response and so reaches the same worker.
+	connectToOther := func() error {
 		u.http.CloseIdleConnections()
 		answer, err := u.http.Get(site + "/info?format=json")
 		if err != nil {
 			return err
 		}
 		defer answer.Body.Close()
-		if _, err := io.Copy(io.Discard, answer.Body); err != nil { // else the connection is not used again
+		if _, err := io.Copy(io.Discard, answer.Body); err != nil { // otherwise the connection is not used again
 			return err
 		}
-		if answer.Header.Get("X-Balanza-Pid") == hangsOn {
-			return errors.New("the worker of the websocket took the connection too")
+		if answer.Header.Get("X-Balanza-Pid") == socketPid {
+			return errors.New("the connection is on the worker that has the websocket")
 		}
 		return nil
 	}
-	eventually(t, "another worker", elsewhere)
+	eventually(t, "another worker", connectToOther)
 	answer, err := u.post(site+"/logout", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := time.Now()
+	loggedOut := time.Now()
 	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK || answer.Header.Get("X-Balanza-Pid") == hangsOn {
-		t.Fatalf("log-out: %s by process %s, the websocket's is %s", answer.Status, answer.Header.Get("X-Balanza-Pid"), hangsOn)
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("X-Balanza-Pid") == socketPid {
+		t.Fatalf("log-out: %s by process %s, the websocket's is %s", answer.Status, answer.Header.Get("X-Balanza-Pid"), socketPid)
 	}
-	awaitGoodbye(t, conn)
-	if took := time.Since(left); took > within {
+	awaitPolicyClose(t, conn)
+	if took := time.Since(loggedOut); took > maxDelay {
 		t.Errorf("the websocket was closed %v after the log-out", took)
 	}
-	there, err := url.Parse(site)
+	siteURL, err := url.Parse(site)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.http.Jar.SetCookies(there, cookies) // whoever kept a copy
-	mustLogIn(t, u, site)
+	u.http.Jar.SetCookies(siteURL, cookies) // a copy of the cookie
+	checkLoggedOut(t, u, site)
 
 	other := newUser(t, site, "beto")
-	conn, _ = openSocket(t, other, site)
-	if err := db.DeleteSession(context.Background(), sessionOf(t, other, site)[0].Value); err != nil {
+	conn, _ = openWebsocket(t, other, site)
+	if err := db.DeleteSession(context.Background(), sessionCookies(t, other, site)[0].Value); err != nil {
 		t.Fatal(err)
 	}
 	deleted := time.Now()
-	mustLogIn(t, other, site)
-	awaitGoodbye(t, conn)
-	if took := time.Since(deleted); took > within {
+	checkLoggedOut(t, other, site)
+	awaitPolicyClose(t, conn)
+	if took := time.Since(deleted); took > maxDelay {
 		t.Errorf("the websocket was closed %v after the session was deleted", took)
 	}
 }
 
-// sessionOf is the user's cookie.
-func sessionOf(t *testing.T, u *user, site string) []*http.Cookie {
+// sessionCookies returns the cookies of a user, which must be one. is the user's cookie.
+func sessionCookies(t *testing.T, u *user, site string) []*http.Cookie {
 	t.Helper()
-	there, err := url.Parse(site)
+	siteURL, err := url.Parse(site)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookies := u.http.Jar.Cookies(there)
+	cookies := u.http.Jar.Cookies(siteURL)
 	if len(cookies) != 1 {
 		t.Fatalf("cookies %v, want one", cookies)
 	}
 	return cookies
 }
 
-// openSocket opens a websocket, waits until it tells something, and names the process that has it.
-func openSocket(t *testing.T, u *user, site string) (conn *websocket.Conn, pid string) {
+// openWebsocket opens a websocket, waits for its first frame, and returns the pid of the process that has it.
+func openWebsocket(t *testing.T, u *user, site string) (conn *websocket.Conn, pid string) {
 	t.Helper()
 	conn, answer, err := u.dial(t.Context(), site, 0)
 	if err != nil {
@@ -119,8 +121,8 @@ func openSocket(t *testing.T, u *user, site string) (conn *websocket.Conn, pid s
 	return conn, pid
 }
 
-// awaitGoodbye reads until the server closes the websocket for want of a session.
-func awaitGoodbye(t *testing.T, conn *websocket.Conn) {
+// awaitPolicyClose reads until the server closes the websocket with the code for a session that has ended. until the server closes the websocket for want of a session.
+func awaitPolicyClose(t *testing.T, conn *websocket.Conn) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
@@ -134,8 +136,8 @@ func awaitGoodbye(t *testing.T, conn *websocket.Conn) {
 	}
 }
 
-// mustLogIn fails unless the start page sends the user to the log-in.
-func mustLogIn(t *testing.T, u *user, site string) {
+// checkLoggedOut fails the test unless the start page redirects the user to the log-in page. unless the start page sends the user to the log-in.
+func checkLoggedOut(t *testing.T, u *user, site string) {
 	t.Helper()
 	answer, err := u.http.Get(site + "/")
 	if err != nil {

@@ -16,30 +16,30 @@ import (
 	"time"
 )
 
-// benefit is one line of nginx's configuration, and what it is for.
+// benefit is a feature of nginx that its configuration jobs on.
 type benefit struct {
-	name  string
-	file  string
-	line  string // regular expression for the lines that are taken out
-	put   string // in their place
-	check func() error
+	name        string
+	file        string
+	lines       string // regular expression of what jobs it on
+	replacement string // of these lines, without the feature
+	check       func() error
 }
 
-// testBenefits shows that each benefit is there, that it goes when its lines are taken out, and comes back with them.
+// testBenefits checks each feature with its lines, without them, and with them once more.
 func testBenefits(t *testing.T, s *stack) {
 	asset := assetPath(t)
 	benefits := []benefit{
-		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.evenly(t, 40, 4, 0) }},
+		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.checkEven(t, 40, 4, 0) }},
 		{"balance: websockets", "balance.conf", `proxy_set_header Upgrade .*`, "", upgraded},
 
 		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},
 
-		{"protect: claims of the client", "balance.conf", `proxy_set_header X-Forwarded-Proto .*`, "", claimsIgnored},
-		{"protect: attempts", "locations.conf", `limit_req .*`, "", func() error {
-			return someRefused(30, func() (reply, error) { return ask(http.MethodPost, composeHTTP+"/login", "email=") })
+		{"protect: headers of the client", "balance.conf", `proxy_set_header X-Forwarded-Proto .*`, "", clientSchemeIgnored},
+		{"protect: log-ins", "locations.conf", `limit_req .*`, "", func() error {
+			return checkLimited(30, func() (reply, error) { return ask(http.MethodPost, composeHTTP+"/login", "email=") })
 		}},
 		{"protect: heavy draws", "locations.conf", `limit_conn .*`, "", func() error {
-			return someRefused(24, func() (reply, error) {
+			return checkLimited(24, func() (reply, error) {
 				return ask(http.MethodGet, composeHTTP+"/api/randoms?cant=60000000", "")
 			})
 		}},
@@ -87,7 +87,7 @@ func testBenefits(t *testing.T, s *stack) {
 			s.reload(t)
 			eventually(t, "without its lines", func() error {
 				if b.check() == nil {
-					return errors.New("the check passes all the same")
+					return errors.New("the check passes without the lines")
 				}
 				return nil
 			})
@@ -95,7 +95,7 @@ func testBenefits(t *testing.T, s *stack) {
 	}
 }
 
-// edit takes a benefit's lines out of the stack's copy of the configuration.
+// edit replaces a benefit's lines in the stack's copy of the configuration.
 func (s *stack) edit(t *testing.T, b benefit) (restore func()) {
 	t.Helper()
 	path := filepath.Join(s.dir, "nginx", b.file)
@@ -103,9 +103,9 @@ func (s *stack) edit(t *testing.T, b benefit) (restore func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := regexp.MustCompile(b.line).ReplaceAll(before, []byte(b.put))
+	after := regexp.MustCompile(b.lines).ReplaceAll(before, []byte(b.replacement))
 	if string(after) == string(before) {
-		t.Fatalf("%s has no line %s", b.file, b.line)
+		t.Fatalf("%s has no lines %s", b.file, b.lines)
 	}
 	write := func(content []byte) {
 		if err := os.WriteFile(path, content, 0o644); err != nil {
@@ -116,13 +116,13 @@ func (s *stack) edit(t *testing.T, b benefit) (restore func()) {
 	return func() { write(before) }
 }
 
-// reload lets nginx read its configuration.
+// reload makes nginx read its configuration.
 func (s *stack) reload(t *testing.T) {
 	t.Helper()
 	s.docker(t, "kill", "--signal", "HUP", composeProject+"-nginx-1")
 }
 
-// expect is the error of a request, or of an answer that is not as expected.
+// expect returns the error of a request, or else one in this format unless ok.
 func expect(err error, ok bool, format string, args ...any) error {
 	if err == nil && !ok {
 		err = fmt.Errorf(format, args...)
@@ -130,12 +130,13 @@ func expect(err error, ok bool, format string, args ...any) error {
 	return err
 }
 
+// status requests a path through nginx and returns an error unless the response has the status wanted.
 func status(want int, path string, headers ...string) error {
 	answer, err := ask(http.MethodGet, composeHTTP+path, "", headers...)
 	return expect(err, answer.StatusCode == want, "%s %v: got %d, want %d", path, headers, answer.StatusCode, want)
 }
 
-// assetPath is the style sheet, as the log-in page names it.
+// assetPath is the path of the style sheet in the log-in page.
 func assetPath(t *testing.T) string {
 	t.Helper()
 	answer, err := ask(http.MethodGet, composeHTTP+"/login", "")
@@ -149,14 +150,15 @@ func assetPath(t *testing.T) string {
 	return path
 }
 
-// upgraded is nil when an upgrade request gets to a server: without a session it is refused there, not taken for a page.
+// upgraded returns nil when nginx forwards an upgrade request as one. The server answers 401, as there is no session;
+// without the Upgrade header it would answer with a page.
 func upgraded() error {
 	answer, err := ask(http.MethodGet, composeHTTP+"/ws", "", "Connection: Upgrade", "Upgrade: websocket",
 		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Origin: "+composeHTTP)
 	return expect(err, answer.StatusCode == http.StatusUnauthorized, "/ws: %d", answer.StatusCode)
 }
 
-// cached is nil when nginx answers from its cache what may be, and never what may not.
+// cached returns nil when nginx answers with assets from its cache, and with pages and API results from a server.
 func cached(asset string) error {
 	for range 2 {
 		if _, err := ask(http.MethodGet, composeHTTP+asset, ""); err != nil {
@@ -178,8 +180,8 @@ func cached(asset string) error {
 	return nil
 }
 
-// someRefused sends n requests at once and is nil when nginx refused some with 429 and let some pass.
-func someRefused(n int, send func() (reply, error)) error {
+// checkLimited sends n requests at once and returns nil when nginx rejected some of them with status 429. n requests at once and is nil when nginx refused some with 429 and let some pass.
+func checkLimited(n int, send func() (reply, error)) error {
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
@@ -194,16 +196,17 @@ func someRefused(n int, send func() (reply, error)) error {
 			case err != nil:
 				counts["failed"]++
 			case answer.StatusCode == http.StatusTooManyRequests && answer.Header.Get("X-Balanza-Server") == "":
-				counts["refused by nginx"]++
+				counts["rejected by nginx"]++
 			default:
 				counts[answer.Status]++
 			}
 		})
 	}
 	wg.Wait()
-	return expect(nil, counts["refused by nginx"] > 0 && counts["failed"] == 0, "of %d at once: %v", n, counts)
+	return expect(nil, counts["rejected by nginx"] > 0 && counts["failed"] == 0, "of %d at once: %v", n, counts)
 }
 
+// internalPathsHidden returns nil when nginx answers requests for internal paths with 404 itself, however they are spelled.
 func internalPathsHidden() error {
 	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/Metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics"} {
 		answer, err := ask(http.MethodGet, composeHTTP+path, "")
@@ -215,7 +218,7 @@ func internalPathsHidden() error {
 	return nil
 }
 
-// securityHeaders looks at an answer of a server and at one of nginx itself.
+// securityHeaders checks a response of a server and one of nginx itself.
 func securityHeaders() error {
 	for _, path := range []string{"/info", "/metrics"} {
 		answer, err := ask(http.MethodGet, composeHTTP+path, "")
@@ -231,8 +234,9 @@ func securityHeaders() error {
 	return nil
 }
 
-// claimsIgnored is nil when a client that says it came by HTTPS is not believed: its cookie is not kept from plain HTTP.
-func claimsIgnored() error {
+// clientSchemeIgnored returns nil when a client's own X-Forwarded-Proto has no effect: over plain HTTP it gets a cookie
+// without Secure.
+func clientSchemeIgnored() error {
 	account := fmt.Sprintf("email=claims%d@example.org&password=una-clave-larga-7&nombre=A&apellido=B&edad=30&alias=c", time.Now().UnixNano())
 	answer, err := ask(http.MethodPost, composeHTTP+"/signup", account,
 		"Content-Type: application/x-www-form-urlencoded", "X-Forwarded-Proto: https")
@@ -240,13 +244,14 @@ func claimsIgnored() error {
 	return expect(err, cookie != "" && !strings.Contains(cookie, "Secure"), "%d with cookie %q", answer.StatusCode, cookie)
 }
 
+// compressed returns nil when a response is compressed, or is not, as wanted.
 func compressed(path string, want bool) error {
 	answer, err := ask(http.MethodGet, composeHTTP+path, "", "Accept-Encoding: gzip")
 	return expect(err, (answer.Header.Get("Content-Encoding") == "gzip") == want,
 		"%s: Content-Encoding %q", path, answer.Header.Get("Content-Encoding"))
 }
 
-// negotiated is nil when TLS agrees on a protocol, with one TLS 1.2 cipher if it is not 0, and HTTP is spoken over it.
+// negotiated returns nil when TLS negotiates the protocol, with this TLS 1.2 cipher unless it is 0, and /info answers by HTTPS.
 func negotiated(protocol string, cipher uint16) error {
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}}
 	if cipher != 0 {
@@ -264,7 +269,7 @@ func negotiated(protocol string, cipher uint16) error {
 	return expect(err, answer.StatusCode == http.StatusOK, "/info by HTTPS: %d", answer.StatusCode)
 }
 
-// logged is nil when nginx's log has a JSON line of a request, found by the id that its answer carried.
+// logged returns nil when nginx's log has a JSON line with the id of a response.
 func (s *stack) logged(t *testing.T) error {
 	answer, err := ask(http.MethodGet, composeHTTP+"/api/randoms?cant=1001", "")
 	if err != nil {
@@ -284,7 +289,7 @@ func (s *stack) logged(t *testing.T) error {
 			return err
 		}
 		return expect(nil, entry.URI == "/api/randoms?cant=1001" && entry.Status == 200 && entry.Upstream != "" &&
-			strings.HasPrefix(entry.Server, answer.server()) && entry.Seconds != nil, "the log says %s", line)
+			strings.HasPrefix(entry.Server, answer.server()) && entry.Seconds != nil, "the log has %s", line)
 	}
 	return fmt.Errorf("no line of request %q", id)
 }

@@ -17,23 +17,23 @@ import (
 
 const randomsPath = "/api/randoms?cant=1000"
 
-// backToEven waits, under load, for the even split, and says how long it took since then.
-func (s *stack) backToEven(t *testing.T, since time.Time, replicas int) {
+// awaitEven waits, under load, until requests are split evenly over the replicas, and logs the time since then.
+func (s *stack) awaitEven(t *testing.T, since time.Time, replicas int) {
 	t.Helper()
-	eventually(t, "an even split", func() error { return s.evenly(t, 10*replicas, replicas, 5) })
-	t.Logf("even over %d replicas %v later", replicas, time.Since(since).Round(100*time.Millisecond))
+	eventually(t, "an even split", func() error { return s.checkEven(t, 10*replicas, replicas, 5) })
+	t.Logf("even split over %d replicas after %v", replicas, time.Since(since).Round(100*time.Millisecond))
 }
 
 func testScale(t *testing.T, s *stack) {
 	underLoad(t, "scaling", func() {
 		for _, n := range []int{2, 4} {
 			s.compose(t, "up", "--detach", "--wait", "--scale", fmt.Sprint("replica=", n))
-			s.backToEven(t, time.Now(), n)
+			s.awaitEven(t, time.Now(), n)
 		}
 	}, randomsPath)
 }
 
-// testKills ends each server at once, by SIGKILL, and starts it again. Requests for random numbers must not notice.
+// testKills kills each server by SIGKILL and starts it again. No request for random numbers may fail.
 func testKills(t *testing.T, s *stack) {
 	replicas := s.containers(t, "replica")
 	for _, victim := range []struct {
@@ -48,21 +48,21 @@ func testKills(t *testing.T, s *stack) {
 	} {
 		underLoad(t, "killing "+victim.name, func() {
 			s.docker(t, append([]string{"kill"}, victim.containers...)...)
-			time.Sleep(2 * time.Second) // requests meet the gap
+			time.Sleep(2 * time.Second) // requests arrive while it is down
 			s.docker(t, append([]string{"start"}, victim.containers...)...)
 			s.waitHealthy(t)
-			s.backToEven(t, time.Now(), 4)
+			s.awaitEven(t, time.Now(), 4)
 		}, randomsPath)
 	}
 	eventually(t, "the site after its database came back", func() error { return status(http.StatusOK, "/api/productos") })
 }
 
-// testSentOnce has fork die with requests that it was sent and has not answered: what only asks is asked again, of cluster, and
-// what may have been done already is not done again.
+// testSentOnce kills fork while it has requests that it has not answered. nginx must repeat a GET on cluster, and must not
+// repeat another method: fork may have executed it.
 func testSentOnce(t *testing.T, s *stack) {
 	requests := []struct {
 		method, path string
-		again        bool
+		repeated     bool
 	}{
 		{http.MethodGet, "/api/productos?sent=once", true},
 		{http.MethodPost, "/api/productos", false},
@@ -74,30 +74,31 @@ func testSentOnce(t *testing.T, s *stack) {
 	s.docker(t, "kill", "--signal", "STOP", fork)
 	answers := make([]reply, len(requests))
 	failures := make([]error, len(requests))
-	var asking sync.WaitGroup
+	var pending sync.WaitGroup
 	for i, r := range requests {
-		asking.Go(func() {
+		pending.Go(func() {
 			answers[i], failures[i] = ask(r.method, composeHTTP+r.path, "{}", "Content-Type: application/json")
 		})
 	}
-	time.Sleep(2 * time.Second) // they are there
+	time.Sleep(2 * time.Second) // until fork has them
 	s.docker(t, "kill", fork)
-	asking.Wait()
+	pending.Wait()
 	s.docker(t, "start", fork)
 	services := s.services(t)
 	for i, r := range requests {
 		answer, want := answers[i], http.StatusBadGateway
-		if r.again {
+		if r.repeated {
 			want = http.StatusOK
 		}
-		by := services[answer.server()]
-		if failures[i] != nil || answer.StatusCode != want || (by == "cluster") != r.again {
-			t.Errorf("%s %s: %d of %q, %v, want %d", r.method, r.path, answer.StatusCode, by, failures[i], want)
+		service := services[answer.server()]
+		if failures[i] != nil || answer.StatusCode != want || (service == "cluster") != r.repeated {
+			t.Errorf("%s %s: %d of %q, %v, want %d", r.method, r.path, answer.StatusCode, service, failures[i], want)
 		}
 	}
 	s.waitHealthy(t)
 }
 
+// waitHealthy waits until all containers are healthy.
 func (s *stack) waitHealthy(t *testing.T) {
 	t.Helper()
 	eventually(t, "all healthy", func() error {
@@ -110,12 +111,13 @@ func (s *stack) waitHealthy(t *testing.T) {
 	})
 }
 
+// reloadNginx reloads nginx with its own command.
 func (s *stack) reloadNginx(t *testing.T) {
 	t.Helper()
 	s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-s", "reload")
 }
 
-// testReload reloads nginx again and again: no request fails, and a websocket lives through it all.
+// testReload reloads nginx eight times: no request fails, and a websocket stays connected.
 func testReload(t *testing.T, s *stack) {
 	conn, _, err := newUser(t, composeHTTP, "reload").dial(t.Context(), composeHTTP, 0)
 	if err != nil {
@@ -129,7 +131,7 @@ func testReload(t *testing.T, s *stack) {
 		}
 	}, randomsPath, "/info", "/login")
 
-	alive := errors.New("still there")
+	alive := errors.New("pong")
 	conn.SetPongHandler(func(string) error { return alive })
 	err = errors.Join(conn.SetReadDeadline(time.Now().Add(10*time.Second)),
 		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second)))
@@ -141,7 +143,7 @@ func testReload(t *testing.T, s *stack) {
 	}
 }
 
-// testSlowClients holds 500 connections that never finish their request, and asks like a healthy client meanwhile.
+// testSlowClients holds 500 connections that never finish their request, and measures the response time of other requests.
 func testSlowClients(t *testing.T, _ *stack) {
 	address := strings.TrimPrefix(composeHTTP, "http://")
 	done := make(chan struct{})
@@ -153,9 +155,9 @@ func testSlowClients(t *testing.T, _ *stack) {
 		}
 		wg.Go(func() {
 			defer conn.Close()
-			for piece := "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"; ; piece = "X-Slow: 1\r\n" {
-				if _, err := io.WriteString(conn, piece); err != nil {
-					return // nginx had enough
+			for part := "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"; ; part = "X-Slow: 1\r\n" {
+				if _, err := io.WriteString(conn, part); err != nil {
+					return // nginx closed the connection
 				}
 				select {
 				case <-done:
@@ -177,14 +179,14 @@ func testSlowClients(t *testing.T, _ *stack) {
 	wg.Wait()
 	slices.Sort(times)
 	p99 := times[len(times)*99/100]
-	t.Logf("beside 500 slow clients a healthy one waits %v (median), %v (p99)", times[len(times)/2], p99)
+	t.Logf("response time beside 500 slow clients: %v (median), %v (p99)", times[len(times)/2], p99)
 	if p99 > time.Second {
 		t.Errorf("p99 %v", p99)
 	}
 }
 
-// testForcedHTTPS restarts nginx with the setting, and once more without.
-func testForcedHTTPS(t *testing.T, s *stack) {
+// testForceHTTPS restarts nginx with FORCE_HTTPS, and without it at the end.
+func testForceHTTPS(t *testing.T, s *stack) {
 	before := s.env
 	s.env = append(slices.Clone(before), "FORCE_HTTPS=true", "SERVER_NAMES=balanza.test")
 	defer func() {
@@ -211,7 +213,7 @@ func testForcedHTTPS(t *testing.T, s *stack) {
 	}
 }
 
-// testUpdate puts a new version into the running stack with the documented command, while nginx reloads every two seconds.
+// testUpdate updates the running stack with the documented command, while nginx is reloaded every two seconds.
 func testUpdate(t *testing.T, s *stack) {
 	before := s.services(t)
 	s.env = append(s.env, "VERSION=second")
@@ -249,10 +251,10 @@ func testUpdate(t *testing.T, s *stack) {
 	if len(after) != len(before) {
 		t.Errorf("containers before %v, after %v", before, after)
 	}
-	eventually(t, "an exactly even split", func() error { return s.evenly(t, 40, 4, 0) })
+	eventually(t, "an exactly even split", func() error { return s.checkEven(t, 40, 4, 0) })
 }
 
-// testFourTimesTwo is the second seed's layout: each replica is a master of two workers.
+// testFourTimesTwo makes each replica a CLUSTER with two workers.
 func testFourTimesTwo(t *testing.T, s *stack) {
 	s.env = append(s.env, "REPLICA_MODE=CLUSTER")
 	s.compose(t, "up", "--detach", "--wait")
@@ -261,5 +263,5 @@ func testFourTimesTwo(t *testing.T, s *stack) {
 			t.Errorf("a replica is not two workers:\n%s", processes)
 		}
 	}
-	eventually(t, "an even split", func() error { return s.evenly(t, 40, 4, 0) })
+	eventually(t, "an even split", func() error { return s.checkEven(t, 40, 4, 0) })
 }

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// The stack of the tests has ports and a project of its own: a stack that its user runs goes on undisturbed.
+// The stack of the tests has its own ports and project name, so that it may run beside another stack.
 const (
 	composeProject = "balanza-e2e"
 	composeHTTP    = "http://127.0.0.1:21080"
@@ -34,13 +34,14 @@ type stack struct {
 	env []string
 }
 
-// newStack copies what git has or would add: what a clone lacks cannot help, and tests may edit the copy.
+// newStack copies the files that git tracks or would add. A file that a clone lacks is missing here, too, and tests may edit
+// the copy.
 func newStack(t *testing.T) *stack {
 	t.Helper()
 	needDocker(t)
 	out, err := exec.Command("git", "-C", "..", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
 	if err != nil {
-		missing(t, fmt.Errorf("git ls-files: %w", err))
+		skipOrFail(t, fmt.Errorf("git ls-files: %w", err))
 	}
 	dir := t.TempDir()
 	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
@@ -58,7 +59,7 @@ func newStack(t *testing.T) *stack {
 			t.Fatal(err)
 		}
 	}
-	// nginx's user reads its configuration there, and a test's folder is closed to others.
+	// The user of nginx reads its configuration from there, and only the owner can read a test's temporary folder.
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -70,18 +71,18 @@ func newStack(t *testing.T) *stack {
 func needDocker(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
-		missing(t, fmt.Errorf("a Docker engine: %w: %s", err, tail(string(out), 200)))
+		skipOrFail(t, fmt.Errorf("a Docker engine: %w: %s", err, tail(string(out), 200)))
 	}
 }
 
-// command is a command in the stack's folder, with its environment.
+// command returns a command that runs in the stack's folder, with its environment.
 func (s *stack) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = s.dir, s.env
 	return cmd
 }
 
-// compose runs docker compose with the profile and gives its standard output; the test ends if it fails.
+// compose runs docker compose with the profile "cluster" and returns its standard output. It fails the test on an error.
 func (s *stack) compose(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := s.try(args...)
@@ -91,7 +92,7 @@ func (s *stack) compose(t *testing.T, args ...string) string {
 	return out
 }
 
-// try is compose for what may fail.
+// try is compose, but returns the error.
 func (s *stack) try(args ...string) (string, error) {
 	cmd := s.command("docker", append([]string{"compose", "--profile", "cluster"}, args...)...)
 	var out, errs bytes.Buffer
@@ -102,7 +103,7 @@ func (s *stack) try(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// docker runs a command of the engine itself.
+// docker runs a docker command.
 func (s *stack) docker(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := s.command("docker", args...).CombinedOutput()
@@ -112,13 +113,13 @@ func (s *stack) docker(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// containers are the ids of a service's running containers.
+// containers returns the ids of a service's running containers.
 func (s *stack) containers(t *testing.T, service string) []string {
 	t.Helper()
 	return strings.Fields(s.compose(t, "ps", "--quiet", service))
 }
 
-// services tells by the start of a container's id, which is its host name, whose it is.
+// services returns the service of each container, by the first 12 digits of the container's id, which are its host name.
 func (s *stack) services(t *testing.T) map[string]string {
 	t.Helper()
 	services := map[string]string{}
@@ -129,7 +130,7 @@ func (s *stack) services(t *testing.T) map[string]string {
 	return services
 }
 
-// insecure trusts the stack's self-signed certificate.
+// insecure returns a client that accepts the stack's self-signed certificate and follows no redirect.
 func insecure() *http.Client {
 	return &http.Client{
 		Timeout:       30 * time.Second,
@@ -138,13 +139,13 @@ func insecure() *http.Client {
 	}
 }
 
-// reply is an answer that was read whole.
+// reply is a response whose body was read.
 type reply struct {
 	*http.Response
 	body string
 }
 
-// server is the container that answered.
+// server returns the host name of the container that answered.
 func (r reply) server() string {
 	id, _, _ := strings.Cut(r.Header.Get("X-Balanza-Server"), ":")
 	return id
@@ -152,7 +153,7 @@ func (r reply) server() string {
 
 // ask sends a request; headers are "Name: value".
 func ask(method, url, body string, headers ...string) (reply, error) {
-	none := reply{Response: new(http.Response)} // so that a failed check may speak of it
+	none := reply{Response: new(http.Response)} // so that a caller may read the status and headers all the same
 	request, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
 		return none, err
@@ -175,18 +176,18 @@ func ask(method, url, body string, headers ...string) (reply, error) {
 	return reply{answer, string(content)}, err
 }
 
-// tally asks n times, eight at a time, and counts the answers of each container.
+// tally sends n requests, eight at a time, and counts the responses of each container.
 func tally(path string, n int) (map[string]int, error) {
 	var (
 		mu     sync.Mutex
 		wg     sync.WaitGroup
 		counts = map[string]int{}
 		failed error
-		turns  = make(chan int)
+		jobs   = make(chan int)
 	)
 	for range 8 {
 		wg.Go(func() {
-			for range turns {
+			for range jobs {
 				answer, err := ask(http.MethodGet, composeHTTP+path, "")
 				if err == nil && answer.StatusCode != http.StatusOK {
 					err = fmt.Errorf("%s: %s", path, answer.Status)
@@ -202,16 +203,16 @@ func tally(path string, n int) (map[string]int, error) {
 		})
 	}
 	for i := range n {
-		turns <- i
+		jobs <- i
 	}
-	close(turns)
+	close(jobs)
 	wg.Wait()
 	return counts, failed
 }
 
-// evenly is nil when n requests for random numbers fall evenly on all replicas, of which there are so many, each as many
-// as it should get or that many off: requests of others may come in between.
-func (s *stack) evenly(t *testing.T, n, replicas, off int) error {
+// checkEven sends n requests for random numbers and returns nil when each replica answered its share, give or take off.
+// Other clients' requests may come in between.
+func (s *stack) checkEven(t *testing.T, n, replicas, off int) error {
 	t.Helper()
 	counts, err := tally("/api/randoms?cant=1000", n)
 	if err != nil {
@@ -226,8 +227,8 @@ func (s *stack) evenly(t *testing.T, n, replicas, off int) error {
 	return nil
 }
 
-// underLoad does something while clients ask for paths without pause, and fails the test for each request that fails.
-func underLoad(t *testing.T, what string, do func(), paths ...string) {
+// underLoad runs an action while clients request the paths, and fails the test for each request that fails.
+func underLoad(t *testing.T, name string, action func(), paths ...string) {
 	t.Helper()
 	var (
 		mu       sync.Mutex
@@ -244,7 +245,7 @@ func underLoad(t *testing.T, what string, do func(), paths ...string) {
 					select {
 					case <-done:
 						return
-					case <-time.After(5 * time.Millisecond): // leaves the machine some time for the servers
+					case <-time.After(5 * time.Millisecond): // leaves CPU time for the servers
 					}
 					failure := ""
 					answer, err := client.Get(composeHTTP + path)
@@ -268,14 +269,14 @@ func underLoad(t *testing.T, what string, do func(), paths ...string) {
 			})
 		}
 	}
-	do()
+	action()
 	close(done)
 	wg.Wait()
-	t.Logf("%s: %d requests, %d failed", what, answered, len(failures))
+	t.Logf("%s: %d requests, %d failed", name, answered, len(failures))
 	for _, failure := range failures[:min(5, len(failures))] {
-		t.Errorf("%s: %s", what, failure)
+		t.Errorf("%s: %s", name, failure)
 	}
 	if answered == 0 {
-		t.Errorf("%s: no request was answered", what)
+		t.Errorf("%s: no request was answered", name)
 	}
 }

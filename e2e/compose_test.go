@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestComposeConfig reads the configuration that a user without a .env gets.
+// TestComposeConfig checks the configuration of a user without a .env.
 func TestComposeConfig(t *testing.T) {
 	needDocker(t)
 	s := newStack(t)
@@ -63,7 +63,7 @@ func TestComposeConfig(t *testing.T) {
 		case service.MemLimit == "" || service.CPUQuota == nil || service.PidsLimit == 0:
 			t.Errorf("%s: memory %q, CPU %v, pids %d: one has no limit", name, service.MemLimit, service.CPUQuota, service.PidsLimit)
 		case service.Logging.Options["max-size"] == "":
-			t.Errorf("%s: its log grows without end", name)
+			t.Errorf("%s: its log has no maximum size", name)
 		case service.Restart != "unless-stopped" && name != "init":
 			t.Errorf("%s: restart %q", name, service.Restart)
 		}
@@ -89,20 +89,20 @@ func TestComposeConfig(t *testing.T) {
 
 // TestCompose drives one stack through its life: both topologies, every benefit of the proxy, faults, a rolling update.
 func TestCompose(t *testing.T) {
-	if !everything {
+	if !runAll {
 		t.Skip("many minutes with Docker: set BALANZA_TEST_ALL=1")
 	}
 	s := newStack(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			logs, _ := s.try("logs", "--no-color") // of what is left
-			t.Logf("the stack's last words:\n%s", tail(complaints(logs), 8000))
+			logs, _ := s.try("logs", "--no-color")
+			t.Logf("log of the stack, without successful requests:\n%s", tail(failureLines(logs), 8000))
 		}
 		if _, err := s.try("down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5"); err != nil {
 			t.Error(err)
 		}
 	})
-	s.compose(t, "down", "--volumes", "--remove-orphans", "--timeout", "5") // of a run that was cut short
+	s.compose(t, "down", "--volumes", "--remove-orphans", "--timeout", "5") // containers of a run that was interrupted
 
 	if out, err := s.command("docker", "compose", "up", "--detach", "--build", "--wait").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, tail(string(out), 4000))
@@ -136,18 +136,18 @@ func TestCompose(t *testing.T) {
 		{"kills", testKills},
 		{"reload", testReload},
 		{"slow clients", testSlowClients},
-		{"HTTPS forced", testForcedHTTPS},
+		{"HTTPS forced", testForceHTTPS},
 		{"update", testUpdate},
 		{"four times two", testFourTimesTwo},
 	} {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, s) }) {
-			return // what follows would be measured on a stack that is not whole
+			return // the other tests need a stack without a fault
 		}
 	}
 }
 
-// complaints are a log's lines without those of requests that went well.
-func complaints(logs string) string {
+// failureLines removes the lines of successful requests and of level INFO from a log.
+func failureLines(logs string) string {
 	var b strings.Builder
 	for line := range strings.Lines(logs) {
 		if !strings.Contains(line, `"status":2`) && !strings.Contains(line, `"level":"INFO"`) {
@@ -170,7 +170,7 @@ func testImage(t *testing.T, s *stack) {
 	}
 }
 
-// testHealthy compares what `docker compose ps` lists.
+// testHealthy checks that `docker compose ps` lists exactly these services, all healthy.
 func testHealthy(t *testing.T, s *stack, want ...string) {
 	var got []string
 	for line := range strings.Lines(s.compose(t, "ps", "--format", "{{.Service}} {{.Health}}")) {
@@ -183,7 +183,7 @@ func testHealthy(t *testing.T, s *stack, want ...string) {
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("there are %v, want %v", got, want)
+		t.Errorf("containers of %v, want %v", got, want)
 	}
 }
 
@@ -210,11 +210,11 @@ func testRoutesWithoutProfile(t *testing.T, s *stack) {
 	}
 	workers := s.compose(t, "exec", "--no-TTY", "cluster", "balanza", "ps")
 	if pid := answer.Header.Get("X-Balanza-Pid"); pid == "1" || !strings.Contains(workers, pid) {
-		t.Errorf("process %s answered, which is no worker of\n%s", pid, workers)
+		t.Errorf("process %s answered, which is not a worker in\n%s", pid, workers)
 	}
 }
 
-// testSecrets looks for the passwords where they must not be, and lets the stack start once more.
+// testSecrets searches the places where the passwords must not be, and starts the stack once more.
 func testSecrets(t *testing.T, s *stack) {
 	read := func() string {
 		return s.compose(t, "exec", "--no-TTY", "mongo", "cat", "/secrets/mongo-password", "/secrets/mongo-root-password")
@@ -246,7 +246,7 @@ func testDatabase(t *testing.T, s *stack) {
 	if out, err := shell("--eval", `db.getSiblingDB("balanza").users.countDocuments({})`); err == nil {
 		t.Errorf("MongoDB answers an unauthenticated client: %s", out)
 	}
-	// The same question with the application's password, which stays off the command line, is answered.
+	// The same query works with the application's password, which is not on the command line.
 	out, err := shell("--eval", `db.getSiblingDB("balanza").auth("balanza", fs.readFileSync("/secrets/mongo-password", "utf8"));`+
 		`print("users:", db.getSiblingDB("balanza").users.countDocuments({}))`)
 	if err != nil || !strings.Contains(out, "users:") {
@@ -259,7 +259,7 @@ func testDatabase(t *testing.T, s *stack) {
 
 func testBalance(t *testing.T, s *stack) {
 	s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-t")
-	if err := s.evenly(t, 400, 4, 0); err != nil {
+	if err := s.checkEven(t, 400, 4, 0); err != nil {
 		t.Error(err)
 	}
 	services := s.services(t)

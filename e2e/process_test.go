@@ -22,20 +22,22 @@ import (
 	"balanza/e2e/proctree"
 )
 
-// everything: BALANZA_TEST_ALL=1 asks for the full numbers.
-var everything = os.Getenv("BALANZA_TEST_ALL") == "1"
+// runAll makes tests use as many kills and reloads as CI does, and run with Docker; BALANZA_TEST_ALL=1 sets it.
+var runAll = os.Getenv("BALANZA_TEST_ALL") == "1"
 
+// address is host:port.
 func (s *server) address() string { return strings.TrimPrefix(s.url, "http://") }
 
-// only is the one server of a home.
-func (s *server) only() listed {
+// onlyServer waits until the server is online and returns its status. The home must not have another server.
+func (s *server) onlyServer() serverStatus {
 	s.t.Helper()
-	for _, l := range s.calm(1) {
+	for _, l := range s.awaitOnline(1) {
 		return l
 	}
-	return listed{}
+	return serverStatus{}
 }
 
+// eachMode runs a test of a server named site in FORK and in CLUSTER.
 func eachMode(t *testing.T, f func(t *testing.T, args ...string)) {
 	t.Run("FORK", func(t *testing.T) {
 		t.Parallel()
@@ -47,22 +49,23 @@ func eachMode(t *testing.T, f func(t *testing.T, args ...string)) {
 	})
 }
 
-func TestReloadsOfTheSite(t *testing.T) {
+// No request fails during reloads.
+func TestReloadsUnderLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, t.TempDir(), args...)
 		l := startLoad(t, s.address(), 4, "GET /info", "POST /api/productos", "GET /login", "POST /login")
 		reloads := 20
-		if everything {
+		if runAll {
 			reloads = 50
 		}
 		for range reloads {
 			l.AwaitResponses(t, 4)
-			s.order("reload", "site")
+			s.mustRun("reload", "site")
 		}
 		l.Stop()
 		l.CheckFailures(t, 0)
 		t.Logf("%d reloads, %d responses", reloads, l.Responses())
-		for _, w := range s.only().Workers {
+		for _, w := range s.onlyServer().Workers {
 			if w.Generation != reloads+1 {
 				t.Errorf("after %d reloads: %+v", reloads, w)
 			}
@@ -70,58 +73,58 @@ func TestReloadsOfTheSite(t *testing.T) {
 	})
 }
 
-// A balancer hides the death of a process behind it from whoever asks with GET.
-func TestKillsBehindTheBalancer(t *testing.T) {
+// No GET request through the balancer fails when a process behind it is killed.
+func TestKillsBehindBalancer(t *testing.T) {
 	t.Parallel()
 	f := up(t)
 	l := startLoad(t, f.address("edge"), 4, "GET /info", "GET /api/randoms?cant=1000", "GET /login")
 	kills := 5
-	if everything {
+	if runAll {
 		kills = 60
 	}
 	for n := range kills {
 		server := []string{"cluster", "fork", "cluster"}[n%3]
-		all := f.calm(fleetSize)[server].Workers
-		signalled(syscall.SIGKILL)(t, all[n%len(all)].Pid)
+		all := f.awaitOnline(fleetSize)[server].Workers
+		signalWith(syscall.SIGKILL)(t, all[n%len(all)].Pid)
 		l.AwaitResponses(t, 20)
 		time.Sleep(time.Second)
 	}
 	l.Stop()
 	l.CheckFailures(t, 0)
-	if now := f.calm(fleetSize); now["cluster"].Restarts+now["fork"].Restarts != kills {
+	if now := f.awaitOnline(fleetSize); now["cluster"].Restarts+now["fork"].Restarts != kills {
 		t.Errorf("after %d kills: %+v", kills, now)
 	}
 }
 
-// What a reload meets in the middle of something is brought to its end by the old process, while the new one serves.
-func TestDrainOfTheSite(t *testing.T) {
+// The old process finishes the requests that it has when a reload starts, while the new one serves.
+func TestReloadDrains(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, homeWith(t, "BALANZA_DRAIN_DELAY=30s"), args...)
-		t.Cleanup(func() { s.end(syscall.SIGKILL) }) // a stop would take the whole delay, a reload only what it needs
-		visitor := newUser(t, s.url, "visitor")
-		socket, _, err := visitor.dial(t.Context(), s.url, 0)
+		t.Cleanup(func() { s.end(syscall.SIGKILL) }) // SIGTERM would take the whole delay; a reload ends with its last connection
+		u := newUser(t, s.url, "ana")
+		socket, _, err := u.dial(t.Context(), s.url, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer socket.Close()
-		ended := make(chan error, 1)
+		closed := make(chan error, 1)
 		go func() {
 			for {
 				if _, _, err := socket.ReadMessage(); err != nil {
-					ended <- err
+					closed <- err
 					return
 				}
 			}
 		}()
 
 		body := strings.Repeat(" ", 998) + "{}"
-		slow := map[string]*partial{
-			"half-sent headers": say(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n", "\r\n"),
-			"slow upload": say(t, s, "POST /login HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"+
+		requests := map[string]*partialRequest{
+			"half-sent headers": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n", "\r\n"),
+			"slow upload": startRequest(t, s, "POST /login HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"+
 				"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"+body[:500], body[500:]),
-			"idle keep-alive": say(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n\r\n", "GET /info HTTP/1.1\r\nHost: x\r\n\r\n"),
+			"idle keep-alive": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n\r\n", "GET /info HTTP/1.1\r\nHost: x\r\n\r\n"),
 		}
-		slow["idle keep-alive"].answer(t)
+		requests["idle keep-alive"].response(t)
 
 		reloaded := make(chan error, 1)
 		go func() { reloaded <- s.balanza("reload", "site").Run() }()
@@ -133,40 +136,40 @@ func TestDrainOfTheSite(t *testing.T) {
 			}
 			return nil
 		})
-		for name, p := range slow {
-			p.finish(t)
-			if answer := p.answer(t); answer.StatusCode >= 500 || !answer.Close {
-				t.Errorf("%s: %s, to be closed: %v", name, answer.Status, answer.Close)
+		for name, p := range requests {
+			p.sendRest(t)
+			if response := p.response(t); response.StatusCode >= 500 || !response.Close {
+				t.Errorf("%s: %s, Connection: close %v", name, response.Status, response.Close)
 			}
 		}
 		select {
-		case err := <-ended:
+		case err := <-closed:
 			if !websocket.IsCloseError(err, websocket.CloseServiceRestart) {
 				t.Errorf("the websocket: %v", err)
 			}
 		case <-time.After(30 * time.Second):
-			t.Error("the websocket is open")
+			t.Error("the websocket was not closed within 30 s")
 		}
 		if err := <-reloaded; err != nil {
 			t.Errorf("the reload: %v", err)
 		}
-		again, _, err := visitor.dial(t.Context(), s.url, 0)
+		second, _, err := u.dial(t.Context(), s.url, 0)
 		if err != nil {
-			t.Fatalf("the websocket's return: %v", err)
+			t.Fatalf("a second websocket: %v", err)
 		}
-		again.Close()
+		second.Close()
 	})
 }
 
-// partial is a request of which something is not said yet.
-type partial struct {
+// partialRequest is a request whose rest is not sent yet.
+type partialRequest struct {
 	conn net.Conn
 	in   *bufio.Reader
 	rest string
 }
 
-// say sends the first part of a request, on a connection of its own.
-func say(t *testing.T, s *server, first, rest string) *partial {
+// startRequest sends the first part of a request on a connection of its own.
+func startRequest(t *testing.T, s *server, first, rest string) *partialRequest {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.address())
 	if err != nil {
@@ -174,33 +177,33 @@ func say(t *testing.T, s *server, first, rest string) *partial {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	p := &partial{conn, bufio.NewReader(conn), first}
-	p.finish(t)
+	p := &partialRequest{conn, bufio.NewReader(conn), first}
+	p.sendRest(t)
 	p.rest = rest
 	return p
 }
 
-func (p *partial) finish(t *testing.T) {
+func (p *partialRequest) sendRest(t *testing.T) {
 	t.Helper()
 	if _, err := io.WriteString(p.conn, p.rest); err != nil {
 		t.Error(err)
 	}
 }
 
-func (p *partial) answer(t *testing.T) *http.Response {
+func (p *partialRequest) response(t *testing.T) *http.Response {
 	t.Helper()
-	answer, err := http.ReadResponse(p.in, nil)
+	response, err := http.ReadResponse(p.in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		t.Error(err)
 	}
-	return answer
+	return response
 }
 
-// A server that can't serve ends with a status that says so, and with the cause.
-func TestFirstBootFails(t *testing.T) {
+// A server that cannot start exits with status 1 and writes the cause.
+func TestStartFails(t *testing.T) {
 	t.Parallel()
 	s := serve(t, t.TempDir(), "--name", "first")
 	_, taken, _ := net.SplitHostPort(s.address())
@@ -223,14 +226,17 @@ func TestFirstBootFails(t *testing.T) {
 			defer cancel()
 			stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 			defer stop()
-			said, err := cmd.CombinedOutput()
-			if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(lastLine(said), c.cause) {
-				t.Errorf("%v: %s", err, said)
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(lastLine(out), c.cause) {
+				t.Errorf("%v: %s", err, out)
 			}
 		})
 	}
-	s.only() // the first goes on
+	s.onlyServer() // the first still runs
 }
+
+// noKeepAlive opens a connection for each request.
+var noKeepAlive = http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
 
 func lastLine(text []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
@@ -244,14 +250,14 @@ func TestMasterStaysSmall(t *testing.T) {
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "1", "--name", "site")
 	reload := func(n int) {
 		for range n {
-			s.order("reload", "site")
+			s.mustRun("reload", "site")
 		}
 	}
 	master := s.cmd.Process.Pid
 	reload(10)
 	before := proctree.Descriptors(t, master)
 	n := 20
-	if everything {
+	if runAll {
 		n = 990
 	}
 	reload(n)
@@ -272,54 +278,49 @@ func TestMasterStaysSmall(t *testing.T) {
 	t.Logf("after %d reloads: %d KiB of private memory, %d descriptors", 10+n, memory>>10, before)
 }
 
-// Neither a reader that does not read nor a disk that is full keeps anybody waiting.
-func TestNobodyTakesTheLog(t *testing.T) {
+// A server goes on when nobody reads its output and the disk with its logs is full.
+func TestLogIsNotWritable(t *testing.T) {
 	t.Parallel()
-	s := &server{t: t, home: t.TempDir(), url: "http://127.0.0.1:0"}
+	s := &server{t: t, home: t.TempDir()}
 	logs := filepath.Join(s.home, "logs")
 	if err := os.Mkdir(logs, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Mount("tmpfs", logs, "tmpfs", 0, "size=4k"); err != nil {
-		t.Skipf("this user can't make a small disk: %v", err)
+		t.Skipf("mounting a tmpfs: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(logs, syscall.MNT_DETACH) })
 	if err := os.WriteFile(filepath.Join(logs, "rest"), make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	unread, pen, err := os.Pipe()
+	unread, writeEnd, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unread.Close()
-	_ = pen.SetWriteDeadline(time.Now().Add(time.Second))
-	if _, err := pen.Write(make([]byte, 1<<20)); err == nil {
+	_ = writeEnd.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := writeEnd.Write(make([]byte, 1<<20)); err == nil {
 		t.Fatal("the pipe is not full")
 	}
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.url = "http://" + port.Addr().String()
-	port.Close()
-	_, number, _ := net.SplitHostPort(s.address())
-	s.cmd = s.balanza("--host", "127.0.0.1", "--p", number, "--m", "CLUSTER", "-i", "2", "--name", "site")
-	s.cmd.Stdout, s.cmd.Stderr = pen, pen
+	port := freePort(t)
+	s.url = "http://127.0.0.1:" + port
+	s.cmd = s.balanza("--host", "127.0.0.1", "--p", port, "--m", "CLUSTER", "-i", "2", "--name", "site")
+	s.cmd.Stdout, s.cmd.Stderr = writeEnd, writeEnd
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pen.Close()
+	writeEnd.Close()
 	defer s.end(syscall.SIGTERM)
-	s.calm(1)
+	s.awaitOnline(1)
 	l := startLoad(t, s.address(), 2, "GET /info", "POST /login")
 	for range 5 {
 		l.AwaitResponses(t, 10)
-		s.order("reload", "site")
+		s.mustRun("reload", "site")
 	}
 	l.Stop()
 	l.CheckFailures(t, 0)
 	for n := 1; n <= 3; n++ {
-		if err := syscall.Kill(s.only().Workers[0].Pid, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(s.onlyServer().Workers[0].Pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "replacement", func() error {
@@ -329,10 +330,10 @@ func TestNobodyTakesTheLog(t *testing.T) {
 			return nil
 		})
 	}
-	s.only()
+	s.onlyServer()
 }
 
-// Counters never fall, whatever becomes of the processes that count.
+// Counters never fall when the processes that count are killed or reloaded.
 func TestMetricsThroughRestarts(t *testing.T) {
 	t.Parallel()
 	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "2", "--name", "site")
@@ -340,22 +341,21 @@ func TestMetricsThroughRestarts(t *testing.T) {
 	for i, scrapes := 0, 0; scrapes < 100; i++ {
 		switch i % 20 {
 		case 5:
-			if err := syscall.Kill(s.only().Workers[i%2].Pid, syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(s.onlyServer().Workers[i%2].Pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 		case 15:
-			s.order("reload", "site")
+			s.mustRun("reload", "site")
 		}
-		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-		if answer, err := c.Get(s.url + "/info"); err == nil {
-			answer.Body.Close()
+		if response, err := noKeepAlive.Get(s.url + "/info"); err == nil {
+			response.Body.Close()
 		}
-		answer, err := c.Get(s.url + "/metrics")
+		response, err := noKeepAlive.Get(s.url + "/metrics")
 		if err != nil {
-			continue // it was on the process that was killed
+			continue // the request was on the process that was killed
 		}
 		scrapes++
-		for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 			series, value, _ := strings.Cut(lines.Text(), "} ")
 			name, _, _ := strings.Cut(series, "{")
 			if !strings.HasSuffix(name, "_total") && !strings.HasPrefix(name, "balanza_request_seconds_") {
@@ -370,22 +370,22 @@ func TestMetricsThroughRestarts(t *testing.T) {
 			}
 			before[series] = now
 		}
-		answer.Body.Close()
+		response.Body.Close()
 	}
 	if n := before[`balanza_requests_total{method="GET",route="/info",status="2xx"`]; n < 80 {
-		t.Errorf("about a hundred requests of /info were counted as %v", n)
+		t.Errorf("the counter of /info is %v after about 100 requests", n)
 	}
 }
 
-// A process is replaced after so many requests, in either mode, and nobody notices.
-func TestMaxRequestsOfTheSite(t *testing.T) {
+// A process is replaced after --max-requests requests, and no request fails.
+func TestMaxRequests(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		s := serve(t, t.TempDir(), append(args, "--max-requests", "100")...)
-		before := s.only().Workers
+		before := s.onlyServer().Workers
 		l := startLoad(t, s.address(), 2, "GET /info", "POST /login")
 		for _, was := range before {
 			eventually(t, "replacement", func() error {
-				if now := s.ps()["site"].Workers; slices.ContainsFunc(now, func(w listedWorker) bool { return w.Pid == was.Pid }) {
+				if now := s.ps()["site"].Workers; slices.ContainsFunc(now, func(w workerStatus) bool { return w.Pid == was.Pid }) {
 					return fmt.Errorf("%+v", now)
 				}
 				return nil
@@ -393,26 +393,21 @@ func TestMaxRequestsOfTheSite(t *testing.T) {
 		}
 		l.Stop()
 		l.CheckFailures(t, 0)
-		if l := s.only(); l.Restarts != 0 {
-			t.Errorf("a replacement counted as a death: %+v", l)
+		if l := s.onlyServer(); l.Restarts != 0 {
+			t.Errorf("a replacement counted as a restart: %+v", l)
 		}
 	})
 }
 
-// A program that is not ours has the same respawn, reload and end.
-func TestForeignProgram(t *testing.T) {
+// An external program is replaced after a crash, reloaded and ended as the site is.
+func TestExternalProgram(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "activated")
-	if said, err := exec.Command("go", "build", "-o", binary, "./testdata/activated").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, said)
+	if out, err := exec.Command("go", "build", "-o", binary, "./testdata/activated").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, home: t.TempDir(), url: "http://" + free.Addr().String()}
-	free.Close()
-	_, port, _ := net.SplitHostPort(s.address())
+	port := freePort(t)
+	s := &server{t: t, home: t.TempDir(), url: "http://127.0.0.1:" + port}
 	s.cmd = s.balanza("run", "-i", "2", "--name", "api", "--host", "127.0.0.1", "--port", port, "--", binary)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
@@ -420,21 +415,20 @@ func TestForeignProgram(t *testing.T) {
 	}
 	defer s.end(syscall.SIGKILL)
 	pids := func() (pids []int) {
-		for _, w := range s.only().Workers {
+		for _, w := range s.onlyServer().Workers {
 			pids = append(pids, w.Pid)
 		}
 		return pids
 	}
-	answers := func(among []int) {
+	checkResponder := func(pids []int) {
 		t.Helper()
-		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-		answer, err := c.Get(s.url)
+		response, err := noKeepAlive.Get(s.url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer.Body.Close()
-		if pid, _ := strconv.Atoi(answer.Header.Get("X-Pid")); !slices.Contains(among, pid) {
-			t.Errorf("%d answered, not one of %v", pid, among)
+		response.Body.Close()
+		if pid, _ := strconv.Atoi(response.Header.Get("X-Pid")); !slices.Contains(pids, pid) {
+			t.Errorf("process %d answered, want one of %v", pid, pids)
 		}
 	}
 	eventually(t, "start", func() error {
@@ -444,27 +438,27 @@ func TestForeignProgram(t *testing.T) {
 		return nil
 	})
 	first := pids()
-	answers(first)
+	checkResponder(first)
 	if err := syscall.Kill(first[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "respawn", func() error {
+	eventually(t, "replacement", func() error {
 		if now := s.ps()["api"]; now.Restarts != 1 {
 			return fmt.Errorf("%+v", now)
 		}
 		return nil
 	})
-	answers(pids())
-	s.order("reload", "api")
+	checkResponder(pids())
+	s.mustRun("reload", "api")
 	second := pids()
 	for _, pid := range second {
 		if slices.Contains(first, pid) {
 			t.Errorf("not reloaded: %v, then %v", first, second)
 		}
 	}
-	answers(second)
+	checkResponder(second)
 	s.end(syscall.SIGKILL)
 	for _, pid := range second {
-		eventually(t, "the end of all", func() error { return proctree.Exited(pid) })
+		eventually(t, "exit of the workers", func() error { return proctree.Exited(pid) })
 	}
 }

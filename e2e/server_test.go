@@ -23,7 +23,7 @@ var program = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	atEnd = append(atEnd, func() { _ = os.RemoveAll(dir) }) // a temporary folder either way
+	cleanups = append(cleanups, func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "balanza")
 	out, err := exec.Command("go", "build", "-o", path, "balanza/services/balanza").CombinedOutput()
 	if err != nil {
@@ -32,47 +32,40 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// atEnd is what is left to do after all tests.
-var atEnd []func()
+// cleanups run after all tests.
+var cleanups []func()
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, f := range atEnd {
+	for _, f := range cleanups {
 		f()
 	}
 	os.Exit(code)
 }
 
-// missing skips a test for want of a part, or fails it where BALANZA_TEST_ALL=1 says that every part is there.
-func missing(t *testing.T, why error) {
+// skipOrFail skips a test that lacks a tool. With BALANZA_TEST_ALL=1 the test fails instead.
+func skipOrFail(t *testing.T, cause error) {
 	t.Helper()
-	if everything {
-		t.Fatalf("needed here: %v", why)
+	if runAll {
+		t.Fatalf("the test needs a tool: %v", cause)
 	}
-	t.Skipf("not here: %v", why)
+	t.Skipf("the test needs a tool: %v", cause)
 }
 
-// server is a running `balanza`, FORK or CLUSTER.
+// server is a server of Balanza, FORK or CLUSTER, and the process of its master.
 type server struct {
 	t    *testing.T
-	home string // BALANZA_HOME: servers of one home share store and control sockets
+	home string // BALANZA_HOME: servers with the same home share the store and the folder of control sockets
 	args []string
 	url  string
 	cmd  *exec.Cmd
 	log  *os.File
 }
 
-// serve starts a server of that home on a free port and waits until it is ready. It is stopped when the test ends.
+// serve starts a server with that home on a free port and waits until it is ready. It is stopped when the test ends.
 func serve(t *testing.T, home string, args ...string) *server {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(free.Addr().String())
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	port := freePort(t)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +83,22 @@ func serve(t *testing.T, home string, args ...string) *server {
 	return s
 }
 
-// homeWith is a BALANZA_HOME whose servers have that setting, NAME=value.
+// freePort returns a port of 127.0.0.1 on which nothing listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// homeWith makes a BALANZA_HOME whose servers have a setting, NAME=value.
 func homeWith(t *testing.T, setting string) string {
 	t.Helper()
 	home := t.TempDir()
@@ -100,7 +108,7 @@ func homeWith(t *testing.T, setting string) string {
 	return home
 }
 
-// balanza is a command of the program in the server's home.
+// balanza returns a command of the program with the server's home.
 func (s *server) balanza(args ...string) *exec.Cmd {
 	s.t.Helper()
 	path, err := program()
@@ -116,7 +124,7 @@ func (s *server) balanza(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// start starts it, again if it was ended.
+// start starts the server and waits until it is ready. It may have ended before.
 func (s *server) start() {
 	s.t.Helper()
 	s.cmd = s.balanza(s.args...)
@@ -125,33 +133,33 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	eventually(s.t, "ready: "+s.url, func() error {
-		answer, err := http.Get(s.url + "/readyz")
+		response, err := http.Get(s.url + "/readyz")
 		if err != nil {
 			return err
 		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return errors.New(answer.Status)
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
 		}
 		return nil
 	})
 }
 
-// end sends a signal to a running server and waits for its end.
+// end sends a signal to the server, if it runs, and waits until its process has exited.
 func (s *server) end(signal os.Signal) {
 	if s.cmd == nil || s.cmd.ProcessState != nil {
 		return
 	}
 	_ = s.cmd.Process.Signal(signal) // it may have ended by itself
-	_ = s.cmd.Wait()                 // how it ended is the test's business, not this helper's
+	_ = s.cmd.Wait()                 // tests that expect an exit status check s.cmd.ProcessState
 }
 
-// eventually asks until there is no error, for a minute.
-func eventually(t *testing.T, what string, ask func() error) {
+// eventually calls f until it returns nil, for at most a minute.
+func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		err := ask()
+		err := f()
 		if err == nil {
 			return
 		}
@@ -162,6 +170,7 @@ func eventually(t *testing.T, what string, ask func() error) {
 	}
 }
 
+// tail returns the last n bytes of a text.
 func tail(text string, n int) string {
 	if len(text) > n {
 		text = "… " + text[len(text)-n:]

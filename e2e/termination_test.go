@@ -17,49 +17,49 @@ import (
 	"balanza/e2e/proctree"
 )
 
-// The table of docs/termination.md: what is killed, and how → what `balanza ps` and the operating system show, and
-// what clients saw who asked through the balancer and retried nothing themselves.
+// The table of docs/termination.md: what is killed and how, what `balanza ps` and the operating system show then, and which
+// requests fail of clients behind the balancer that repeat none.
 
 const loadClients = 4
 
-// TestProcessTerminated is the rows in which one process ends: it is replaced, and nobody else notices.
+// TestProcessTerminated has the rows in which one process ends. It is replaced, and no other process is.
 func TestProcessTerminated(t *testing.T) {
 	t.Parallel()
 	f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
 	for _, row := range []struct {
-		server string // whose first process
-		how    string
-		end    func(t *testing.T, pid int)
-		lost   int // requests that may be
+		server   string // its first process ends
+		how      string
+		end      func(t *testing.T, pid int)
+		failures int // allowed, in requests
 	}{
-		{"fork", "TERM", signalled(syscall.SIGTERM), 0},
-		{"fork", "INT", signalled(syscall.SIGINT), 0},
-		{"fork", "KILL", signalled(syscall.SIGKILL), 0},
-		{"fork", "STOP", signalled(syscall.SIGSTOP), 0},
+		{"fork", "TERM", signalWith(syscall.SIGTERM), 0},
+		{"fork", "INT", signalWith(syscall.SIGINT), 0},
+		{"fork", "KILL", signalWith(syscall.SIGKILL), 0},
+		{"fork", "STOP", signalWith(syscall.SIGSTOP), 0},
 		{"fork", "OOM", outOfMemory, 0},
-		{"cluster", "TERM", signalled(syscall.SIGTERM), 0},
-		{"cluster", "INT", signalled(syscall.SIGINT), 0},
-		{"cluster", "KILL", signalled(syscall.SIGKILL), 0},
-		{"cluster", "STOP", signalled(syscall.SIGSTOP), 0},
+		{"cluster", "TERM", signalWith(syscall.SIGTERM), 0},
+		{"cluster", "INT", signalWith(syscall.SIGINT), 0},
+		{"cluster", "KILL", signalWith(syscall.SIGKILL), 0},
+		{"cluster", "STOP", signalWith(syscall.SIGSTOP), 0},
 		{"cluster", "OOM", outOfMemory, 0},
-		// A connection that the balancer's process has dies with it; new ones wait in the queue of its socket.
-		{"edge", "TERM", signalled(syscall.SIGTERM), 0},
-		{"edge", "INT", signalled(syscall.SIGINT), 0},
-		{"edge", "KILL", signalled(syscall.SIGKILL), loadClients},
-		{"edge", "STOP", signalled(syscall.SIGSTOP), loadClients},
+		// A connection to the balancer's process breaks with it; new ones wait in the queue of its socket.
+		{"edge", "TERM", signalWith(syscall.SIGTERM), 0},
+		{"edge", "INT", signalWith(syscall.SIGINT), 0},
+		{"edge", "KILL", signalWith(syscall.SIGKILL), loadClients},
+		{"edge", "STOP", signalWith(syscall.SIGSTOP), loadClients},
 		{"edge", "OOM", outOfMemory, loadClients},
 	} {
 		t.Run(row.server+" "+row.how, func(t *testing.T) {
-			before := f.calm(fleetSize)
+			before := f.awaitOnline(fleetSize)
 			l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
 			l.AwaitResponses(t, 20)
 			victim := before[row.server].Workers[0].Pid
 			row.end(t, victim)
 			eventually(t, "end of the process", func() error { return proctree.Exited(victim) })
-			after := f.calm(fleetSize)
+			after := f.awaitOnline(fleetSize)
 			l.AwaitResponses(t, 40)
 			l.Stop()
-			l.CheckFailures(t, row.lost)
+			l.CheckFailures(t, row.failures)
 			for name, was := range before {
 				is, restarts := after[name], 0
 				if name == row.server {
@@ -78,7 +78,8 @@ func TestProcessTerminated(t *testing.T) {
 	}
 }
 
-func signalled(s syscall.Signal) func(*testing.T, int) {
+// signalWith returns a function that sends a signal to a process.
+func signalWith(s syscall.Signal) func(*testing.T, int) {
 	return func(t *testing.T, pid int) {
 		t.Helper()
 		if err := syscall.Kill(pid, s); err != nil {
@@ -87,17 +88,17 @@ func signalled(s syscall.Signal) func(*testing.T, int) {
 	}
 }
 
-// outOfMemory puts a process where the kernel has no memory for it, and so ends it.
+// outOfMemory moves a process into a cgroup with hardly any memory, where the kernel kills it.
 func outOfMemory(t *testing.T, pid int) {
 	t.Helper()
-	var why error
+	var cause error
 	for _, kind := range [][2]string{
 		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, // version 1
 		{"/sys/fs/cgroup", "memory.max"},                   // version 2
 	} {
 		group := filepath.Join(kind[0], fmt.Sprintf("balanza-e2e-%d", os.Getpid()))
 		if err := os.Mkdir(group, 0o700); err != nil {
-			why = errors.Join(why, err)
+			cause = errors.Join(cause, err)
 			continue
 		}
 		t.Cleanup(func() {
@@ -110,12 +111,12 @@ func outOfMemory(t *testing.T, pid int) {
 		if err == nil {
 			return
 		}
-		why = errors.Join(why, err)
+		cause = errors.Join(cause, err)
 	}
-	t.Skipf("this user can't limit a process's memory: %v", why)
+	t.Skipf("limiting a process's memory: %v", cause)
 }
 
-// TestMasterTerminated is the rows in which the master is meant, or everything.
+// TestMasterTerminated has the rows in which the master ends, or all processes.
 func TestMasterTerminated(t *testing.T) {
 	t.Parallel()
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
@@ -137,7 +138,7 @@ func TestMasterTerminated(t *testing.T) {
 			if err := <-inFlight; err != nil {
 				t.Errorf("the request in flight: %v", err)
 			}
-			f.nothingLeft(all)
+			f.awaitNothingLeft(all)
 		})
 	}
 
@@ -146,21 +147,21 @@ func TestMasterTerminated(t *testing.T) {
 		f := up(t)
 		all := f.processes()
 		inFlight := make(chan error)
-		const draws = 10 // together they outlast what follows, on any machine
+		const draws = 10 // together they take longer than the rest of this test, on any machine
 		for range draws {
 			go func() {
 				inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000")
 			}()
 		}
 		eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
-		signalled(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		signalWith(syscall.SIGTERM)(t, f.cmd.Process.Pid)
 		eventually(t, "the drain", func() error {
 			if now := f.ps()["cluster"]; now.Status != "stopping" {
 				return fmt.Errorf("%+v", now)
 			}
 			return nil
 		})
-		signalled(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		signalWith(syscall.SIGTERM)(t, f.cmd.Process.Pid)
 		_ = f.cmd.Wait()
 		if code := f.cmd.ProcessState.ExitCode(); code != 1 {
 			t.Errorf("exit status %d", code)
@@ -172,32 +173,32 @@ func TestMasterTerminated(t *testing.T) {
 			}
 		}
 		if failed == 0 {
-			t.Error("the second signal waited for the requests in flight")
+			t.Error("no request in flight failed after the second signal")
 		}
-		f.nothingLeft(all)
+		f.awaitNothingLeft(all)
 	})
 
 	t.Run("master KILL", func(t *testing.T) {
 		t.Parallel()
 		f := up(t)
 		all := f.processes()
-		signalled(syscall.SIGSTOP)(t, f.ps()["cluster"].Workers[0].Pid) // even a process that is stopped ends
-		signalled(syscall.SIGKILL)(t, f.cmd.Process.Pid)
+		signalWith(syscall.SIGSTOP)(t, f.ps()["cluster"].Workers[0].Pid) // a stopped process exits, too
+		signalWith(syscall.SIGKILL)(t, f.cmd.Process.Pid)
 		_ = f.cmd.Wait()
-		f.nothingLeft(all)
-		f.launch() // what it left does not stop the next one
+		f.awaitNothingLeft(all)
+		f.launch() // the files that it left do not prevent a second start
 	})
 
 	t.Run("master HUP", func(t *testing.T) {
 		t.Parallel()
 		f := up(t)
-		before := f.calm(fleetSize)
+		before := f.awaitOnline(fleetSize)
 		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
 		l.AwaitResponses(t, 20)
-		signalled(syscall.SIGHUP)(t, -f.cmd.Process.Pid) // the whole process group, as a terminal does
+		signalWith(syscall.SIGHUP)(t, -f.cmd.Process.Pid) // the whole process group, as a terminal does
 		for _, was := range before {
 			for _, w := range was.Workers {
-				_ = syscall.Kill(w.Pid, syscall.SIGHUP) // it may be gone already
+				_ = syscall.Kill(w.Pid, syscall.SIGHUP) // it may have exited
 			}
 		}
 		eventually(t, "reload", func() error {
@@ -213,14 +214,14 @@ func TestMasterTerminated(t *testing.T) {
 		l.AwaitResponses(t, 40)
 		l.Stop()
 		l.CheckFailures(t, 0)
-		for name, is := range f.calm(fleetSize) {
+		for name, is := range f.awaitOnline(fleetSize) {
 			for _, w := range is.Workers {
 				if w.Generation != 2 {
 					t.Errorf("%s was reloaded more than once: %+v", name, is)
 				}
 			}
 			if is.Restarts != 0 {
-				t.Errorf("%s: a worker took the hang-up for its own: %+v", name, is)
+				t.Errorf("%s: a worker exited on SIGHUP: %+v", name, is)
 			}
 		}
 	})
@@ -228,19 +229,19 @@ func TestMasterTerminated(t *testing.T) {
 	t.Run("master STOP", func(t *testing.T) {
 		t.Parallel()
 		f := up(t, "BALANZA_HEARTBEAT_TIMEOUT=2s")
-		before := f.calm(fleetSize)
+		before := f.awaitOnline(fleetSize)
 		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
 		l.AwaitResponses(t, 20)
-		signalled(syscall.SIGSTOP)(t, f.cmd.Process.Pid)
+		signalWith(syscall.SIGSTOP)(t, f.cmd.Process.Pid)
 		for name, is := range f.ps() {
 			if is.Status != "unresponsive" {
 				t.Errorf("%s is %s while its master is stopped", name, is.Status)
 			}
 		}
 		l.AwaitResponses(t, 40)
-		time.Sleep(3 * time.Second) // longer than the workers' heartbeats may be late: it is not their fault
-		signalled(syscall.SIGCONT)(t, f.cmd.Process.Pid)
-		after := f.calm(fleetSize)
+		time.Sleep(3 * time.Second) // longer than the heartbeat timeout
+		signalWith(syscall.SIGCONT)(t, f.cmd.Process.Pid)
+		after := f.awaitOnline(fleetSize)
 		l.AwaitResponses(t, 40)
 		l.Stop()
 		l.CheckFailures(t, 0)
@@ -256,10 +257,10 @@ func TestMasterTerminated(t *testing.T) {
 		f := up(t)
 		all := f.processes()
 		for _, pid := range all {
-			signalled(syscall.SIGKILL)(t, pid)
+			signalWith(syscall.SIGKILL)(t, pid)
 		}
 		_ = f.cmd.Wait()
-		f.nothingLeft(all)
+		f.awaitNothingLeft(all)
 		f.launch()
 		c := http.Client{Timeout: 5 * time.Second}
 		answer, err := c.Get(f.url + "/info")
@@ -279,15 +280,15 @@ func TestMasterTerminated(t *testing.T) {
 		if err := f.cmd.Wait(); err != nil {
 			t.Errorf("the end: %v", err)
 		}
-		f.nothingLeft(all)
+		f.awaitNothingLeft(all)
 		if conn, err := net.Dial("tcp", f.address("edge")); err == nil {
 			conn.Close()
-			t.Error("somebody listens")
+			t.Error("the port accepts connections")
 		}
 	})
 }
 
-// TestForkTerminated is the rows of a FORK server that nobody watches over: it is one process.
+// TestForkTerminated has the rows of a FORK server alone: it is one process, which nothing supervises.
 func TestForkTerminated(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -303,14 +304,14 @@ func TestForkTerminated(t *testing.T) {
 			if all := s.ps(); len(all) != 0 {
 				t.Errorf("balanza ps lists %+v", all)
 			}
-			s.start() // on the same port, at once
-			s.calm(1)
+			s.start() // on the same port
+			s.awaitOnline(1)
 		})
 	}
 }
 
 // drawing returns nil when the server's processes used 30 ms of CPU time or more within 200 ms, which only a draw does.
-func drawing(l listed) error {
+func drawing(l serverStatus) error {
 	used := func() (sum time.Duration) {
 		for _, w := range l.Workers {
 			sum += proctree.UserTime(w.Pid)

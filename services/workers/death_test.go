@@ -61,8 +61,8 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	for _, f := range l.Failures() {
 		within := func(h hold) bool { return h.at.After(f.Dialed) && h.at.Before(f.Failed) }
 		switch i := slices.IndexFunc(holders[f.LocalAddress], within); {
-		case f.Refused():
-			t.Errorf("refused: %v", f.Err)
+		case f.NoConnection():
+			t.Errorf("no connection: %v", f.Err)
 		case i < 0: // killed between accept and writing it down
 			unknown++
 		case !killed[holders[f.LocalAddress][i].pid]:

@@ -17,47 +17,55 @@ import (
 	"balanza/e2e/proctree"
 )
 
-// listed is a server as `balanza ps --json` shows it.
-type listed struct {
+// serverStatus is a server in the output of `balanza ps --json`.
+type serverStatus struct {
 	Name     string
 	Status   string
 	Cause    string
 	Pid      int // of the master
 	Port     int
 	Restarts int
-	Workers  []listedWorker
+	Workers  []workerStatus
 }
 
-type listedWorker struct {
+type workerStatus struct {
 	Pid        int
 	Status     string
 	Generation int
 	Restarts   int
 }
 
-// ps is what `balanza ps --json` says, by name.
-func (s *server) ps() map[string]listed {
-	s.t.Helper()
+// list runs `balanza ps --json`.
+func (s *server) list() (all []serverStatus, err error) {
 	out, err := s.balanza("ps", "--json").Output()
-	if err != nil {
-		s.t.Fatalf("balanza ps: %v", err)
+	if err == nil {
+		err = json.Unmarshal(out, &all)
 	}
-	var all []listed
-	if err := json.Unmarshal(out, &all); err != nil {
+	if err != nil {
+		return nil, fmt.Errorf("balanza ps: %w", err)
+	}
+	return all, nil
+}
+
+// ps returns the servers of `balanza ps` by name.
+func (s *server) ps() map[string]serverStatus {
+	s.t.Helper()
+	all, err := s.list()
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	byName := map[string]listed{}
+	byName := map[string]serverStatus{}
 	for _, l := range all {
 		byName[l.Name] = l
 	}
 	return byName
 }
 
-// calm waits until exactly n servers are listed, all processes of them online, and returns them.
-func (s *server) calm(n int) map[string]listed {
+// awaitOnline waits until exactly n servers are serverStatus, with all their processes online, and returns them.
+func (s *server) awaitOnline(n int) map[string]serverStatus {
 	s.t.Helper()
-	var all map[string]listed
-	eventually(s.t, "all online", func() error {
+	var all map[string]serverStatus
+	eventually(s.t, "all servers online", func() error {
 		all = s.ps()
 		if len(all) != n {
 			return fmt.Errorf("%+v", all)
@@ -77,24 +85,24 @@ func (s *server) calm(n int) map[string]listed {
 	return all
 }
 
-// order gives a command that must succeed.
-func (s *server) order(args ...string) {
+// mustRun runs a command that must succeed.
+func (s *server) mustRun(args ...string) {
 	s.t.Helper()
-	if said, err := s.balanza(args...).CombinedOutput(); err != nil {
-		s.t.Fatalf("balanza %v: %v: %s", args, err, said)
+	if out, err := s.balanza(args...).CombinedOutput(); err != nil {
+		s.t.Fatalf("balanza %v: %v: %s", args, err, out)
 	}
 }
 
-// fleet is a running `balanza up`: its server is the process that holds all masters.
+// fleet is a running `balanza up`: one process with the masters of all its servers.
 type fleet struct {
 	*server
 	shift int
 }
 
-// fleetSize is how many servers `balanza up` has.
+// fleetSize is the number of servers of `balanza up`.
 const fleetSize = 3
 
-// up starts the small topology with two workers, on ports that are free.
+// up starts `balanza up` with two workers, on free ports.
 func up(t *testing.T, settings ...string) *fleet {
 	t.Helper()
 	home, err := os.MkdirTemp("", "b") // short: it holds sockets
@@ -103,21 +111,22 @@ func up(t *testing.T, settings ...string) *fleet {
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
 	f := &fleet{server: &server{t: t, home: home}, shift: freeShift(t)}
-	if f.log, err = os.Create(filepath.Join(home, "said")); err != nil {
+	if f.log, err = os.Create(filepath.Join(home, "output")); err != nil {
 		t.Fatal(err)
 	}
 	f.launch(settings...)
 	t.Cleanup(func() {
 		f.end(syscall.SIGTERM)
 		if t.Failed() {
-			said, _ := os.ReadFile(f.log.Name())
-			t.Logf("said:\n%s", tail(string(said), 4000))
+			output, _ := os.ReadFile(f.log.Name())
+			t.Logf("output of balanza up:\n%s", tail(string(output), 4000))
 		}
 	})
 	return f
 }
 
-// launch starts it, in a process group of its own, and waits until everything is online and the balancer knows.
+// launch starts the process, in a process group of its own, and waits until all servers are online and the balancer
+// forwards to them.
 func (f *fleet) launch(settings ...string) {
 	f.t.Helper()
 	f.cmd = f.balanza("up", "--shift", strconv.Itoa(f.shift), "-i", "2")
@@ -127,26 +136,26 @@ func (f *fleet) launch(settings ...string) {
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
-	f.calm(fleetSize)
+	f.awaitOnline(fleetSize)
 	f.url = "http://" + f.address("edge")
-	eventually(f.t, "answers through the balancer", func() error {
+	eventually(f.t, "responses through the balancer", func() error {
 		return errors.Join(load.Send(f.address("edge"), "GET /info"), load.Send(f.address("edge"), "GET /api/randoms?cant=1000"))
 	})
 }
 
-// address is where a server of the fleet listens.
+// address is host:port of a server.
 func (f *fleet) address(name string) string {
 	return fmt.Sprintf("127.0.0.1:%d", map[string]int{"edge": 8000, "fork": 8080, "cluster": 8081}[name]+f.shift)
 }
 
-// tried counts the shifts that fleets of this test process tried, so that two that start at once take different ones.
-var tried atomic.Int64
+// triedShifts counts the shifts that this test process tried, so that two fleets that start at once use different ones.
+var triedShifts atomic.Int64
 
-// freeShift is one that leads to ports which are free.
+// freeShift finds a value of --shift with which all ports are free.
 func freeShift(t *testing.T) int {
 	t.Helper()
 	for range 1000 {
-		shift := 2000 + os.Getpid()%1000*10 + int(tried.Add(1))*7
+		shift := 2000 + os.Getpid()%1000*10 + int(triedShifts.Add(1))*7
 		free := true
 		for _, port := range []int{8000, 8080, 8081} {
 			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+shift))
@@ -164,7 +173,7 @@ func freeShift(t *testing.T) int {
 	return 0
 }
 
-// processes are all of the fleet's: the master's and those of every server.
+// processes returns the pids of the masters' process and of all workers.
 func (f *fleet) processes() (pids []int) {
 	pids = []int{f.cmd.Process.Pid}
 	for _, l := range f.ps() {
@@ -175,11 +184,11 @@ func (f *fleet) processes() (pids []int) {
 	return pids
 }
 
-// nothingLeft waits until the operating system shows none of the processes, and the ports can be bound.
-func (f *fleet) nothingLeft(pids []int) {
+// awaitNothingLeft waits until the processes have exited and the ports are free.
+func (f *fleet) awaitNothingLeft(pids []int) {
 	f.t.Helper()
 	began := time.Now()
-	eventually(f.t, "the end of all", func() error {
+	eventually(f.t, "exit of all processes", func() error {
 		for _, pid := range pids {
 			if err := proctree.Exited(pid); err != nil {
 				return err
@@ -194,7 +203,7 @@ func (f *fleet) nothingLeft(pids []int) {
 		}
 		return nil
 	})
-	f.t.Logf("nothing left after %v", time.Since(began).Round(10*time.Millisecond))
+	f.t.Logf("all processes exited and all ports free after %v", time.Since(began).Round(10*time.Millisecond))
 	if all := f.ps(); len(all) != 0 {
 		f.t.Errorf("balanza ps lists %+v", all)
 	}
