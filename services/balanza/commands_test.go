@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -213,7 +214,7 @@ func (h *home) masterPid(name string) int {
 	return all[0].Pid
 }
 
-// stopMaster starts a server in the background, saves it, and stops its master with SIGSTOP until the test's end.
+// stopMaster starts a server in the background, saves it, and stops its master with SIGSTOP.
 func stopMaster(t *testing.T) *home {
 	t.Helper()
 	h := newHome(t)
@@ -223,7 +224,7 @@ func stopMaster(t *testing.T) *home {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) }) // before it carries out what was asked meanwhile
 	return h
 }
 
@@ -254,31 +255,45 @@ func (h *home) startAll(lines ...string) (all []*running) {
 	return all
 }
 
+// awaitConnected waits until a command has connected to a server, so that a signal finds it waiting for the answer.
+func awaitConnected(t *testing.T, pid int) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			if to, _ := os.Readlink(fd); strings.HasPrefix(to, "socket:") {
+				return
+			}
+		}
+	}
+	t.Errorf("process %d did not connect", pid)
+}
+
 func TestSignalsEndCommandsOfAServerThatDoesNotAnswer(t *testing.T) {
 	h := stopMaster(t)
 	before := snapshot(t, filepath.Join(h.dir, "logs"), filepath.Join(h.dir, "saved.json"))
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		all := h.startAll(clientCommands...)
-		time.Sleep(time.Second) // they wait for the server by then, and would for another second at least
-		sent := time.Now()
-		for _, r := range all {
-			if err := r.Process.Signal(signal); err != nil {
-				t.Errorf("%s: %v", r.args, err)
-			}
+		var wg sync.WaitGroup
+		for _, r := range h.startAll(clientCommands...) {
+			wg.Go(func() {
+				awaitConnected(t, r.Process.Pid)
+				sent := time.Now()
+				if err := r.Process.Signal(signal); err != nil {
+					t.Errorf("%s: %v", r.args, err)
+				}
+				_ = r.Wait()
+				if took := time.Since(sent); took > 5*time.Second {
+					t.Errorf("%s: it ended %v after %v", r.args, took, signal)
+				}
+				status := r.ProcessState.ExitCode()
+				if status != exitInterrupted+int(signal) && !strings.HasPrefix(r.args, "__complete") { // cobra's has no errors
+					t.Errorf("%s: exit status %d after %v", r.args, status, signal)
+				}
+				if strings.Count(r.errs.String(), "\n") > 1 {
+					t.Errorf("%s: stderr %q", r.args, r.errs.String())
+				}
+			})
 		}
-		for _, r := range all {
-			_ = r.Wait()
-			if took := time.Since(sent); took > 5*time.Second {
-				t.Errorf("%s: it ended %v after %v", r.args, took, signal)
-			}
-			status := r.ProcessState.ExitCode()
-			if status != exitInterrupted+int(signal) && !strings.HasPrefix(r.args, "__complete") { // cobra's has no errors
-				t.Errorf("%s: exit status %d after %v", r.args, status, signal)
-			}
-			if strings.Count(r.errs.String(), "\n") > 1 {
-				t.Errorf("%s: stderr %q", r.args, r.errs.String())
-			}
-		}
+		wg.Wait()
 	}
 	if after := snapshot(t, filepath.Join(h.dir, "logs"), filepath.Join(h.dir, "saved.json")); after != before {
 		t.Errorf("files changed:\n%s\nbefore:\n%s", after, before)
@@ -321,7 +336,10 @@ func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server is listed", func() bool { return strings.Contains(h.must("ps"), "slow") })
+	eventually(t, "the control socket", func() bool {
+		_, err := os.Stat(filepath.Join(h.dir, "run", "slow.sock"))
+		return err == nil
+	})
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

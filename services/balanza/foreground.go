@@ -139,6 +139,9 @@ func (p *program) watchSelf(name string) (w *watch.Watcher, binary string, err e
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	w, binary, err = watch.Self(ctx, filepath.Join(p.settings.Home, "watch", name))
+	if ctx.Err() != nil {
+		err = errors.New(text("interrupted")) // and not the error of the compiler, which got the signal too
+	}
 	if err != nil {
 		err = fmt.Errorf("--watch: %w", err)
 	}

@@ -107,7 +107,8 @@ func table(to io.Writer, all []serverStatus, rates map[int]float64) error {
 	return render(to, "ps.tmpl", struct {
 		Servers []serverStatus
 		Rates   map[int]float64
-	}{all, rates})
+		Live    bool
+	}{all, rates, rates != nil})
 }
 
 // age is how long something has lived, in its one or two largest units; - for what does not live.

@@ -21,6 +21,7 @@ func (p *program) run() *cobra.Command {
 		Args:    cobra.ArbitraryArgs,
 	}
 	s, f := &p.settings, c.Flags()
+	s.portFlag(f)
 	s.processFlags(f)
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza delete ends it")
 	watching := f.Bool("watch", false, "replace the processes when a file in this folder changes")

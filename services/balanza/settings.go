@@ -245,9 +245,8 @@ func (s *settings) hostFlag(f *pflag.FlagSet) {
 	f.StringVar(&s.Host, "host", s.Host, "`ADDRESS` of the interface to listen on")
 }
 
-// processFlags are those of a server of any program.
+// processFlags are those of a server of any program, besides the port.
 func (s *settings) processFlags(f *pflag.FlagSet) {
-	s.portFlag(f)
 	s.instancesFlag(f)
 	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the server")
 	s.hostFlag(f)
@@ -256,6 +255,7 @@ func (s *settings) processFlags(f *pflag.FlagSet) {
 
 // siteFlags are those of a server of the site. The value of --watch, which is no setting, is returned.
 func (s *settings) siteFlags(f *pflag.FlagSet) (watching *bool) {
+	s.portFlag(f)
 	f.VarP(&s.Mode, "mode", "m", "`MODE`: FORK (one process) or CLUSTER (a master and workers) (also --m, --modo)")
 	s.processFlags(f)
 	f.Uint32Var(&s.MaxRequests, "max-requests", s.MaxRequests, "replace a worker after about `N` requests")

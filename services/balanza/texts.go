@@ -7,9 +7,12 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"text/template"
+
+	"github.com/spf13/pflag"
 )
 
 // texts holds the translations, and the templates of what has a layout.
@@ -56,6 +59,9 @@ func (p *program) printf(format string, args ...any) { fmt.Fprintf(p.out, text(f
 var templates = sync.OnceValue(func() *template.Template {
 	functions := template.FuncMap{
 		"text": text, "age": age,
+		"flags": func(f *pflag.FlagSet) string { // pflag's word for a default is English
+			return strings.ReplaceAll(f.FlagUsages(), "(default ", "("+text("default")+" ")
+		},
 		"rate": func(perSecond map[int]float64, all []processStatus) (sum float64) {
 			for _, w := range all {
 				sum += perSecond[w.Pid]

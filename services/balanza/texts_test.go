@@ -116,6 +116,9 @@ func TestEveryTextHasATranslation(t *testing.T) {
 	_, commands := allCommands()
 	for _, c := range commands {
 		english[c.Use], english[c.Example] = true, true
+		if translated := spanish[c.Use]; translated != "" && strings.Fields(translated)[0] != strings.Fields(c.Use)[0] {
+			t.Errorf("the translation %q gives the command %q another name", translated, c.Use)
+		}
 	}
 	for text := range spanish {
 		if !english[text] {

@@ -67,7 +67,7 @@ func TestRunCompletesAHalfMadeFolder(t *testing.T) {
 	}
 }
 
-func TestRunGivesEachFileToItsReaders(t *testing.T) {
+func TestEachFileBelongsToItsReaders(t *testing.T) {
 	dir := t.TempDir()
 	mustRun(t, dir, Settings{})
 	for _, c := range []struct {
@@ -120,7 +120,7 @@ func TestRunRenewsItsOwnCertificateForANewName(t *testing.T) {
 	}
 }
 
-func TestRunTakesASuppliedCertificate(t *testing.T) {
+func TestRunInstallsASuppliedCertificate(t *testing.T) {
 	dir, supplied := t.TempDir(), t.TempDir()
 	certificate, key, err := selfSigned([]string{"shop.example"})
 	if err != nil {
@@ -165,7 +165,7 @@ func TestRunWritesTheSettingsAtEveryStart(t *testing.T) {
 	}
 }
 
-func TestRunRefusesWhatIsNoName(t *testing.T) {
+func TestRunRejectsInvalidNames(t *testing.T) {
 	for _, names := range []string{"a;b", "x} server {", "-a", "http://a", "a/b", "a:80", "$host", "~.*"} {
 		dir := t.TempDir()
 		if err := Run(dir, Settings{ServerNames: names}); err == nil {
