@@ -3,9 +3,7 @@ package web
 import (
 	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"fmt"
-	"mime"
 	"path"
 
 	"github.com/gofiber/fiber/v2"
@@ -16,9 +14,9 @@ var assetFiles embed.FS
 
 // asset is an embedded file that pages load.
 type asset struct {
-	content []byte
-	kind    string // Content-Type
-	hash    string // of the content
+	content     []byte
+	contentType string
+	hash        string // of the content
 }
 
 // assets are the style, scripts and pictures of the pages, by file name.
@@ -29,23 +27,17 @@ func loadAssets() assets {
 	all := make(assets)
 	for file, content := range embedded(assetFiles) {
 		sum := sha256.Sum256(content)
-		all[path.Base(file)] = asset{content, contentType(file), hex.EncodeToString(sum[:8])}
+		all[path.Base(file)] = asset{content, contentTypes[path.Ext(file)], fmt.Sprintf("%x", sum[:8])}
 	}
 	return all
 }
 
-// contentType does not depend on the machine's own table of types where that is known to differ.
-func contentType(name string) string {
-	switch ext := path.Ext(name); ext {
-	case ".js":
-		return "text/javascript; charset=utf-8"
-	case ".css":
-		return "text/css; charset=utf-8"
-	case ".svg":
-		return "image/svg+xml"
-	default:
-		return mime.TypeByExtension(ext)
-	}
+// contentTypes are the Content-Types of the assets by the ends of their names. Those of package mime depend on the
+// machine's own tables.
+var contentTypes = map[string]string{
+	".js":  "text/javascript; charset=utf-8",
+	".css": "text/css; charset=utf-8",
+	".svg": "image/svg+xml",
 }
 
 // url returns an address that changes with the asset's content, so that browsers can cache it for ever.
@@ -73,7 +65,7 @@ func (s *Site) asset(c *fiber.Ctx) error {
 	if c.Get(fiber.HeaderIfNoneMatch) == etag {
 		return c.SendStatus(fiber.StatusNotModified)
 	}
-	c.Set(fiber.HeaderContentType, found.kind)
+	c.Set(fiber.HeaderContentType, found.contentType)
 	c.Response().SetBodyRaw(found.content)
 	return nil
 }

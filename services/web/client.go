@@ -22,14 +22,14 @@ import (
 const (
 	maxFrame        = 8 << 10 // bytes; the longest message fits, whatever its characters
 	framesPerSecond = 20      // of one page, on average
-	frameBurst      = 100     // of one page, at once
+	frameBurst      = 100     // frames of one page, at once
 
-	pingInterval = 25 * time.Second
-	pongTimeout  = 60 * time.Second
-	writeTimeout = 10 * time.Second
-	closeTimeout = time.Second // for the page's answer to a close frame
-	replyQueue   = 8           // replies that wait for the writer
-	maxPending   = 16          // messages of one page that are being stored
+	pingInterval = 25 * time.Second // shorter than the idle timeouts of proxies
+	pongTimeout  = 60 * time.Second // two pings may be lost
+	writeTimeout = 10 * time.Second // of one frame
+	closeTimeout = time.Second      // for the page's answer to a close frame
+	replyQueue   = 8                // frames: replies that wait for the writer
+	maxPending   = 16               // messages of one page that are being stored
 	// messageTouchInterval limits how often messages extend a session: otherwise each would cost two writes.
 	messageTouchInterval = 10 * time.Second
 
@@ -43,7 +43,7 @@ type inboundFrame struct {
 	ClientID string `json:"clientId"`
 }
 
-// ackFrame acknowledges a message that is stored.
+// ackFrame acknowledges a message that is stored. A repeated message gets the number that it got at first.
 type ackFrame struct {
 	Type     string `json:"type"` // ack
 	ClientID string `json:"clientId"`
@@ -58,7 +58,8 @@ type errorFrame struct {
 	Descripcion string `json:"descripcion"`
 }
 
-// client is a page at the other end of a websocket. The handler's goroutine reads, another one writes.
+// client is a page at the other end of a websocket. The handler's goroutine reads, another one writes, and each message
+// that is being stored has one. A websocket allows one reader and one writer at a time; control frames are exempt.
 type client struct {
 	site    *Site
 	conn    *websocket.Conn
@@ -72,31 +73,31 @@ type client struct {
 	pending  errgroup.Group // messages that are being stored
 	touching sync.Mutex     // guards session.Expires
 
-	endOnce sync.Once
-	ended   chan struct{} // closed when the connection is to end; code and reason are set before
-	code    int           // of the close frame; 0: none is sent
-	reason  string
+	// ctx ends when the connection is to end. Its cause is a *websocket.CloseError when a close frame is to be sent.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// checkUpgrade wraps openWebsocket: it rejects requests that are no upgrade, that come from pages of other sites, which
+// browsers let open websockets to any server, and that come after the start of the drain.
+func (s *Site) checkUpgrade(h fiber.Handler) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		switch {
+		case !fiberws.IsWebSocketUpgrade(c):
+			c.Set(fiber.HeaderUpgrade, "websocket")
+			return &httpError{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
+		case !sameOrigin(c, c.Get(fiber.HeaderOrigin)):
+			return errCrossSite
+		case s.draining.Load():
+			return errStopping
+		}
+		return h(c)
+	}
 }
 
 // openWebsocket upgrades a request of a logged-in page of this site to a websocket.
-func (s *Site) openWebsocket(c *fiber.Ctx) error {
-	if !fiberws.IsWebSocketUpgrade(c) {
-		c.Set(fiber.HeaderUpgrade, "websocket")
-		return &httpError{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
-	}
-	if !sameOrigin(c, c.Get(fiber.HeaderOrigin)) { // browsers let pages of any site open websockets
-		return errCrossSite
-	}
+func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Session) error {
 	after, err := lastEntry(c)
-	if err != nil {
-		return err
-	}
-	if s.draining.Load() {
-		return errStopping
-	}
-	ctx, cancel := s.storeContext()
-	defer cancel()
-	session, err := s.currentSession(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -115,8 +116,8 @@ func (s *Site) openWebsocket(c *fiber.Ctx) error {
 		limit:   rate.NewLimiter(framesPerSecond, frameBurst),
 		after:   after,
 		replies: make(chan []byte, replyQueue),
-		ended:   make(chan struct{}),
 	}
+	cl.ctx, cl.cancel = context.WithCancelCause(context.Background())
 	cl.pending.SetLimit(maxPending)
 	return fiberws.New(func(pooled *fiberws.Conn) {
 		cl.conn = pooled.Conn // the outer one goes back to a pool, and serves another client
@@ -137,15 +138,16 @@ func lastEntry(c *fiber.Ctx) (int64, error) {
 // writeBuffers are shared among all websockets: an idle one holds no buffer for writing.
 var writeBuffers sync.Pool
 
-// serve reads the page's frames until the connection ends. When it returns nothing uses the connection any more.
+// serve reads the page's frames until the connection ends. When it returns no goroutine uses the connection any more:
+// fasthttp then closes it, and its buffers serve others.
 func (c *client) serve() {
+	defer c.recoverPanic()
 	if !c.site.clients.add(c) {
 		c.end(websocket.CloseServiceRestart, "service restart")
 		c.sendClose()
 		return
 	}
 	defer c.site.clients.remove(c)
-	defer c.recoverPanic()
 	listener, err := c.join()
 	if err != nil {
 		c.endWithError(err)
@@ -158,7 +160,7 @@ func (c *client) serve() {
 		c.write(listener)
 	})
 	defer func() {
-		c.end(0, "")
+		c.cancel(nil)
 		listener.Close()
 		writer.Wait()
 		_ = c.pending.Wait()
@@ -170,14 +172,15 @@ func (c *client) serve() {
 	_ = c.extendReadDeadline()
 	for {
 		_, frame, err := c.conn.ReadMessage()
-		if err != nil || c.isEnding() {
+		if err != nil || c.ctx.Err() != nil {
 			return
 		}
 		c.handleFrame(frame)
 	}
 }
 
-// recoverPanic ends the connection in which a goroutine has panicked. Without it the whole process would end.
+// recoverPanic ends the connection in which a goroutine has panicked. Neither fasthttp nor the websocket's package
+// recovers, so every goroutine of a connection defers it: without it the whole process would end.
 func (c *client) recoverPanic() {
 	if r := recover(); r != nil {
 		c.site.log.Error("panic in a websocket", "panic", r, "stack", string(debug.Stack()))
@@ -188,31 +191,20 @@ func (c *client) recoverPanic() {
 
 // extendReadDeadline gives the page pongTimeout to send something, unless the connection is ending.
 func (c *client) extendReadDeadline() error {
-	if c.isEnding() {
+	if c.ctx.Err() != nil {
 		return nil
 	}
 	return c.conn.SetReadDeadline(time.Now().Add(pongTimeout))
 }
 
-// isEnding tells whether end was called.
-func (c *client) isEnding() bool {
-	select {
-	case <-c.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// end makes the writer close the connection. The first call's code and reason count.
+// end makes the writer send a close frame (RFC 6455, 7.4.1) and close the connection. The first call decides the code
+// and the reason.
 func (c *client) end(code int, reason string) {
-	c.endOnce.Do(func() {
-		c.code, c.reason = code, reason
-		close(c.ended)
-	})
+	c.cancel(&websocket.CloseError{Code: code, Text: reason})
 }
 
-// write sends the chat's frames, replies and pings until the connection ends.
+// write sends the chat's frames, replies and pings until the connection ends. It goes on after the end of the chat's
+// frames, for the close frame.
 func (c *client) write(listener *chat.Listener) {
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
@@ -220,7 +212,7 @@ func (c *client) write(listener *chat.Listener) {
 	for {
 		var err error
 		select {
-		case <-c.ended:
+		case <-c.ctx.Done():
 			c.sendClose()
 			return
 		case frame, open := <-frames:
@@ -236,7 +228,7 @@ func (c *client) write(listener *chat.Listener) {
 			err = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout))
 		}
 		if err != nil {
-			c.end(0, "")
+			c.cancel(nil)
 			_ = c.conn.Close() // ends the reader
 		}
 	}
@@ -248,10 +240,11 @@ func (c *client) send(frame []byte) error {
 	return c.conn.WriteMessage(websocket.TextMessage, frame)
 }
 
-// sendClose sends the close frame and limits the time in which the reader waits for the page's answer.
+// sendClose sends the close frame, if the connection ends with one, and limits the time in which the reader waits for
+// the page's answer. Only the first close frame of a connection reaches the page.
 func (c *client) sendClose() {
-	if c.code != 0 {
-		message := websocket.FormatCloseMessage(c.code, c.reason)
+	if frame, ok := errors.AsType[*websocket.CloseError](context.Cause(c.ctx)); ok {
+		message := websocket.FormatCloseMessage(frame.Code, frame.Text)
 		_ = c.conn.WriteControl(websocket.CloseMessage, message, time.Now().Add(closeTimeout))
 	}
 	_ = c.conn.SetReadDeadline(time.Now().Add(closeTimeout))
@@ -272,7 +265,8 @@ func (c *client) endWithError(err error) {
 	}
 }
 
-// handleFrame checks a frame and sends its message.
+// handleFrame checks a frame and sends its message. A frame that breaks the rate limit is decoded too: the reply names
+// its clientId, and the page repeats that message later.
 func (c *client) handleFrame(frame []byte) {
 	var f inboundFrame
 	err := json.Unmarshal(frame, &f)
@@ -288,7 +282,8 @@ func (c *client) handleFrame(frame []byte) {
 	}
 }
 
-// join subscribes the page to the chat, from the entry after the last one that it has.
+// join subscribes the page to the chat, from the entry after the last one that it has. It fails with
+// store.ErrUnavailable, and then the page connects again.
 func (c *client) join() (*chat.Listener, error) {
 	ctx, cancel := c.site.storeContext()
 	defer cancel()
@@ -307,7 +302,8 @@ func (c *client) sendMessage(f inboundFrame) {
 	})
 }
 
-// acknowledge waits until the message is stored, and replies with its number or with the error.
+// acknowledge waits until the message is stored, and replies with its number or with the error. After codeUnavailable the
+// message may be stored or not: the page repeats it, and its clientId keeps it from being stored twice.
 func (c *client) acknowledge(ctx context.Context, f inboundFrame, stored func() (store.Entry, error)) {
 	entry, err := stored()
 	if e, ok := errors.AsType[*chat.InvalidError](err); ok {
@@ -348,6 +344,6 @@ func (c *client) reply(v any) {
 	frame, _ := json.Marshal(v) // strings and numbers: cannot fail
 	select {
 	case c.replies <- frame:
-	case <-c.ended:
+	case <-c.ctx.Done():
 	}
 }

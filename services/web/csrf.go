@@ -23,19 +23,18 @@ func checkFetchSite(c *fiber.Ctx) error {
 	return errCrossSite
 }
 
-// sameOrigin tells whether an Origin header names this site as the client addressed it.
+// sameOrigin reports whether an Origin header names this site as the client addressed it. A site that is reached by TLS
+// rejects its own http origin, since that page can be forged on the way.
 func sameOrigin(c *fiber.Ctx, origin string) bool {
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
 		return false
 	}
-	if u.Scheme != "https" && (u.Scheme != "http" || secure(c)) {
-		return false
-	}
-	return strings.EqualFold(u.Host, string(c.Request().Host()))
+	sameScheme := u.Scheme == "https" || u.Scheme == "http" && !secure(c)
+	return sameScheme && strings.EqualFold(u.Host, string(c.Request().Host()))
 }
 
-// secure tells whether the client's connection uses TLS, which a trusted proxy may terminate.
+// secure reports whether the client's connection uses TLS, which a trusted proxy may terminate.
 func secure(c *fiber.Ctx) bool {
 	return c.Context().IsTLS() || c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedProto) == "https"
 }

@@ -9,16 +9,17 @@ import (
 	"balanza/services/store"
 )
 
-// Codes of the JSON errors. The first two are the course's.
+// Codes of the JSON errors, which clients may rely on: one that is in use keeps its meaning. The first two are the
+// course's. A code has no status of its own, since codeInvalid and codeUnauthorised stand for several.
 const (
-	codeUnauthorised   = -1
+	codeUnauthorised   = -1 // 401: no session; 403: a request of another site
 	codeNotImplemented = -2 // no such route
 	codeInvalid        = -3 // the request is wrong; "campo" names the field, if it is one
 	codeNotFound       = -4
-	codeTaken          = -5
-	codeTooMany        = -6
-	codeUnavailable    = -7
-	codeInternal       = -8
+	codeTaken          = -5 // the email has an account
+	codeTooMany        = -6 // a rate limit is exceeded; the page tries again
+	codeUnavailable    = -7 // the store does not answer, or the server drains; the page tries again
+	codeInternal       = -8 // the cause is in the log only
 )
 
 // httpError is an error for the client. Any other error is logged, and the client gets errInternal.
@@ -26,13 +27,14 @@ type httpError struct {
 	status int
 	code   int
 	text   string // key of its text
-	args   []any
-	field  string
-	wait   int // seconds, for Retry-After; 0 = none
+	args   []any  // of the text
+	field  string // name of the wrong field, empty when the error is about no field
+	// retryAfter is the header's value in seconds; without one it is 0.
+	retryAfter int
 }
 
 // Error returns the key of the text, since the language is known only when the error is written.
-func (f *httpError) Error() string { return f.text }
+func (e *httpError) Error() string { return e.text }
 
 // errorBody is the JSON form of an httpError.
 type errorBody struct {
@@ -48,7 +50,7 @@ func invalid(field, text string, args ...any) *httpError {
 
 // temporaryError is a 503 that may be over when the client tries again, after a second.
 func temporaryError(text string) *httpError {
-	return &httpError{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: text, wait: 1}
+	return &httpError{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: text, retryAfter: 1}
 }
 
 // notImplemented is the 404 of a route that does not exist, in the course's form.
@@ -68,22 +70,23 @@ var (
 	errInternal    = &httpError{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
 )
 
-// toHTTPError turns any error into one for the client. Errors that are not the client's are logged.
+// toHTTPError turns any error into one for the client. Only errors that no client has caused are logged: others would
+// let clients fill the log. While the store is down every request fails, so that is logged once a second.
 func (s *Site) toHTTPError(c *fiber.Ctx, err error) *httpError {
-	if f, ok := errors.AsType[*httpError](err); ok {
-		return f
+	if known, ok := errors.AsType[*httpError](err); ok {
+		return known
 	}
 	if e, ok := errors.AsType[*fiber.Error](err); ok { // fasthttp's and Fiber's own errors: the request cannot be read
-		f := &httpError{status: e.Code, code: codeInvalid, text: "error.request"}
+		unreadable := &httpError{status: e.Code, code: codeInvalid, text: "error.request"}
 		switch e.Code {
 		case fiber.StatusRequestEntityTooLarge:
-			f.text, f.args = "error.toolarge", []any{maxBody}
+			unreadable.text, unreadable.args = "error.toolarge", []any{maxBody}
 		case fiber.StatusRequestHeaderFieldsTooLarge:
-			f.text, f.args = "error.toolarge", []any{maxHeader}
+			unreadable.text, unreadable.args = "error.toolarge", []any{maxHeader}
 		case fiber.StatusRequestTimeout:
-			f.text = "error.timeout"
+			unreadable.text = "error.timeout"
 		}
-		return f
+		return unreadable
 	}
 	if errors.Is(err, store.ErrUnavailable) {
 		s.outages.Do(func() { s.log.Warn("store unavailable", "path", c.Path(), "error", err) })
@@ -93,29 +96,30 @@ func (s *Site) toHTTPError(c *fiber.Ctx, err error) *httpError {
 	return errInternal
 }
 
-// writeError answers with an error, as JSON or as a page.
+// writeError answers with an error, as JSON or as a page; a page that needs a session redirects to the log-in. No cache
+// may keep the answer, since the next one may be a success.
 func (s *Site) writeError(c *fiber.Ctx, err error) error {
 	s.setCommonHeaders(c.Context()) // requests that fasthttp cannot read bypass recoverPanics
-	f := s.toHTTPError(c, err)
-	c.Status(f.status)
+	e := s.toHTTPError(c, err)
+	c.Status(e.status)
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Vary(fiber.HeaderAccept, fiber.HeaderAcceptLanguage)
-	if f.wait > 0 {
-		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(f.wait))
+	if e.retryAfter > 0 {
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(e.retryAfter))
 	}
 	switch {
 	case wantsJSON(c, true):
 		texts := s.texts[lang(c)]
-		if f.code == codeNotImplemented {
+		if e.code == codeNotImplemented {
 			texts = s.texts["es"] // the course's form, which programs may expect
 		}
-		return c.JSON(errorBody{Error: f.code, Descripcion: texts.format(f.text, f.args...), Campo: f.field})
-	case f.status == fiber.StatusUnauthorized:
+		return c.JSON(errorBody{Error: e.code, Descripcion: texts.format(e.text, e.args...), Campo: e.field})
+	case e.status == fiber.StatusUnauthorized:
 		return c.Redirect("/login", fiber.StatusSeeOther)
 	}
 	page := "error"
-	if f.status == fiber.StatusNotFound {
+	if e.status == fiber.StatusNotFound {
 		page = "notfound"
 	}
-	return s.show(c, page, Page{Error: s.texts[lang(c)].format(f.text, f.args...), Field: f.field})
+	return s.show(c, page, Page{Error: s.texts[lang(c)].format(e.text, e.args...), Field: e.field})
 }

@@ -23,8 +23,8 @@ type form struct {
 
 // readForm reads the body. Methods of form check the values; unknown fields are ignored.
 func readForm(c *fiber.Ctx) (*form, error) {
-	kind, _, _ := strings.Cut(c.Get(fiber.HeaderContentType), ";")
-	switch strings.ToLower(strings.TrimSpace(kind)) {
+	contentType, _, _ := strings.Cut(c.Get(fiber.HeaderContentType), ";")
+	switch strings.ToLower(strings.TrimSpace(contentType)) {
 	case fiber.MIMEApplicationJSON:
 		return readJSONBody(c.Request().Body())
 	case fiber.MIMEApplicationForm:
@@ -33,21 +33,20 @@ func readForm(c *fiber.Ctx) (*form, error) {
 	return nil, &httpError{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.type"}
 }
 
-// readJSONBody reads a single JSON object.
+// readJSONBody reads a single JSON object. Numbers stay text, so that number sees all their digits.
 func readJSONBody(body []byte) (*form, error) {
 	var values map[string]any
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
-	if err := d.Decode(&values); err != nil || values == nil {
-		return nil, invalid("", "error.json")
-	}
-	if _, err := d.Token(); err != io.EOF {
+	err := d.Decode(&values)
+	if _, end := d.Token(); err != nil || values == nil || end != io.EOF {
 		return nil, invalid("", "error.json")
 	}
 	return &form{values: values}, nil
 }
 
-// readFormBody reads a form, in which no field may be repeated or nested.
+// readFormBody reads a form, in which no field may be repeated or nested: which of several values counts would depend on
+// the reader.
 func readFormBody(c *fiber.Ctx) (*form, error) {
 	values := make(map[string]any)
 	for k, v := range c.Request().PostArgs().All() {

@@ -21,7 +21,7 @@ type Info struct {
 	Pid        int      `json:"pid"`
 	Version    string   `json:"version"` // of the Go runtime
 	Folder     string   `json:"folder"`  // working directory
-	RSS        int64    `json:"rss"`     // reserved memory, bytes
+	RSS        int64    `json:"rss"`     // reserved memory, bytes; 0 when it cannot be read
 	CPUs       int      `json:"cpus"`
 	Mode       string   `json:"mode"`   // FORK or CLUSTER
 	Worker     int      `json:"worker"` // 0 in FORK
@@ -33,7 +33,7 @@ type Info struct {
 // the request.
 const sampleInterval = 250 * time.Millisecond
 
-// info caches the answer of /info.
+// info caches the answer of /info. Load tests ask for it thousands of times a second.
 type info struct {
 	fixed       Info
 	started     time.Time
@@ -80,15 +80,17 @@ func (i *info) sample() *sample {
 		return s
 	}
 	s := &sample{Info: i.fixed, taken: now}
-	s.RSS = residentMemory()
+	self := gopsutil.Process{Pid: int32(i.fixed.Pid)} // NewProcess would read when the process began, too
+	if memory, err := self.MemoryInfo(); err == nil {
+		s.RSS = int64(memory.RSS)
+	}
 	s.Uptime = int64(now.Sub(i.started).Seconds())
 	s.json, _ = json.Marshal(s.Info) // strings and numbers: cannot fail
 	i.current.Store(s)
 	return s
 }
 
-// showInfo answers /info as a page or as JSON. It encodes neither more than once for each sample and language: /info is
-// the route that load tests measure.
+// showInfo answers /info as a page or as JSON. It encodes neither more than once for each sample and language.
 func (s *Site) showInfo(c *fiber.Ctx) error {
 	if !wantsJSON(c, false) && c.Query("format") != "json" {
 		now, l := s.info.sample(), lang(c)
@@ -107,17 +109,4 @@ func (s *Site) showInfo(c *fiber.Ctx) error {
 	c.Response().Header.Set(fiber.HeaderVary, fiber.HeaderAccept)
 	c.Response().SetBodyRaw(s.info.sample().json)
 	return nil
-}
-
-// residentMemory returns the process's resident set in bytes, 0 when it cannot be read.
-func residentMemory() int64 {
-	p, err := gopsutil.NewProcess(int32(os.Getpid()))
-	if err != nil {
-		return 0
-	}
-	memory, err := p.MemoryInfo()
-	if err != nil {
-		return 0
-	}
-	return int64(memory.RSS)
 }

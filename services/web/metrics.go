@@ -18,7 +18,7 @@ var bucketBounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 
 // metrics counts requests by route. Every series exists from the start, so all workers of a server have the same ones,
 // and counting a request is three atomic additions. (Prometheus' own client takes 2 MB more in each worker.)
-type metrics struct{ routes []*routeMetrics }
+type metrics []*routeMetrics
 
 // routeMetrics are the counters of a method and a route. Requests update them without a lock.
 type routeMetrics struct {
@@ -28,12 +28,10 @@ type routeMetrics struct {
 	nanoseconds  atomic.Int64
 }
 
-func newMetrics() *metrics { return &metrics{} }
-
 // route adds the counters of a route. All routes are added before the first request.
 func (m *metrics) route(method, path string) *routeMetrics {
 	r := &routeMetrics{method: method, path: path}
-	m.routes = append(m.routes, r)
+	*m = append(*m, r)
 	return r
 }
 
@@ -45,9 +43,10 @@ func (r *routeMetrics) count(status int, took time.Duration) {
 	r.classes[status/100%6].Add(1) // last: a request that Answered counts is in all counters
 }
 
-// Answered returns how many requests this process has answered. While it stays the same, so do the counters.
+// Answered returns how many requests this process has answered. While it stays the same, so do the counters, and a
+// heartbeat need not carry them.
 func (s *Site) Answered() (n int64) {
-	for _, r := range s.metrics.routes {
+	for _, r := range s.metrics {
 		for class := range r.classes {
 			n += r.classes[class].Load()
 		}
@@ -55,10 +54,11 @@ func (s *Site) Answered() (n int64) {
 	return n
 }
 
-// Counters returns this process's counters, histogram buckets among them: Prometheus series → value.
+// Counters returns this process's counters as Prometheus series → value. All of them only grow, so sums over processes
+// are counters, too. Times are in seconds, and buckets are cumulative as in Prometheus' text format.
 func (s *Site) Counters() map[string]float64 {
 	all := make(map[string]float64)
-	for _, r := range s.metrics.routes {
+	for _, r := range s.metrics {
 		for class := 1; class < len(r.classes); class++ {
 			all[fmt.Sprintf(`balanza_requests_total{method=%q,route=%q,status="%dxx"}`, r.method, r.path, class)] =
 				float64(r.classes[class].Load())
@@ -79,7 +79,8 @@ func (s *Site) Counters() map[string]float64 {
 	return all
 }
 
-// showMetrics answers in Prometheus' text format.
+// showMetrics answers in Prometheus' text format, version 0.0.4: the counters of the whole server, since a scrape reaches
+// any of its workers, and the gauges of this process.
 func (s *Site) showMetrics(c *fiber.Ctx) error {
 	counters := s.Counters()
 	if s.config.Totals != nil {

@@ -27,7 +27,7 @@ func mockProduct() store.Product {
 	}
 }
 
-// mockProducts answers with random products as JSON.
+// mockProducts answers with random products as JSON. They are new each time and are not stored.
 func (s *Site) mockProducts(c *fiber.Ctx) error {
 	all := make([]store.Product, mockCount)
 	for i := range all {

@@ -8,14 +8,16 @@ import (
 	"time"
 )
 
-// openSet holds the connections of one kind that are open. Its zero value is empty.
+// openSet holds the connections of one kind that are open, so that a drain can wait for them and close them. fasthttp
+// does not count hijacked connections, and does not say which ones are open. The zero value is an empty set.
 type openSet[T comparable] struct {
 	mu     sync.Mutex
 	open   map[T]bool
 	closed bool
 }
 
-// add returns false when the set is closed.
+// add returns false when the set is closed: then the caller ends the connection itself, since the drain has already seen
+// all others.
 func (s *openSet[T]) add(c T) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,6 +30,7 @@ func (s *openSet[T]) add(c T) bool {
 	return !s.closed
 }
 
+// remove forgets a connection that is closed. One that is not in the set is ignored.
 func (s *openSet[T]) remove(c T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,13 +52,15 @@ func (s *openSet[T]) close() []T {
 	return s.all()
 }
 
+// count returns the number of open connections.
 func (s *openSet[T]) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.open)
 }
 
-// wait returns when no connection is open or when ctx ends.
+// wait returns when no connection is open or when ctx ends. It polls, since a drain is rare and a signal for each
+// connection that closes would cost every request.
 func (s *openSet[T]) wait(ctx context.Context) {
 	for s.count() > 0 {
 		select {

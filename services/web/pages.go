@@ -50,7 +50,7 @@ func loadPages(a assets) map[string]*template.Template {
 	return pages
 }
 
-// show answers with a page.
+// show renders a page in the client's language and answers with it.
 func (s *Site) show(c *fiber.Ctx, name string, p Page) error {
 	page, err := s.render(lang(c), name, p)
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *Site) render(lang, name string, p Page) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// sendPage answers with a page.
+// sendPage answers with a rendered page. Pages show an email or depend on the language, so no cache may keep them.
 func sendPage(c *fiber.Ctx, page []byte) error {
 	c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 	c.Set(fiber.HeaderContentSecurityPolicy, contentPolicy)
@@ -86,27 +86,19 @@ func (s *Site) page(name string) fiber.Handler {
 	return func(c *fiber.Ctx) error { return s.show(c, name, Page{}) }
 }
 
-// lang is the page language that the client prefers.
+// lang is the page language that the client prefers, es or en.
 func lang(c *fiber.Ctx) string {
 	tag, _ := language.MatchStrings(languages, c.Get(fiber.HeaderAcceptLanguage))
 	base, _ := tag.Base()
 	return base.String()
 }
 
-// wantsJSON tells whether the client asks for JSON rather than a page; fallback is for clients that do not say.
+// wantsJSON reports whether the client asks for JSON rather than a page; fallback is for clients that do not say.
 func wantsJSON(c *fiber.Ctx, fallback bool) bool {
-	switch accept := c.Get(fiber.HeaderAccept); accept {
-	case "", "*/*":
+	preferred := c.Accepts(fiber.MIMEApplicationJSON, fiber.MIMETextHTML)
+	reversed := c.Accepts(fiber.MIMETextHTML, fiber.MIMEApplicationJSON)
+	if preferred != reversed || preferred == "" { // both are equally welcome, as with */*, or neither is
 		return fallback
-	case fiber.MIMEApplicationJSON:
-		return true
 	}
-	switch c.Accepts(fiber.MIMEApplicationJSON, fiber.MIMETextHTML) {
-	case fiber.MIMEApplicationJSON:
-		// Both may be preferred equally, as with */*;q=0.8.
-		return fallback || c.Accepts(fiber.MIMETextHTML, fiber.MIMEApplicationJSON) == fiber.MIMEApplicationJSON
-	case fiber.MIMETextHTML:
-		return false
-	}
-	return fallback
+	return preferred == fiber.MIMEApplicationJSON
 }

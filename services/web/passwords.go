@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	minPassword = 8   // characters
-	maxPassword = 256 // characters
-	hashCost    = 10  // about 50 ms of a core
-	hashTimeout = 5 * time.Second
+	minPassword = 8               // characters
+	maxPassword = 256             // characters
+	hashCost    = 10              // of bcrypt, about 50 ms of a core
+	hashTimeout = 5 * time.Second // for a free hasher
 )
 
 var errBusy = temporaryError("error.busy")
@@ -69,7 +69,7 @@ func (h hashers) acquire(ctx context.Context) error {
 	}
 }
 
-// hash returns the bcrypt hash of a new password.
+// hash returns the bcrypt hash of a new password. It fails with errBusy.
 func (h hashers) hash(ctx context.Context, password string) ([]byte, error) {
 	if err := h.acquire(ctx); err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (h hashers) hash(ctx context.Context, password string) ([]byte, error) {
 	return bcrypt.GenerateFromPassword(digest(password), hashCost)
 }
 
-// match tells whether a password has the hash. Without a hash it is false, after the same time, so that the time does
+// match reports whether a password has the hash. Without a hash it is false, after the same time, so that the time does
 // not show which emails have an account.
 func (h hashers) match(ctx context.Context, hash []byte, password string) (bool, error) {
 	noUser := len(hash) == 0

@@ -3,7 +3,6 @@ package web
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -28,11 +27,12 @@ func (s *Site) products(c *fiber.Ctx) error {
 		return err
 	}
 	if all == nil {
-		all = []store.Product{} // JSON [] and not null
+		all = []store.Product{} // in JSON [], where nil is null
 	}
 	return sendUncached(c, all)
 }
 
+// product answers with one product, to anybody.
 func (s *Site) product(c *fiber.Ctx) error {
 	ctx, cancel := s.storeContext()
 	defer cancel()
@@ -72,6 +72,7 @@ func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, _ store.Session)
 	return c.JSON(p)
 }
 
+// deleteProduct deletes a product. A second deletion gets 404.
 func (s *Site) deleteProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
 	id := utils.CopyString(c.Params("id"))
 	if err := s.config.Store.DeleteProduct(ctx, id); err != nil {
@@ -115,10 +116,11 @@ func productError(err error) error {
 func newProductID(now time.Time) string {
 	var random [5]byte
 	_, _ = rand.Read(random[:]) // never fails
-	return fmt.Sprintf("%011x%s", now.UnixMilli(), hex.EncodeToString(random[:]))
+	return fmt.Sprintf("%011x%x", now.UnixMilli(), random)
 }
 
-// sendUncached answers with JSON that no cache may keep.
+// sendUncached answers with JSON that no cache may keep: the next request may be answered by a process whose data is
+// newer.
 func sendUncached(c *fiber.Ctx, v any) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	return c.JSON(v)

@@ -8,7 +8,8 @@ import (
 	"balanza/services/draw"
 )
 
-// randoms draws cant numbers and answers with the histogram as JSON.
+// randoms draws cant numbers, draw.Default without the parameter, and answers with the histogram as JSON: number → how
+// often it was drawn. Package draw works in the background, so other requests are not delayed.
 func (s *Site) randoms(c *fiber.Ctx) error {
 	n := int64(draw.Default)
 	switch values := c.Context().QueryArgs().PeekMulti("cant"); len(values) {

@@ -3,7 +3,6 @@ package web
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"net/netip"
@@ -21,11 +20,9 @@ const (
 )
 
 // countLogin counts an attempt to log in before the password is checked, in the store and so over all processes. It
-// fails with 429 when the client's address has made too many: another address is not affected. undo takes the attempt
-// off the count.
-func (s *Site) countLogin(
-	ctx context.Context, c *fiber.Ctx, email string,
-) (undo func(context.Context) error, err error) {
+// fails with 429 when the client's address has made too many; other addresses are not affected. The function that it
+// returns takes the attempt off the count again.
+func (s *Site) countLogin(ctx context.Context, c *fiber.Ctx, email string) (func(context.Context) error, error) {
 	now := time.Now()
 	end := now.Truncate(loginWindow).Add(loginWindow)
 	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(clientAddress(c))
@@ -34,7 +31,7 @@ func (s *Site) countLogin(
 		key   string
 		limit int
 	}{
-		{start + "/" + hex.EncodeToString(sum[:]), maxLoginsPerEmail},
+		{fmt.Sprintf("%s/%x", start, sum), maxLoginsPerEmail},
 		{start, maxLoginsPerAddress},
 	}
 	for _, l := range limits {
@@ -44,10 +41,10 @@ func (s *Site) countLogin(
 		}
 		if n > l.limit {
 			return nil, &httpError{
-				status: fiber.StatusTooManyRequests,
-				code:   codeTooMany,
-				text:   "error.attempts",
-				wait:   int(math.Ceil(end.Sub(now).Seconds())),
+				status:     fiber.StatusTooManyRequests,
+				code:       codeTooMany,
+				text:       "error.attempts",
+				retryAfter: int(math.Ceil(end.Sub(now).Seconds())),
 			}
 		}
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// cancelGrace is how long handlers get to answer after their work was cancelled.
-const cancelGrace = time.Second
-
-// sweepInterval is the mean time between two sweeps of one process.
-const sweepInterval = 10 * time.Minute
+const (
+	cancelGrace   = time.Second            // for handlers to answer after their work was cancelled
+	connectGrace  = 200 * time.Millisecond // for handshakes that began before RejectNew
+	sweepInterval = 10 * time.Minute       // mean time between two sweeps of one process
+)
 
 // Serve answers requests on ln until ctx ends, then drains and returns nil. It closes ln: only this process stops
 // accepting, other processes may hold the same socket. It is called once. An error is the listener's.
@@ -53,9 +53,17 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	idle, cancel := context.WithTimeout(s.work, max(s.config.DrainIdle, s.config.DrainDelay))
 	defer cancel()
 	if s.config.Replaced == nil || !s.config.Replaced() {
-		s.wait(s.config.DrainDelay)
+		select {
+		case <-s.work.Done():
+		case <-time.After(s.config.DrainDelay):
+		}
+		// The last holder of a socket that closes it resets the connections that it has not accepted. With RejectNew their
+		// queue runs empty before.
 		if last, ok := ln.(interface{ RejectNew() error }); ok && last.RejectNew() == nil {
-			s.wait(connectGrace)
+			select {
+			case <-s.work.Done():
+			case <-time.After(connectGrace):
+			}
 		}
 	}
 	_ = ln.Close()
@@ -70,19 +78,16 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	s.stop()
 	grace, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
-	s.conns.wait(grace) // cancelled handlers tell their clients
+	s.conns.wait(grace) // cancelled handlers answer 503
 	s.clients.wait(grace)
 	for _, c := range s.clients.all() {
 		_ = c.conn.Close()
 	}
-	s.clients.wait(context.Background()) // their goroutines end now
+	s.clients.wait(context.Background()) // their reads and writes fail now
 	for _, c := range s.conns.all() {
 		_ = c.Close()
 	}
 }
-
-// connectGrace is how long handshakes that began before RejectNew get to end.
-const connectGrace = 200 * time.Millisecond
 
 // trackConn keeps conns up to date; it is fasthttp's ConnState hook. A hijacked connection is a websocket from then on.
 func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
@@ -91,14 +96,6 @@ func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
 		s.conns.add(c)
 	case fasthttp.StateClosed, fasthttp.StateHijacked:
 		s.conns.remove(c)
-	}
-}
-
-// wait waits for d, or until the work is cancelled.
-func (s *Site) wait(d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-s.work.Done():
 	}
 }
 

@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 
 	"balanza/services/store"
@@ -14,14 +17,20 @@ import (
 
 const (
 	sessionLength = 10 * time.Minute // from the last access
-	touchInterval = time.Second      // accesses within it extend the session once
+	touchInterval = time.Second      // accesses within it extend the session once: most requests write nothing
 	// storeTimeout limits all calls of the store in one request, so that a 503 comes within 3 s.
 	storeTimeout = 2500 * time.Millisecond
+
+	// recheckInterval is the time between two look-ups of the sessions of open websockets: a session that was deleted in
+	// the database itself, without a log entry, ends its websockets too.
+	recheckInterval = 2 * time.Second
+	maxLookup       = 200 // sessions of one look-up
 )
 
 var errLoginRequired = &httpError{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "error.login"}
 
-// storeContext is the context of a request's calls of the store.
+// storeContext is the context of a request's calls of the store. It ends after storeTimeout or with the drain, and not
+// with the client's connection: a change that has begun is completed.
 func (s *Site) storeContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(s.work, storeTimeout)
 }
@@ -51,7 +60,8 @@ func setCookie(c *fiber.Ctx, value string) {
 	c.Cookie(&cookie)
 }
 
-// sessionID returns the session id of the cookie, empty when there is none or it cannot be one.
+// sessionID returns the session id of the cookie, empty when there is no cookie or its value is not an id of 32 bytes in
+// base64. So arbitrary text never reaches the store.
 func sessionID(c *fiber.Ctx) string {
 	id := string(c.Request().Header.Cookie(cookieName(secure(c))))
 	if b, err := base64.RawURLEncoding.DecodeString(id); err != nil || len(b) != 32 {
@@ -76,7 +86,8 @@ func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session,
 	return session, err
 }
 
-// touchSession extends a session to sessionLength from now, unless that was done within touchInterval.
+// touchSession extends a session to sessionLength from now, unless that was done within touchInterval. It updates session
+// and the store.
 func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
 	expires := time.Now().Add(sessionLength)
 	if expires.Sub(session.Expires) < touchInterval {
@@ -108,7 +119,8 @@ func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, email string) err
 	return nil
 }
 
-// endSession deletes a session. Every process gets the log entry and closes its websockets of that session.
+// endSession deletes a session. Every process gets the log entry and closes its websockets of that session. Without the
+// entry they are closed all the same, by watchSessions, so that a failure to append is no error.
 func (s *Site) endSession(ctx context.Context, id string) error {
 	if err := s.config.Store.DeleteSession(ctx, id); err != nil {
 		return err
@@ -129,5 +141,47 @@ func (s *Site) loggedIn(h func(context.Context, *fiber.Ctx, store.Session) error
 			return err
 		}
 		return h(ctx, c, session)
+	}
+}
+
+// watchSessions ends the websockets of sessions that have ended, until ctx ends.
+func (s *Site) watchSessions(ctx context.Context) {
+	tick := time.NewTicker(recheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		open := make(map[string][]*client) // by session
+		for _, c := range s.clients.all() {
+			open[c.session.ID] = append(open[c.session.ID], c)
+		}
+		chunks := slices.Collect(slices.Chunk(slices.Collect(maps.Keys(open)), maxLookup))
+		for _, ids := range chunks {
+			s.endExpired(ctx, ids, open)
+			select { // thousands of look-ups at once would delay other requests
+			case <-ctx.Done():
+				return
+			case <-time.After(recheckInterval / 2 / time.Duration(len(chunks))):
+			}
+		}
+	}
+}
+
+// endExpired ends the websockets of those of the sessions that have ended.
+func (s *Site) endExpired(ctx context.Context, ids []string, open map[string][]*client) {
+	live, err := s.config.Store.LiveSessions(ctx, ids, time.Now())
+	if err != nil {
+		return // nothing is known about them; they are looked up again soon
+	}
+	for _, id := range ids {
+		if slices.Contains(live, id) {
+			continue
+		}
+		for _, c := range open[id] {
+			c.end(websocket.ClosePolicyViolation, sessionEnded)
+		}
 	}
 }

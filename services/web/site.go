@@ -2,8 +2,8 @@
 package web
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,10 +62,10 @@ type Config struct {
 
 // Limits of a request and of a connection.
 const (
-	maxBody   = 64 << 10 // bytes
-	maxHeader = 8 << 10  // bytes
+	maxBody   = 64 << 10 // bytes; forms and products are far smaller
+	maxHeader = 8 << 10  // bytes, the request line among them
 
-	readTimeout = 30 * time.Second
+	readTimeout = 30 * time.Second // of a whole request
 	// nginx keeps its upstream connections for 60 s; with a shorter time here it would send requests into closed sockets.
 	idleTimeout = 75 * time.Second
 )
@@ -76,9 +75,9 @@ type Site struct {
 	config  Config
 	log     *slog.Logger
 	app     *fiber.App
-	handler fasthttp.RequestHandler // the outermost one
+	handler fasthttp.RequestHandler // the outermost one, recoverPanics
 	info    *info
-	metrics *metrics
+	metrics metrics
 	conns   openSet[net.Conn] // HTTP
 	clients openSet[*client]  // websockets
 	hub     *chat.Hub
@@ -99,22 +98,19 @@ type Site struct {
 // down.
 func New(config Config) (*Site, error) {
 	for _, proxy := range config.TrustedProxies {
-		if err := checkProxy(proxy); err != nil {
-			return nil, err
+		_, errAddress := netip.ParseAddr(proxy)
+		_, errRange := netip.ParsePrefix(proxy)
+		if errAddress != nil && errRange != nil {
+			return nil, fmt.Errorf("trusted proxy %q: neither an IP address nor a CIDR range", proxy)
 		}
 	}
-	if config.DrainIdle == 0 {
-		config.DrainIdle = 2 * time.Second
-	}
-	if config.DrainTimeout == 0 {
-		config.DrainTimeout = 10 * time.Second
-	}
+	config.DrainIdle = cmp.Or(config.DrainIdle, 2*time.Second)
+	config.DrainTimeout = cmp.Or(config.DrainTimeout, 10*time.Second)
 	assets := loadAssets()
 	s := &Site{
 		config:  config,
 		log:     config.Logger,
 		info:    newInfo(config.Process),
-		metrics: newMetrics(),
 		hub:     chat.NewHub(config.Store, config.Log),
 		hashers: newHashers(),
 		pages:   loadPages(assets),
@@ -136,21 +132,19 @@ func New(config Config) (*Site, error) {
 	})
 	s.routes()
 	s.handler = s.recoverPanics(s.app.Handler())
-	s.app.Server().Handler = s.handler
-	s.app.Server().ConnState = s.trackConn
+	server := s.app.Server()
+	server.Handler = s.handler
+	server.ConnState = s.trackConn
+	unreadable := server.ErrorHandler // answers requests that fasthttp cannot parse, which bypass server.Handler
+	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
+		defer s.recoverPanic(c)
+		unreadable(c, err)
+	}
 	return s, nil
 }
 
-func checkProxy(proxy string) error {
-	_, errAddress := netip.ParseAddr(proxy)
-	_, errRange := netip.ParsePrefix(proxy)
-	if errAddress != nil && errRange != nil {
-		return fmt.Errorf("trusted proxy %q: neither an IP address nor a CIDR range", proxy)
-	}
-	return nil
-}
-
-// routes registers every route with its aliases. The last one catches the rest.
+// routes registers every route with its aliases. The last one catches the rest. GET /logout is the course's; since it
+// changes something, it too rejects requests of other sites.
 func (s *Site) routes() {
 	s.get("/info", s.showInfo)
 	s.get("/api/randoms", s.randoms, "/test/randoms", "/test/random")
@@ -161,38 +155,33 @@ func (s *Site) routes() {
 
 	s.get("/", s.home)
 	s.get("/login", s.page("login"))
-	s.post("/login", s.login)
+	s.handleUnsafe(fiber.MethodPost, "/login", s.accountForm("login", fiber.StatusOK, s.authenticate))
 	s.get("/signup", s.page("signup"), "/register")
-	s.post("/signup", s.signup, "/register")
+	for _, path := range []string{"/signup", "/register"} {
+		s.handleUnsafe(fiber.MethodPost, path, s.accountForm("signup", fiber.StatusCreated, s.register))
+	}
 	s.get("/faillogin", s.page("faillogin"))
 	s.get("/failsignup", s.page("failsignup"))
 	s.get("/logout", checkOrigin(s.loggedIn(s.logout)))
-	s.post("/logout", s.loggedIn(s.logout))
+	s.handleUnsafe(fiber.MethodPost, "/logout", s.loggedIn(s.logout))
 
 	s.get("/api/productos", s.products)
-	s.post("/api/productos", s.loggedIn(s.createProduct))
+	s.handleUnsafe(fiber.MethodPost, "/api/productos", s.loggedIn(s.createProduct))
 	s.get("/api/productos/:id", s.product)
 	s.handleUnsafe(fiber.MethodPut, "/api/productos/:id", s.loggedIn(s.updateProduct))
 	s.handleUnsafe(fiber.MethodDelete, "/api/productos/:id", s.loggedIn(s.deleteProduct))
 	s.get("/api/productos-test", s.mockProducts)
 	s.get("/productos-test", s.showMockProducts)
 
-	s.get("/ws", s.openWebsocket)
+	s.get("/ws", s.checkUpgrade(s.loggedIn(s.openWebsocket)))
 	s.app.Use(s.counted("other", "other", notImplemented))
 }
 
-// get registers a route that changes nothing, under a path and its aliases.
+// get registers a route that changes nothing, under a path and its aliases. They share their counters.
 func (s *Site) get(path string, h fiber.Handler, aliases ...string) {
 	counted := s.counted(fiber.MethodGet, path, h)
 	for _, p := range append(aliases, path) {
 		s.app.Get(p, counted)
-	}
-}
-
-// post registers a POST route under a path and its aliases, each counted for itself.
-func (s *Site) post(path string, h fiber.Handler, aliases ...string) {
-	for _, p := range append(aliases, path) {
-		s.handleUnsafe(fiber.MethodPost, p, h)
 	}
 }
 
@@ -215,7 +204,8 @@ func (s *Site) home(c *fiber.Ctx) error {
 	return s.show(c, "home", Page{Email: session.Email})
 }
 
-// counted wraps a route's handler: an error that it returns becomes the answer, and the answer is counted.
+// counted wraps a route's handler: an error that it returns becomes the answer, and the answer is counted. Fiber would
+// write the error only after this wrapper has returned, when its status can no longer be counted.
 func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 	route := s.metrics.route(method, path)
 	return func(c *fiber.Ctx) error {
@@ -235,9 +225,6 @@ func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 
 // checkQuery rejects nested names such as users[99999999]: no route takes them, and Fiber would allocate for the index.
 func checkQuery(c *fiber.Ctx) error {
-	if len(c.Context().URI().QueryString()) == 0 {
-		return nil
-	}
 	for key := range c.Context().QueryArgs().All() {
 		if strings.ContainsRune(string(key), '[') {
 			return invalid(string(key), "error.nested")
@@ -250,14 +237,7 @@ func checkQuery(c *fiber.Ctx) error {
 func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
 		defer s.setCommonHeaders(c)
-		defer func() {
-			if r := recover(); r != nil { // fasthttp does not recover: one request would end the process
-				s.log.Error("panic in a handler", "path", string(c.Path()), "panic", r, "stack", string(debug.Stack()))
-				c.Response.Reset()
-				c.SetStatusCode(fasthttp.StatusInternalServerError)
-				c.SetConnectionClose()
-			}
-		}()
+		defer s.recoverPanic(c)
 		if !slices.Contains(fiber.DefaultMethods, string(c.Method())) { // Fiber would answer these in its own form
 			unknown := s.app.AcquireCtx(c)
 			defer s.app.ReleaseCtx(unknown)
@@ -265,6 +245,17 @@ func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandl
 			return
 		}
 		next(c)
+	}
+}
+
+// recoverPanic answers 500 to the request whose handler has panicked. fasthttp does not recover: without it one request
+// would end the process.
+func (s *Site) recoverPanic(c *fasthttp.RequestCtx) {
+	if r := recover(); r != nil {
+		s.log.Error("panic in a handler", "path", string(c.Path()), "panic", r, "stack", string(debug.Stack()))
+		c.Response.Reset()
+		c.SetStatusCode(fasthttp.StatusInternalServerError)
+		c.SetConnectionClose()
 	}
 }
 
@@ -287,7 +278,8 @@ func (s *Site) setCommonHeaders(c *fasthttp.RequestCtx) {
 	}
 }
 
-// ready answers 200 between the start of Serve and the start of the drain.
+// ready answers 200 between the start of Serve and the start of the drain. It does not ask the store: without it many
+// routes still work, and all processes would leave the balancer at once.
 func (s *Site) ready(c *fiber.Ctx) error {
 	if !s.started.Load() || s.draining.Load() {
 		return errStopping
@@ -295,14 +287,15 @@ func (s *Site) ready(c *fiber.Ctx) error {
 	return c.SendString("ready\n")
 }
 
-// Healthy returns nil when the site answers /healthz. It calls the handler itself, without a connection.
+// Healthy returns nil when the site answers /healthz, and else an error with the status. It calls the handler itself,
+// without a connection, so it works while the listener is closed or its queue is full.
 func (s *Site) Healthy() error {
 	var c fasthttp.RequestCtx
 	c.Init(&fasthttp.Request{}, nil, nil)
 	c.Request.SetRequestURI("/healthz")
 	s.handler(&c)
 	if status := c.Response.StatusCode(); status != fasthttp.StatusOK {
-		return errors.New("/healthz answered " + strconv.Itoa(status))
+		return fmt.Errorf("/healthz answered %d", status)
 	}
 	return nil
 }

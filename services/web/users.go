@@ -14,39 +14,40 @@ import (
 
 const (
 	maxEmail = 254 // characters (RFC 5321, 4.5.3.1)
-	maxName  = 100
-	maxAlias = 50
+	maxName  = 100 // characters, of a person or of a product
+	maxAlias = 50  // characters
 	maxAge   = 150 // years
 )
 
-// Errors of the log-in and the sign-up. The former does not say which of email and password is wrong.
+// Errors of the log-in and the sign-up. The former does not say which of email and password is wrong, so that the log-in
+// does not reveal which emails have an account.
 var (
 	errWrongCredentials = &httpError{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "faillogin.text"}
 	errEmailTaken       = &httpError{status: fiber.StatusConflict, code: codeTaken, text: "failsignup.text", field: "email"}
 )
 
-// account is the JSON answer of /login and /signup.
-type account struct {
-	Email string `json:"email"`
-}
-
-// login handles the log-in form.
-func (s *Site) login(c *fiber.Ctx) error {
-	f, err := readForm(c)
-	if err != nil {
-		return err
+// accountForm handles the form of a page, login or signup: it logs the user in whose email identify returns, and answers
+// JSON clients with status. Wrong credentials and an email that is taken have pages of their own.
+func (s *Site) accountForm(page string, status int, identify func(*fiber.Ctx, *form) (string, error)) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		f, err := readForm(c)
+		if err != nil {
+			return err
+		}
+		email, err := identify(c, f)
+		if (err == errWrongCredentials || err == errEmailTaken) && !acceptsJSON(c) {
+			return c.Redirect("/fail"+page, fiber.StatusSeeOther)
+		}
+		if err != nil {
+			return s.redisplayForm(c, page, f, err)
+		}
+		return s.logIn(c, email, status)
 	}
-	email, err := s.authenticate(c, f)
-	if err == errWrongCredentials && !acceptsJSON(c) {
-		return c.Redirect("/faillogin", fiber.StatusSeeOther)
-	}
-	if err != nil {
-		return s.redisplayForm(c, "login", f, err)
-	}
-	return s.logIn(c, email, fiber.StatusOK)
 }
 
 // authenticate returns the email of the user whose email and password the form has. It fails with errWrongCredentials.
+// The attempt is counted before the slow comparison, so that attempts in parallel cannot exceed the limit, and taken off
+// the count after a success.
 func (s *Site) authenticate(c *fiber.Ctx, f *form) (string, error) {
 	email := store.NormalEmail(f.text("email", 1, maxEmail))
 	password, _ := f.values["password"].(string)
@@ -56,7 +57,7 @@ func (s *Site) authenticate(c *fiber.Ctx, f *form) (string, error) {
 	if f.err != nil {
 		return "", f.err
 	}
-	undo, hash, err := s.findHash(c, email)
+	undo, hash, err := s.findHash(c, email) // its context ends with it: the comparison may take longer than a call
 	if err != nil {
 		return "", err
 	}
@@ -86,38 +87,22 @@ func (s *Site) findHash(c *fiber.Ctx, email string) (undo func(context.Context) 
 	return undo, user.PasswordHash, nil
 }
 
-// signup handles the sign-up form.
-func (s *Site) signup(c *fiber.Ctx) error {
-	f, err := readForm(c)
-	if err != nil {
-		return err
-	}
-	user, err := s.register(f)
-	if err == errEmailTaken && !acceptsJSON(c) {
-		return c.Redirect("/failsignup", fiber.StatusSeeOther)
-	}
-	if err != nil {
-		return s.redisplayForm(c, "signup", f, err)
-	}
-	return s.logIn(c, user.Email, fiber.StatusCreated)
-}
-
-// register creates a user. It fails with errEmailTaken.
-func (s *Site) register(f *form) (store.User, error) {
+// register creates the user of a form and returns the email. It fails with errEmailTaken.
+func (s *Site) register(_ *fiber.Ctx, f *form) (string, error) {
 	author := readAuthor(f)
 	password, ok := f.values["password"].(string)
 	if !ok {
 		f.fail("password", "error.password", minPassword, maxPassword)
 	}
 	if f.err != nil {
-		return store.User{}, f.err
+		return "", f.err
 	}
 	if err := checkPassword(password, author.ID); err != nil {
-		return store.User{}, err
+		return "", err
 	}
 	hash, err := s.hashers.hash(s.work, password)
 	if err != nil {
-		return store.User{}, err
+		return "", err
 	}
 	ctx, cancel := s.storeContext()
 	defer cancel()
@@ -126,10 +111,10 @@ func (s *Site) register(f *form) (store.User, error) {
 	if errors.Is(err, store.ErrTaken) {
 		err = errEmailTaken
 	}
-	return user, err
+	return user.Email, err
 }
 
-// readAuthor reads the profile of a new user, whose id is the normalised email.
+// readAuthor reads the profile of a new user, whose id is the normalised email. Messages carry the profile.
 func readAuthor(f *form) store.Author {
 	a := store.Author{
 		ID:       readEmail(f),
@@ -148,7 +133,8 @@ func readAuthor(f *form) store.Author {
 	return a
 }
 
-// readEmail reads an address without a display name or quotes.
+// readEmail reads an address without a display name or quotes: net/mail accepts more forms of an address, of which
+// several would name the same mailbox.
 func readEmail(f *form) string {
 	text := f.text("email", 1, maxEmail)
 	address, err := mail.ParseAddress(text)
@@ -158,7 +144,8 @@ func readEmail(f *form) string {
 	return store.NormalEmail(text)
 }
 
-// logIn starts a session for a user whose password was checked.
+// logIn starts a session for a user whose password was checked. Browsers are redirected to the application; other clients
+// get the status and {"email": …}.
 func (s *Site) logIn(c *fiber.Ctx, email string, status int) error {
 	ctx, cancel := s.storeContext()
 	defer cancel()
@@ -166,27 +153,28 @@ func (s *Site) logIn(c *fiber.Ctx, email string, status int) error {
 		return err
 	}
 	if acceptsJSON(c) {
-		return c.Status(status).JSON(account{email})
+		return c.Status(status).JSON(fiber.Map{"email": email})
 	}
 	return c.Redirect("/", fiber.StatusSeeOther)
 }
 
-// logout ends the session and shows the farewell view.
+// logout ends the session and shows its page, which leads to the log-in after 2 s.
 func (s *Site) logout(ctx context.Context, c *fiber.Ctx, session store.Session) error {
 	if err := s.endSession(ctx, session.ID); err != nil {
 		return err
 	}
 	setCookie(c, "")
 	if acceptsJSON(c) {
-		return c.JSON(account{session.Email})
+		return c.JSON(fiber.Map{"email": session.Email})
 	}
 	return s.show(c, "logout", Page{Data: session.Email})
 }
 
-// redisplayForm shows a form again with the error and with the typed values, except the password.
+// redisplayForm answers a form that has a wrong field with the form, its error and its typed values. The password is
+// left out: it must not stand in a page's source.
 func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed *form, err error) error {
-	f, ok := errors.AsType[*httpError](err)
-	if !ok || f.field == "" || acceptsJSON(c) {
+	e, ok := errors.AsType[*httpError](err)
+	if !ok || e.field == "" || acceptsJSON(c) {
 		return err
 	}
 	values := make(map[string]string)
@@ -195,11 +183,11 @@ func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed *form, err error) 
 			values[name] = text
 		}
 	}
-	c.Status(f.status)
-	return s.show(c, page, Page{Error: s.texts[lang(c)].format(f.text, f.args...), Field: f.field, Data: values})
+	c.Status(e.status)
+	return s.show(c, page, Page{Error: s.texts[lang(c)].format(e.text, e.args...), Field: e.field, Data: values})
 }
 
-// acceptsJSON tells whether a client that posts to a page wants JSON back: by its Accept header, or since it posts JSON.
+// acceptsJSON reports whether a client that posts to a page wants JSON back: by its Accept header, or since it posts JSON.
 func acceptsJSON(c *fiber.Ctx) bool {
 	return wantsJSON(c, strings.HasPrefix(c.Get(fiber.HeaderContentType), fiber.MIMEApplicationJSON))
 }
