@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -170,41 +171,72 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// touchPanics is a store whose TouchSession panics while broken is set.
-type touchPanics struct {
+// panickingStore is a store whose TouchSession panics once for each time that armed is set.
+type panickingStore struct {
 	store.Store
-	broken atomic.Bool
+	armed atomic.Bool
 }
 
-func (s *touchPanics) TouchSession(ctx context.Context, id string, expires time.Time) error {
-	if s.broken.Load() {
+func (s *panickingStore) TouchSession(ctx context.Context, id string, expires time.Time) error {
+	if s.armed.Swap(false) {
 		panic("a test")
 	}
 	return s.Store.TouchSession(ctx, id, expires)
 }
 
-// A panic in a goroutine that a websocket has started ends this websocket, and neither the process nor others.
-func TestPanicEndsOneWebsocket(t *testing.T) {
-	broken := &touchPanics{}
-	p := startProcess(t, t.TempDir(), Config{Store: broken})
-	var pages []page
-	for _, email := range []string{"ana@example.org", "beto@example.org"} {
-		addUser(t, p.store, email)
-		pages = append(pages, p.open(t, addSession(t, p.store, email)))
-		pages[len(pages)-1].next(t, "chat")
-	}
-	for _, c := range p.clients.all() {
-		c.touching.Lock()
-		c.session.Expires = time.Now() // so that its next message extends the session
-		c.touching.Unlock()
-	}
+// panickingListener accepts connections on which a Write panics once, after their address was stored in armed.
+type panickingListener struct {
+	net.Listener
+	armed atomic.Value // the client's address as a string
+}
 
-	broken.broken.Store(true)
-	pages[0].write(t, `{"text":"a","clientId":"a"}`)
-	if code := pages[0].closed(t); code != websocket.CloseInternalServerErr {
-		t.Errorf("closed with %d", code)
+func (l *panickingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return panickingConn{conn, l}, err
+}
+
+type panickingConn struct {
+	net.Conn
+	listener *panickingListener
+}
+
+func (c panickingConn) Write(b []byte) (int, error) {
+	if c.listener.armed.CompareAndSwap(c.RemoteAddr().String(), "") {
+		panic("a test")
 	}
-	broken.broken.Store(false)
-	pages[1].write(t, `{"text":"b","clientId":"b"}`)
-	pages[1].next(t, "ack")
+	return c.Conn.Write(b)
+}
+
+// A panic in a goroutine that a websocket has started, the writer or one that stores a message, ends this websocket, and
+// neither the process nor others.
+func TestPanicEndsOneWebsocket(t *testing.T) {
+	st, ln := &panickingStore{}, &panickingListener{Listener: listen(t)}
+	p := startOn(t, t.TempDir(), Config{Store: st}, ln)
+	for goroutine, arm := range map[string]func(page){
+		"storing": func(page) { st.armed.Store(true) },
+		"writer":  func(broken page) { ln.armed.Store(broken.LocalAddr().String()) },
+	} {
+		t.Run(goroutine, func(t *testing.T) {
+			var pages []page
+			for _, name := range []string{"ana", "beto"} {
+				email := name + "@" + goroutine + ".example"
+				addUser(t, p.store, email)
+				pages = append(pages, p.open(t, addSession(t, p.store, email)))
+				pages[len(pages)-1].next(t, "chat")
+			}
+			for _, c := range p.clients.all() {
+				c.touching.Lock()
+				c.session.Expires = time.Now() // so that its next message extends the session
+				c.touching.Unlock()
+			}
+
+			arm(pages[0])
+			pages[0].write(t, `{"text":"a","clientId":"a"}`)
+			if code := pages[0].closed(t); code != websocket.CloseInternalServerErr {
+				t.Errorf("closed with %d", code)
+			}
+			pages[1].write(t, `{"text":"b","clientId":"b"}`)
+			pages[1].next(t, "ack")
+		})
+	}
 }

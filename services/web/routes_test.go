@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -342,7 +343,26 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestPanic: a handler that panics costs its own request only.
+// A panic while a request that cannot be parsed is answered fails this request, and the process goes on.
+func TestPanicOnUnreadableRequest(t *testing.T) {
+	s := bare(t, Config{})
+	info := s.info
+	s.info = nil // the headers of the next answer cannot be set
+	ln := listen(t)
+	v := serve(t, s, ln)
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if answer := raw(t, conn, "GET /healthz\r\n\r\n"); !strings.HasPrefix(answer, "HTTP/1.1 500 ") {
+		t.Errorf("%s", answer)
+	}
+	s.info = info
+	v.send(t, call{path: "/healthz"}).want(t, http.StatusOK)
+}
+
+// A panic in a handler fails its own request, and the process goes on.
 func TestPanic(t *testing.T) {
 	s := bare(t, Config{})
 	s.log = slog.New(slog.DiscardHandler)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -29,8 +30,14 @@ type process struct {
 	store store.Store
 }
 
-// startProcess starts a process on the database of that folder, through config.Store if that is a touchPanics.
+// startProcess starts a process on the database of a folder.
 func startProcess(t *testing.T, folder string, config Config) *process {
+	t.Helper()
+	return startOn(t, folder, config, listen(t))
+}
+
+// startOn starts a process on the database of a folder, through config.Store if that is a panickingStore, and on ln.
+func startOn(t *testing.T, folder string, config Config, ln net.Listener) *process {
 	t.Helper()
 	db, err := sqlitestore.Open(t.Context(), filepath.Join(folder, "balanza.db"))
 	if err != nil {
@@ -38,7 +45,7 @@ func startProcess(t *testing.T, folder string, config Config) *process {
 	}
 	t.Cleanup(func() { db.Close() })
 	st := store.Store(db)
-	if wrapper, ok := config.Store.(*touchPanics); ok {
+	if wrapper, ok := config.Store.(*panickingStore); ok {
 		wrapper.Store, st = db, wrapper
 	}
 	log := store.NewLog(st)
@@ -53,7 +60,7 @@ func startProcess(t *testing.T, folder string, config Config) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &process{serve(t, site, listen(t)), st}
+	return &process{serve(t, site, ln), st}
 }
 
 func start(t *testing.T) *process {
