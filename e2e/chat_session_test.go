@@ -90,7 +90,7 @@ func checkSessionEnd(t *testing.T, site string, db store.Store) {
 	}
 }
 
-// sessionCookies returns the cookies of a user, which must be one. is the user's cookie.
+// sessionCookies returns a user's cookies for the site, of which there must be exactly one.
 func sessionCookies(t *testing.T, u *user, site string) []*http.Cookie {
 	t.Helper()
 	siteURL, err := url.Parse(site)
@@ -121,7 +121,7 @@ func openWebsocket(t *testing.T, u *user, site string) (conn *websocket.Conn, pi
 	return conn, pid
 }
 
-// awaitPolicyClose reads until the server closes the websocket with the code for a session that has ended. until the server closes the websocket for want of a session.
+// awaitPolicyClose reads until the server closes the websocket with code 1008, as it does when the session has ended.
 func awaitPolicyClose(t *testing.T, conn *websocket.Conn) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -136,7 +136,7 @@ func awaitPolicyClose(t *testing.T, conn *websocket.Conn) {
 	}
 }
 
-// checkLoggedOut fails the test unless the start page redirects the user to the log-in page. unless the start page sends the user to the log-in.
+// checkLoggedOut fails the test unless the start page redirects the user to the log-in page.
 func checkLoggedOut(t *testing.T, u *user, site string) {
 	t.Helper()
 	answer, err := u.http.Get(site + "/")

@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// benefit is a feature of nginx that its configuration jobs on.
+// benefit is a feature of nginx that lines of its configuration turn on.
 type benefit struct {
 	name        string
 	file        string
-	lines       string // regular expression of what jobs it on
-	replacement string // of these lines, without the feature
+	lines       string // regular expression that matches these lines
+	replacement string // for the lines, without the feature
 	check       func() error
 }
 
@@ -82,7 +82,7 @@ func testBenefits(t *testing.T, s *stack) {
 			defer func() {
 				restore()
 				s.reload(t)
-				eventually(t, "with its lines again", b.check)
+				eventually(t, "with its lines restored", b.check)
 			}()
 			s.reload(t)
 			eventually(t, "without its lines", func() error {
@@ -180,7 +180,7 @@ func cached(asset string) error {
 	return nil
 }
 
-// checkLimited sends n requests at once and returns nil when nginx rejected some of them with status 429. n requests at once and is nil when nginx refused some with 429 and let some pass.
+// checkLimited sends n requests at once and returns nil when nginx itself rejects some of them with status 429.
 func checkLimited(n int, send func() (reply, error)) error {
 	var (
 		wg     sync.WaitGroup

@@ -221,7 +221,7 @@ func (s *stack) checkEven(t *testing.T, n, replicas, off int) error {
 	services := s.services(t)
 	for id, count := range counts {
 		if services[id] != "replica" || max(count-n/replicas, n/replicas-count) > off || len(counts) != replicas {
-			return fmt.Errorf("%d requests over %d replicas fell %v", n, replicas, counts)
+			return fmt.Errorf("%d requests over %d replicas were split %v", n, replicas, counts)
 		}
 	}
 	return nil

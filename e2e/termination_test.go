@@ -133,7 +133,7 @@ func TestMasterTerminated(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := f.cmd.Wait(); err != nil {
-				t.Errorf("the end: %v", err)
+				t.Errorf("exit of the master: %v", err)
 			}
 			if err := <-inFlight; err != nil {
 				t.Errorf("the request in flight: %v", err)
@@ -278,7 +278,7 @@ func TestMasterTerminated(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 		}
 		if err := f.cmd.Wait(); err != nil {
-			t.Errorf("the end: %v", err)
+			t.Errorf("exit of the master: %v", err)
 		}
 		f.awaitNothingLeft(all)
 		if conn, err := net.Dial("tcp", f.address("edge")); err == nil {

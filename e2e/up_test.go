@@ -61,7 +61,7 @@ func (s *server) ps() map[string]serverStatus {
 	return byName
 }
 
-// awaitOnline waits until exactly n servers are serverStatus, with all their processes online, and returns them.
+// awaitOnline waits until exactly n servers are listed, with all their processes online, and returns them.
 func (s *server) awaitOnline(n int) map[string]serverStatus {
 	s.t.Helper()
 	var all map[string]serverStatus
