@@ -15,6 +15,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
+
+	"balanza/e2e/testenv"
 )
 
 // chromium starts the browser once for all tests. Each test gets browser contexts of its own, which share no cookies.
@@ -53,7 +55,7 @@ func newTab(t *testing.T) *tab {
 	t.Helper()
 	browser, err := chromium()
 	if errors.Is(err, exec.ErrNotFound) {
-		skipOrFail(t, err)
+		testenv.SkipOrFail(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)

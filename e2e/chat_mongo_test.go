@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/testenv"
 	"balanza/services/store"
 	"balanza/services/store/mongostore"
 )
@@ -31,7 +32,7 @@ type mongod struct {
 func runMongod(t *testing.T) *mongod {
 	t.Helper()
 	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
-		skipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
+		testenv.SkipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
 	}
 	address := "127.0.0.1:" + freePort(t) // a restart keeps a port that is chosen here
 	m := &mongod{t, "balanza-e2e-" + fmt.Sprintf("%016x", rand.Uint64()), "mongodb://" + address + "/balanza"}

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // The stack of the tests has its own ports and project name, so that it may run beside another stack.
@@ -41,7 +43,7 @@ func newStack(t *testing.T) *stack {
 	needDocker(t)
 	out, err := exec.Command("git", "-C", "..", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
 	if err != nil {
-		skipOrFail(t, fmt.Errorf("git ls-files: %w", err))
+		testenv.SkipOrFail(t, fmt.Errorf("git ls-files: %w", err))
 	}
 	dir := t.TempDir()
 	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
@@ -71,7 +73,7 @@ func newStack(t *testing.T) *stack {
 func needDocker(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
-		skipOrFail(t, fmt.Errorf("a Docker engine: %w: %s", err, tail(string(out), 200)))
+		testenv.SkipOrFail(t, fmt.Errorf("a Docker engine: %w: %s", err, tail(string(out), 200)))
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // TestComposeConfig checks the configuration of a user without a .env.
@@ -89,7 +91,7 @@ func TestComposeConfig(t *testing.T) {
 
 // TestCompose drives one stack through its life: both topologies, every benefit of the proxy, faults, a rolling update.
 func TestCompose(t *testing.T) {
-	if !runAll {
+	if !testenv.All() {
 		t.Skip("many minutes with Docker: set BALANZA_TEST_ALL=1")
 	}
 	s := newStack(t)

@@ -20,10 +20,8 @@ import (
 	"github.com/gorilla/websocket"
 
 	"balanza/e2e/proctree"
+	"balanza/e2e/testenv"
 )
-
-// runAll makes tests use as many kills and reloads as CI does, and run with Docker; BALANZA_TEST_ALL=1 sets it.
-var runAll = os.Getenv("BALANZA_TEST_ALL") == "1"
 
 // address is host:port.
 func (s *server) address() string { return strings.TrimPrefix(s.url, "http://") }
@@ -55,7 +53,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 		s := serve(t, t.TempDir(), args...)
 		l := startLoad(t, s.address(), 4, "GET /info", "POST /api/productos", "GET /login", "POST /login")
 		reloads := 20
-		if runAll {
+		if testenv.All() {
 			reloads = 50
 		}
 		for range reloads {
@@ -79,7 +77,7 @@ func TestKillsBehindBalancer(t *testing.T) {
 	f := up(t)
 	l := startLoad(t, f.address("edge"), 4, "GET /info", "GET /api/randoms?cant=1000", "GET /login")
 	kills := 5
-	if runAll {
+	if testenv.All() {
 		kills = 60
 	}
 	for n := range kills {
@@ -257,7 +255,7 @@ func TestMasterStaysSmall(t *testing.T) {
 	reload(10)
 	before := proctree.Descriptors(t, master)
 	n := 20
-	if runAll {
+	if testenv.All() {
 		n = 990
 	}
 	reload(n)

@@ -43,15 +43,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// skipOrFail skips a test that lacks a tool. With BALANZA_TEST_ALL=1 the test fails instead.
-func skipOrFail(t *testing.T, cause error) {
-	t.Helper()
-	if runAll {
-		t.Fatalf("the test needs a tool: %v", cause)
-	}
-	t.Skipf("the test needs a tool: %v", cause)
-}
-
 // server is a server of Balanza, FORK or CLUSTER, and the process of its master.
 type server struct {
 	t    *testing.T

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/testenv"
 	"balanza/services/store"
 )
 
@@ -32,7 +33,7 @@ type Normalizr struct {
 }
 
 // Install installs the npm package, in the version of package-lock.json, into a folder that ends with the test. Without
-// Node, npm or a registry the test is skipped; with BALANZA_TEST_ALL=1 it fails instead.
+// Node, npm or a registry the test is skipped, or fails, as testenv.SkipOrFail does.
 func Install(t *testing.T) Normalizr {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,24 +43,16 @@ func Install(t *testing.T) Normalizr {
 	_, noNode := exec.LookPath("node")
 	_, noNPM := exec.LookPath("npm")
 	if err := errors.Join(noNode, noNPM); err != nil {
-		skip(t, err)
+		testenv.SkipOrFail(t, err)
 	}
 	cmd := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline",
 		"--fetch-retries=0")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Logf("npm ci: %s", out)
-		skip(t, err)
+		testenv.SkipOrFail(t, err)
 	}
 	return Normalizr{dir}
-}
-
-func skip(t *testing.T, cause error) {
-	t.Helper()
-	if os.Getenv("BALANZA_TEST_ALL") == "1" {
-		t.Fatalf("the npm package normalizr is required: %v", cause)
-	}
-	t.Skipf("the npm package normalizr cannot be installed: %v", cause)
 }
 
 // Compare fails the test unless normalizr denormalises the payload into the messages and normalises the messages into the
