@@ -83,7 +83,7 @@ func TestKillsBehindBalancer(t *testing.T) {
 	for n := range kills {
 		server := []string{"cluster", "fork", "cluster"}[n%3]
 		all := f.awaitOnline(fleetSize)[server].Workers
-		signalWith(syscall.SIGKILL)(t, all[n%len(all)].Pid)
+		sendSignal(t, all[n%len(all)].Pid, syscall.SIGKILL)
 		l.AwaitResponses(t, 20)
 		time.Sleep(time.Second)
 	}
@@ -318,15 +318,8 @@ func TestLogIsNotWritable(t *testing.T) {
 	l.Stop()
 	l.CheckFailures(t, 0)
 	for n := 1; n <= 3; n++ {
-		if err := syscall.Kill(s.onlyServer().Workers[0].Pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "replacement", func() error {
-			if now := s.ps()["site"]; now.Restarts != n {
-				return fmt.Errorf("%+v", now)
-			}
-			return nil
-		})
+		sendSignal(t, s.onlyServer().Workers[0].Pid, syscall.SIGKILL)
+		s.awaitRestarts("site", n)
 	}
 	s.onlyServer()
 }
@@ -339,9 +332,7 @@ func TestMetricsThroughRestarts(t *testing.T) {
 	for i, scrapes := 0, 0; scrapes < 100; i++ {
 		switch i % 20 {
 		case 5:
-			if err := syscall.Kill(s.onlyServer().Workers[i%2].Pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			sendSignal(t, s.onlyServer().Workers[i%2].Pid, syscall.SIGKILL)
 		case 15:
 			s.mustRun("reload", "site")
 		}
@@ -437,15 +428,8 @@ func TestExternalProgram(t *testing.T) {
 	})
 	first := pids()
 	checkResponder(first)
-	if err := syscall.Kill(first[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "replacement", func() error {
-		if now := s.ps()["api"]; now.Restarts != 1 {
-			return fmt.Errorf("%+v", now)
-		}
-		return nil
-	})
+	sendSignal(t, first[0], syscall.SIGKILL)
+	s.awaitRestarts("api", 1)
 	checkResponder(pids())
 	s.mustRun("reload", "api")
 	second := pids()

@@ -79,12 +79,18 @@ func TestProcessTerminated(t *testing.T) {
 }
 
 // signalWith returns a function that sends a signal to a process.
-func signalWith(s syscall.Signal) func(*testing.T, int) {
+func signalWith(signal syscall.Signal) func(*testing.T, int) {
 	return func(t *testing.T, pid int) {
 		t.Helper()
-		if err := syscall.Kill(pid, s); err != nil {
-			t.Fatal(err)
-		}
+		sendSignal(t, pid, signal)
+	}
+}
+
+// sendSignal sends a signal to a process, or to the process group -pid when pid is negative.
+func sendSignal(t *testing.T, pid int, signal syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatalf("%v to process %d: %v", signal, pid, err)
 	}
 }
 
@@ -125,9 +131,7 @@ func TestMasterTerminated(t *testing.T) {
 			f := up(t)
 			all := f.processes()
 			inFlight := make(chan error, 1)
-			go func() {
-				inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000")
-			}()
+			go func() { inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000") }()
 			eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
 			if err := f.cmd.Process.Signal(s); err != nil {
 				t.Fatal(err)
@@ -149,19 +153,17 @@ func TestMasterTerminated(t *testing.T) {
 		inFlight := make(chan error)
 		const draws = 10 // together they take longer than the rest of this test, on any machine
 		for range draws {
-			go func() {
-				inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000")
-			}()
+			go func() { inFlight <- load.Send(f.address("cluster"), "GET /api/randoms?cant=1000000000") }()
 		}
 		eventually(t, "a long draw", func() error { return drawing(f.ps()["cluster"]) })
-		signalWith(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		sendSignal(t, f.cmd.Process.Pid, syscall.SIGTERM)
 		eventually(t, "the drain", func() error {
 			if now := f.ps()["cluster"]; now.Status != "stopping" {
 				return fmt.Errorf("%+v", now)
 			}
 			return nil
 		})
-		signalWith(syscall.SIGTERM)(t, f.cmd.Process.Pid)
+		sendSignal(t, f.cmd.Process.Pid, syscall.SIGTERM)
 		_ = f.cmd.Wait()
 		if code := f.cmd.ProcessState.ExitCode(); code != 1 {
 			t.Errorf("exit status %d", code)
@@ -182,8 +184,8 @@ func TestMasterTerminated(t *testing.T) {
 		t.Parallel()
 		f := up(t)
 		all := f.processes()
-		signalWith(syscall.SIGSTOP)(t, f.ps()["cluster"].Workers[0].Pid) // a stopped process exits, too
-		signalWith(syscall.SIGKILL)(t, f.cmd.Process.Pid)
+		sendSignal(t, f.ps()["cluster"].Workers[0].Pid, syscall.SIGSTOP) // a stopped process exits, too
+		sendSignal(t, f.cmd.Process.Pid, syscall.SIGKILL)
 		_ = f.cmd.Wait()
 		f.awaitNothingLeft(all)
 		f.launch() // the files that it left do not prevent a second start
@@ -195,7 +197,7 @@ func TestMasterTerminated(t *testing.T) {
 		before := f.awaitOnline(fleetSize)
 		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
 		l.AwaitResponses(t, 20)
-		signalWith(syscall.SIGHUP)(t, -f.cmd.Process.Pid) // the whole process group, as a terminal does
+		sendSignal(t, -f.cmd.Process.Pid, syscall.SIGHUP) // the whole process group, as a terminal does
 		for _, was := range before {
 			for _, w := range was.Workers {
 				_ = syscall.Kill(w.Pid, syscall.SIGHUP) // it may have exited
@@ -232,7 +234,7 @@ func TestMasterTerminated(t *testing.T) {
 		before := f.awaitOnline(fleetSize)
 		l := startLoad(t, f.address("edge"), loadClients, "GET /info", "GET /api/randoms?cant=1000")
 		l.AwaitResponses(t, 20)
-		signalWith(syscall.SIGSTOP)(t, f.cmd.Process.Pid)
+		sendSignal(t, f.cmd.Process.Pid, syscall.SIGSTOP)
 		for name, is := range f.ps() {
 			if is.Status != "unresponsive" {
 				t.Errorf("%s is %s while its master is stopped", name, is.Status)
@@ -240,7 +242,7 @@ func TestMasterTerminated(t *testing.T) {
 		}
 		l.AwaitResponses(t, 40)
 		time.Sleep(3 * time.Second) // longer than the heartbeat timeout
-		signalWith(syscall.SIGCONT)(t, f.cmd.Process.Pid)
+		sendSignal(t, f.cmd.Process.Pid, syscall.SIGCONT)
 		after := f.awaitOnline(fleetSize)
 		l.AwaitResponses(t, 40)
 		l.Stop()
@@ -257,7 +259,7 @@ func TestMasterTerminated(t *testing.T) {
 		f := up(t)
 		all := f.processes()
 		for _, pid := range all {
-			signalWith(syscall.SIGKILL)(t, pid)
+			sendSignal(t, pid, syscall.SIGKILL)
 		}
 		_ = f.cmd.Wait()
 		f.awaitNothingLeft(all)

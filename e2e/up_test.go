@@ -85,6 +85,17 @@ func (s *server) awaitOnline(n int) map[string]serverStatus {
 	return all
 }
 
+// awaitRestarts waits until a server has had exactly n restarts.
+func (s *server) awaitRestarts(name string, n int) {
+	s.t.Helper()
+	eventually(s.t, "replacement", func() error {
+		if now := s.ps()[name]; now.Restarts != n {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+}
+
 // mustRun runs a command that must succeed.
 func (s *server) mustRun(args ...string) {
 	s.t.Helper()
