@@ -110,7 +110,7 @@ func (s *server) balanza(args ...string) *exec.Cmd {
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "BALANZA_") || strings.HasPrefix(v, "MONGODB_")
 	})
-	cmd.Env = append(cmd.Env, "BALANZA_HOME="+s.home)
+	cmd.Env = append(cmd.Env, "BALANZA_HOME="+s.home, "LC_ALL=C") // output is compared in English
 	cmd.Dir = s.home
 	return cmd
 }

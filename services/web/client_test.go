@@ -99,7 +99,7 @@ func TestProductEvents(t *testing.T) {
 }
 
 // Invalid frames are answered with an error.
-func TestFrames(t *testing.T) {
+func TestInvalidFrames(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
@@ -118,7 +118,7 @@ func TestFrames(t *testing.T) {
 	ws.write(t, `{"text":"`+strings.Repeat("🦉", 1000)+`","clientId":"owls"}`)
 	ws.next(t, "ack")
 	ws.write(t, strings.Repeat("a", maxFrame+1))
-	if code := ws.closed(t); code != websocket.CloseMessageTooBig {
+	if code := ws.closeCode(t); code != websocket.CloseMessageTooBig {
 		t.Errorf("closed with %d", code)
 	}
 }
@@ -145,7 +145,7 @@ func TestTooManyFrames(t *testing.T) {
 }
 
 // A drain closes all websockets with 1012, and accepts no new ones.
-func TestRestart(t *testing.T) {
+func TestDrainClosesWebsockets(t *testing.T) {
 	folder := t.TempDir()
 	p := startProcess(t, folder, Config{DrainDelay: time.Second})
 	addUser(t, p.store, "ana@example.org")
@@ -158,7 +158,7 @@ func TestRestart(t *testing.T) {
 	}
 	p.drain()
 	for _, ws := range open {
-		if code := ws.closed(t); code != websocket.CloseServiceRestart {
+		if code := ws.closeCode(t); code != websocket.CloseServiceRestart {
 			t.Errorf("closed with %d", code)
 		}
 	}
@@ -232,7 +232,7 @@ func TestPanicEndsOneWebsocket(t *testing.T) {
 
 			arm(pages[0])
 			pages[0].write(t, `{"text":"a","clientId":"a"}`)
-			if code := pages[0].closed(t); code != websocket.CloseInternalServerErr {
+			if code := pages[0].closeCode(t); code != websocket.CloseInternalServerErr {
 				t.Errorf("closed with %d", code)
 			}
 			pages[1].write(t, `{"text":"b","clientId":"b"}`)

@@ -38,7 +38,7 @@ func (s *Site) mockProducts(c *fiber.Ctx) error {
 
 // showMockProducts shows random products as a table.
 func (s *Site) showMockProducts(c *fiber.Ctx) error {
-	type row struct {
+	type row struct { // its Foto hides the product's
 		store.Product
 		Foto template.URL // html/template rejects data: addresses of any other type
 	}

@@ -31,7 +31,8 @@ type Page struct {
 // T returns the text of a key in the page's language.
 func (p Page) T(key string, args ...any) string { return p.texts.format(key, args...) }
 
-// contentPolicy allows scripts, styles and connections of this server only, and pictures of any.
+// contentPolicy allows scripts, styles and connections of this server only, and pictures of any: a product's photo and a
+// user's avatar are addresses that users type. Inline scripts and styles do not run, so injected ones do not either.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; " +
 	"connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
@@ -97,7 +98,7 @@ func lang(c *fiber.Ctx) string {
 func wantsJSON(c *fiber.Ctx, fallback bool) bool {
 	preferred := c.Accepts(fiber.MIMEApplicationJSON, fiber.MIMETextHTML)
 	reversed := c.Accepts(fiber.MIMETextHTML, fiber.MIMEApplicationJSON)
-	if preferred != reversed || preferred == "" { // both are equally welcome, as with */*, or neither is
+	if preferred != reversed || preferred == "" { // both are accepted to the same degree, or neither is
 		return fallback
 	}
 	return preferred == fiber.MIMEApplicationJSON

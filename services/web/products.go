@@ -90,7 +90,7 @@ func (s *Site) announceProduct(ctx context.Context, id string) {
 	}
 }
 
-// readProduct reads a product without its id.
+// readProduct reads a product without its id, which the server chooses.
 func readProduct(c *fiber.Ctx) (store.Product, error) {
 	f, err := readForm(c)
 	if err != nil {

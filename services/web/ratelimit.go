@@ -67,7 +67,8 @@ func clientAddress(c *fiber.Ctx) string {
 	return c.Context().RemoteIP().String()
 }
 
-// network is the range that one client is assumed to own: an IPv4 address, or an IPv6 network of 64 bits.
+// network is the range that one client is assumed to own: an IPv4 address, or an IPv6 network of 64 bits, in which a
+// client can choose any address. Texts that are no address share one range.
 func network(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {

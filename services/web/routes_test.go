@@ -17,11 +17,11 @@ import (
 	"balanza/services/store"
 )
 
-// TestInfo: the same facts as a page and as JSON.
+// /info has the same properties as a page and as JSON.
 func TestInfo(t *testing.T) {
 	p := start(t)
 	for _, c := range []call{
-		{path: "/info", header: jsonPlease},
+		{path: "/info", header: acceptJSON},
 		{path: "/info?format=json"},
 		{path: "/info/", header: map[string]string{"Accept": "application/json, text/html;q=0.5"}},
 	} {
@@ -33,7 +33,8 @@ func TestInfo(t *testing.T) {
 		executable, _ := os.Executable()
 		folder, _ := os.Getwd()
 		if len(i.Arguments) != len(os.Args)-1 || i.Executable != executable || i.Platform != runtime.GOOS ||
-			i.Pid != os.Getpid() || i.Version != runtime.Version() || i.Folder != folder || i.RSS < 1<<20 || i.CPUs != runtime.NumCPU() ||
+			i.Pid != os.Getpid() || i.Version != runtime.Version() || i.Folder != folder ||
+			i.RSS < 1<<20 || i.CPUs != runtime.NumCPU() ||
 			i.Mode != "FORK" || i.Worker != 0 || i.Server != "test:1" || i.Uptime < 0 {
 			t.Errorf("%+v", i)
 		}
@@ -46,7 +47,7 @@ func TestInfo(t *testing.T) {
 	}
 }
 
-// TestRandoms: every way to ask, and what cannot be drawn.
+// All paths of the histogram answer, and a number that cannot be drawn is an error of its field.
 func TestRandoms(t *testing.T) {
 	p := start(t)
 	for _, path := range []string{
@@ -81,7 +82,7 @@ func TestRandoms(t *testing.T) {
 	}
 }
 
-// TestNotFound: as the seeds have it in JSON, or as a page.
+// A route that does not exist gets the course's JSON, or a page.
 func TestNotFound(t *testing.T) {
 	p := start(t)
 	for _, test := range []struct{ method, path, header string }{
@@ -104,7 +105,7 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
-// TestPages: every page in both languages, with nothing inline that the policy would refuse.
+// Every page exists in both languages and has nothing inline, which the pages' own policy would block.
 func TestPages(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -115,8 +116,8 @@ func TestPages(t *testing.T) {
 		for _, language := range []string{"es", "en"} {
 			header := map[string]string{"Accept-Language": language + "-AR"}
 			a := p.send(t, call{path: path, cookie: cookie, header: header}).want(t, http.StatusOK)
-			whole := strings.HasSuffix(strings.TrimSpace(a.body), "</html>")
-			if !strings.Contains(a.body, `<html lang="`+language+`"`) || !whole {
+			complete := strings.HasSuffix(strings.TrimSpace(a.body), "</html>")
+			if !strings.Contains(a.body, `<html lang="`+language+`"`) || !complete {
 				t.Errorf("%s in %s: %s", path, language, a.body)
 			}
 			for _, inline := range []string{"<style", "style=", "onclick=", "<script>", "ZgotmplZ", "%!"} {
@@ -129,7 +130,7 @@ func TestPages(t *testing.T) {
 	p.send(t, call{path: "/login", header: map[string]string{"Accept-Language": "fr"}}).want(t, http.StatusOK)
 }
 
-// TestAssets: kept for good under the address that names their content, asked again under any other.
+// Assets are cacheable for ever under the address with their hash, and revalidated under any other.
 func TestAssets(t *testing.T) {
 	p := start(t)
 	address, err := p.assets.url("home.js")
@@ -141,20 +142,21 @@ func TestAssets(t *testing.T) {
 		a.Header.Get("Content-Type") != "text/javascript; charset=utf-8" {
 		t.Errorf("%v", a.Header)
 	}
-	plain := p.send(t, call{path: "/assets/home.js?v=old"}).want(t, http.StatusOK)
-	if plain.Header.Get("Cache-Control") != "no-cache" || plain.body != a.body {
-		t.Errorf("%v", plain.Header)
+	old := p.send(t, call{path: "/assets/home.js?v=old"}).want(t, http.StatusOK)
+	if old.Header.Get("Cache-Control") != "no-cache" || old.body != a.body {
+		t.Errorf("%v", old.Header)
 	}
-	redisplayForm := p.send(t, call{path: "/assets/home.js", header: map[string]string{"If-None-Match": plain.Header.Get("ETag")}})
-	if redisplayForm.want(t, http.StatusNotModified); redisplayForm.body != "" {
-		t.Errorf("%q", redisplayForm.body)
+	revalidate := map[string]string{"If-None-Match": old.Header.Get("ETag")}
+	cached := p.send(t, call{path: "/assets/home.js", header: revalidate}).want(t, http.StatusNotModified)
+	if cached.body != "" {
+		t.Errorf("%q", cached.body)
 	}
 	if _, err := p.assets.url("nothing.js"); err == nil {
-		t.Error("an asset that is not there has an address")
+		t.Error("an asset that does not exist has an address")
 	}
 }
 
-// TestUsers: from sign-up to log-out, as a browser does it and as a program does.
+// A user signs up, logs in and logs out, as a browser does and as a program does.
 func TestUsers(t *testing.T) {
 	p := start(t)
 	cookie := p.send(t, call{method: "POST", path: "/signup", form: profile(" Ana@Example.org ", "long enough")}).
@@ -164,13 +166,13 @@ func TestUsers(t *testing.T) {
 		t.Errorf("%s", home.body)
 	}
 	// The same email in another case is the same user.
-	redisplayForm := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).
+	second := p.send(t, call{method: "POST", path: "/register", form: profile("ANA@example.ORG", "something else")}).
 		want(t, http.StatusSeeOther)
-	if redisplayForm.Header.Get("Location") != "/failsignup" {
-		t.Errorf("%v", redisplayForm.Header)
+	if second.Header.Get("Location") != "/failsignup" {
+		t.Errorf("%v", second.Header)
 	}
 	taken := profile("ana@example.org", "something else")
-	e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: taken}).
+	e := p.send(t, call{method: "POST", path: "/signup", header: acceptJSON, form: taken}).
 		want(t, http.StatusConflict).jsonError(t)
 	if e.Error != codeTaken || e.Campo != "email" {
 		t.Errorf("%+v", e)
@@ -188,7 +190,7 @@ func TestUsers(t *testing.T) {
 	p.send(t, call{path: "/logout", cookie: login.session(t)}).want(t, http.StatusOK)
 	p.send(t, call{path: "/", cookie: login.session(t)}).want(t, http.StatusSeeOther)
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
-	p.send(t, call{path: "/", header: jsonPlease}).want(t, http.StatusUnauthorized).jsonError(t)
+	p.send(t, call{path: "/", header: acceptJSON}).want(t, http.StatusUnauthorized).jsonError(t)
 
 	u, err := p.store.User(t.Context(), "ana@example.org")
 	want := store.Author{ID: "ana@example.org", Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"}
@@ -197,8 +199,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// TestProfiles: a form that is not right is shown again, with what was typed, and says which field.
-func TestProfiles(t *testing.T) {
+// A form with an invalid field is shown with the typed values and names the field.
+func TestInvalidProfiles(t *testing.T) {
 	p := start(t)
 	for field, values := range map[string][]string{
 		"email":    {"", "ana", "a b@c.d", "Ana <a@b.c>", "a@b.c\r\nBcc: x@y.z", strings.Repeat("a", maxEmail) + "@b.c"},
@@ -213,7 +215,7 @@ func TestProfiles(t *testing.T) {
 			form := profile("ana@example.org", "long enough")
 			form.Set("alias", "lechuza")
 			form.Set(field, value)
-			e := p.send(t, call{method: "POST", path: "/signup", header: jsonPlease, form: form}).
+			e := p.send(t, call{method: "POST", path: "/signup", header: acceptJSON, form: form}).
 				want(t, http.StatusBadRequest).jsonError(t)
 			if e.Campo != field {
 				t.Errorf("%s %q: %+v", field, value, e)
@@ -227,7 +229,7 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-// TestProducts: the REST interface.
+// The REST interface creates, reads, replaces and deletes products.
 func TestProducts(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -238,20 +240,20 @@ func TestProducts(t *testing.T) {
 	const silla = `{"nombre":"Silla","precio":12.5,"foto":"https://example.org/silla.png","id":"mine","extra":[1]}`
 	p.send(t, call{method: "POST", path: "/api/productos", json: silla}).want(t, http.StatusUnauthorized).jsonError(t)
 	html := map[string]string{"Accept": "text/html"}
-	asked := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: html})
-	if asked.want(t, http.StatusSeeOther).Header.Get("Location") != "/login" {
-		t.Errorf("%v", asked.Header)
+	browser := p.send(t, call{method: "POST", path: "/api/productos", json: silla, header: html})
+	if browser.want(t, http.StatusSeeOther).Header.Get("Location") != "/login" {
+		t.Errorf("%v", browser.Header)
 	}
 
-	var made, read store.Product
+	var created, read store.Product
 	a := p.send(t, call{method: "POST", path: "/api/productos", cookie: cookie, json: silla}).want(t, http.StatusCreated)
-	err := json.Unmarshal([]byte(a.body), &made)
-	if err != nil || made.Nombre != "Silla" || made.Precio != 12.5 || made.ID == "mine" {
+	err := json.Unmarshal([]byte(a.body), &created)
+	if err != nil || created.Nombre != "Silla" || created.Precio != 12.5 || created.ID == "mine" {
 		t.Fatalf("%s (%v)", a.body, err)
 	}
 	location := a.Header.Get("Location")
 	a = p.send(t, call{path: location}).want(t, http.StatusOK)
-	if err := json.Unmarshal([]byte(a.body), &read); err != nil || read != made {
+	if err := json.Unmarshal([]byte(a.body), &read); err != nil || read != created {
 		t.Errorf("%s (%v)", a.body, err)
 	}
 	mesa := strings.Replace(silla, "Silla", "Mesa", 1)
@@ -269,17 +271,17 @@ func TestProducts(t *testing.T) {
 	p.send(t, call{path: "/api/productos/%00"}).want(t, http.StatusNotFound)
 }
 
-// TestMocks: five made-up products, others each time.
-func TestMocks(t *testing.T) {
+// The mock products are five, and different each time.
+func TestMockProducts(t *testing.T) {
 	p := start(t)
 	var before string
 	for range 2 {
 		a := p.send(t, call{path: "/api/productos-test"}).want(t, http.StatusOK)
-		var made []store.Product
-		if err := json.Unmarshal([]byte(a.body), &made); err != nil || len(made) != mockCount || a.body == before {
+		var created []store.Product
+		if err := json.Unmarshal([]byte(a.body), &created); err != nil || len(created) != mockCount || a.body == before {
 			t.Fatalf("%s (%v)", a.body, err)
 		}
-		for _, m := range made {
+		for _, m := range created {
 			if m.ID == "" || m.Nombre == "" || m.Precio <= 0 || m.Foto == "" {
 				t.Errorf("%+v", m)
 			}
@@ -292,9 +294,9 @@ func TestMocks(t *testing.T) {
 	}
 }
 
-// TestMetrics: what was answered is counted, or what all workers answered.
+// /metrics shows this process's counters, or with Totals those of all workers.
 func TestMetrics(t *testing.T) {
-	v := serve(t, bare(t, Config{}), listen(t))
+	v := serve(t, siteWithoutStore(t, Config{}), listen(t))
 	for range 3 {
 		v.send(t, call{path: "/api/randoms?cant=1"})
 	}
@@ -312,7 +314,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %s in\n%s", line, text)
 		}
 	}
-	double := serve(t, bare(t, Config{Totals: func(own map[string]float64) map[string]float64 {
+	double := serve(t, siteWithoutStore(t, Config{Totals: func(own map[string]float64) map[string]float64 {
 		for series := range own {
 			own[series] *= 2
 		}
@@ -325,9 +327,9 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestAnswered: the counters change when a request was answered, and only then.
+// The counters change only when a request was answered; a health check is none.
 func TestAnswered(t *testing.T) {
-	s := bare(t, Config{})
+	s := siteWithoutStore(t, Config{})
 	v := serve(t, s, listen(t))
 	v.send(t, call{path: "/healthz"})
 	before, counters := s.Answered(), s.Counters()
@@ -335,7 +337,7 @@ func TestAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.Answered() != before || !maps.Equal(s.Counters(), counters) {
-		t.Error("a heartbeat's own question was counted")
+		t.Error("a health check was counted as a request")
 	}
 	v.send(t, call{path: "/healthz"})
 	if n := s.Answered(); n != before+1 {
@@ -345,7 +347,7 @@ func TestAnswered(t *testing.T) {
 
 // A panic while a request that cannot be parsed is answered fails this request, and the process goes on.
 func TestPanicOnUnreadableRequest(t *testing.T) {
-	s := bare(t, Config{})
+	s := siteWithoutStore(t, Config{})
 	info := s.info
 	s.info = nil // the headers of the next answer cannot be set
 	ln := listen(t)
@@ -364,7 +366,7 @@ func TestPanicOnUnreadableRequest(t *testing.T) {
 
 // A panic in a handler fails its own request, and the process goes on.
 func TestPanic(t *testing.T) {
-	s := bare(t, Config{})
+	s := siteWithoutStore(t, Config{})
 	s.log = slog.New(slog.DiscardHandler)
 	var c fasthttp.RequestCtx
 	c.Init(&fasthttp.Request{}, nil, nil)

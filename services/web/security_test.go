@@ -21,8 +21,8 @@ import (
 
 var anasLogin = credentials("ana@example.org", knownPassword)
 
-// TestFixation: neither an id that somebody planted nor an earlier session becomes the session of who logs in.
-func TestFixation(t *testing.T) {
+// A log-in starts a session with a new id: an id that an attacker has planted, or that of an earlier session, is not used.
+func TestSessionFixation(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	planted := &http.Cookie{Name: "balanza", Value: strings.Repeat("A", 43)}
@@ -38,27 +38,26 @@ func TestFixation(t *testing.T) {
 	p.send(t, call{path: "/", cookie: first}).want(t, http.StatusSeeOther)
 }
 
-// TestLogOutEverywhere: the cookie of a session that ended on one process is refused by another, which closes its
-// websocket.
-func TestLogOutEverywhere(t *testing.T) {
+// A log-out on one process ends the session on another, which closes its websocket and rejects the cookie.
+func TestLogOutOnAllProcesses(t *testing.T) {
 	folder := t.TempDir()
 	one, other := startProcess(t, folder, Config{}), startProcess(t, folder, Config{})
 	addUser(t, one.store, "ana@example.org")
 	cookie := addSession(t, one.store, "ana@example.org")
 	ws := other.open(t, cookie)
 	ws.next(t, "chat")
-	bye := one.send(t, call{method: "POST", path: "/logout", cookie: cookie}).want(t, http.StatusOK)
-	if !strings.Contains(bye.body, "Hasta luego") || !strings.Contains(bye.body, "ana@example.org") {
-		t.Errorf("the goodbye: %s", bye.body)
+	logout := one.send(t, call{method: "POST", path: "/logout", cookie: cookie}).want(t, http.StatusOK)
+	if !strings.Contains(logout.body, "Hasta luego") || !strings.Contains(logout.body, "ana@example.org") {
+		t.Errorf("the log-out page: %s", logout.body)
 	}
-	if code := ws.closed(t); code != websocket.ClosePolicyViolation {
+	if code := ws.closeCode(t); code != websocket.ClosePolicyViolation {
 		t.Errorf("the websocket was closed with %d", code)
 	}
 	other.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusSeeOther)
 	other.send(t, call{method: "POST", path: "/api/productos", cookie: cookie, json: "{}"}).want(t, http.StatusUnauthorized)
 }
 
-// TestSessionDeleted: a session deleted in the database is over at the next request, and its websockets end.
+// A session that is deleted in the database itself ends at the next request, and its websockets end.
 func TestSessionDeleted(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -69,12 +68,12 @@ func TestSessionDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusSeeOther)
-	if code := ws.closed(t); code != websocket.ClosePolicyViolation {
+	if code := ws.closeCode(t); code != websocket.ClosePolicyViolation {
 		t.Errorf("the websocket was closed with %d", code)
 	}
 }
 
-// TestCookie: the flags of the session cookie, and whom the site believes that TLS was used.
+// The session cookie has its flags, and is Secure when a trusted proxy reports TLS.
 func TestCookie(t *testing.T) {
 	folder := t.TempDir()
 	direct := startProcess(t, folder, Config{})
@@ -96,11 +95,11 @@ func TestCookie(t *testing.T) {
 			t.Errorf("cookie %s", c.Raw)
 		}
 	}
-	// What is meant for TLS alone is not taken without.
+	// A cookie that was set over TLS is not accepted without TLS.
 	direct.send(t, call{path: "/", cookie: secure}).want(t, http.StatusSeeOther)
 }
 
-// TestCrossSite: no route that changes something does so for another site's page.
+// Routes that change something reject requests of other sites' pages.
 func TestCrossSite(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -134,7 +133,7 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
-// TestCrossSiteWebsocket: a websocket is for this site's pages alone, and for users.
+// Only pages of this site can open a websocket, and only with a session.
 func TestCrossSiteWebsocket(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
@@ -152,11 +151,11 @@ func TestCrossSiteWebsocket(t *testing.T) {
 	p.open(t, cookie).next(t, "chat")
 }
 
-// TestWhoIsThere: an unknown email and a wrong password get the same answer, and cost the same work.
-func TestWhoIsThere(t *testing.T) {
+// An unknown email and a wrong password get the same answer after the same work.
+func TestLoginHidesAccounts(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
-	for _, header := range []map[string]string{{}, jsonPlease} {
+	for _, header := range []map[string]string{{}, acceptJSON} {
 		var answers []string
 		for _, email := range []string{"ana@example.org", "eva@example.org"} {
 			a := p.send(t, call{method: "POST", path: "/login", header: header, form: credentials(email, "not the one")})
@@ -168,32 +167,32 @@ func TestWhoIsThere(t *testing.T) {
 		}
 	}
 	if cost, err := bcrypt.Cost(dummyHash); cost != hashCost || err != nil {
-		t.Errorf("comparing with nobody's hash costs %d (%v), with a user's %d", cost, err, hashCost)
+		t.Errorf("the dummy hash costs %d (%v), a user's %d", cost, err, hashCost)
 	}
-	full := hashers(make(chan struct{})) // nobody gets a turn: who needs none is serverFrame apart
+	full := hashers(make(chan struct{})) // no hasher is ever free, so every computation of a hash fails
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for name, hash := range map[string][]byte{"a user": dummyHash, "nobody": nil} {
+	for name, hash := range map[string][]byte{"a user": dummyHash, "an unknown user": nil} {
 		if _, err := full.match(ctx, hash, "x"); err != errBusy {
 			t.Errorf("%s's password was compared without computing a hash: %v", name, err)
 		}
 	}
-	if ok, err := newHashers().match(t.Context(), nil, "nobody's"); ok || err != nil {
-		t.Errorf("nobody logged in: %v %v", ok, err)
+	if ok, err := newHashers().match(t.Context(), nil, "any"); ok || err != nil {
+		t.Errorf("an unknown user has logged in: %v %v", ok, err)
 	}
 }
 
-// TestBruteForce: guesses are counted over all processes, and do not lock out who comes from elsewhere.
+// Failed log-ins are counted over all processes, and do not lock the user out at other addresses.
 func TestBruteForce(t *testing.T) {
 	folder := t.TempDir()
 	trusting := Config{TrustedProxies: []string{"127.0.0.1"}}
 	processes := []*process{startProcess(t, folder, trusting), startProcess(t, folder, trusting)}
 	addUser(t, processes[0].store, "ana@example.org")
-	login := func(n int, address, password string) answered {
+	login := func(n int, address, password string) response {
 		return processes[n%2].send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", password),
 			header: map[string]string{"X-Forwarded-For": "203.0.113.1, " + address, "Accept": "application/json"}})
 	}
-	// The count begins again with each window: none may end meanwhile.
+	// The count begins anew with each window, so the test must not run across the end of one.
 	if left := time.Until(time.Now().Truncate(loginWindow).Add(loginWindow)); left < 20*time.Second {
 		time.Sleep(left)
 	}
@@ -206,12 +205,12 @@ func TestBruteForce(t *testing.T) {
 	}
 	login(0, "192.0.2.1", knownPassword).want(t, http.StatusTooManyRequests)
 	login(1, "192.0.2.1", knownPassword).want(t, http.StatusTooManyRequests)
-	for range maxLoginsPerEmail + 2 { // what succeeds is not counted
+	for range maxLoginsPerEmail + 2 { // successful log-ins are not counted
 		login(0, "198.51.100.7", knownPassword).want(t, http.StatusOK)
 	}
 
 	processes = append(processes[:0], startProcess(t, folder, Config{}), startProcess(t, folder, Config{}))
-	for n := range maxLoginsPerEmail { // who is no proxy cannot say who it is
+	for n := range maxLoginsPerEmail { // X-Forwarded-For of an untrusted address is ignored
 		login(n, fmt.Sprintf("192.0.2.%d", n), "guess").want(t, http.StatusUnauthorized)
 	}
 	login(0, "203.0.113.9", knownPassword).want(t, http.StatusTooManyRequests)
@@ -227,7 +226,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestPasswords: which are taken, and that every character of a long one counts.
+// Weak passwords are rejected, and every character of a long one counts.
 func TestPasswords(t *testing.T) {
 	for password, ok := range map[string]bool{
 		"4 chars.": true, "ñandúes!": true, strings.Repeat("x y", 22): true, strings.Repeat("ab", 128): true,
@@ -243,16 +242,16 @@ func TestPasswords(t *testing.T) {
 	p.send(t, call{method: "POST", path: "/signup", form: profile("ana@example.org", long)}).want(t, http.StatusSeeOther)
 	for password, status := range map[string]int{long: http.StatusOK, long[:80] + "B": http.StatusUnauthorized} {
 		form := credentials("ana@example.org", password)
-		p.send(t, call{method: "POST", path: "/login", form: form, header: jsonPlease}).want(t, status)
+		p.send(t, call{method: "POST", path: "/login", form: form, header: acceptJSON}).want(t, status)
 	}
 	u, err := p.store.User(t.Context(), "ana@example.org")
 	if err != nil || bytes.Contains(u.PasswordHash, []byte(long)) || !bytes.HasPrefix(u.PasswordHash, []byte("$2a$")) {
-		t.Errorf("kept as %s (%v)", u.PasswordHash, err)
+		t.Errorf("stored as %s (%v)", u.PasswordHash, err)
 	}
 }
 
-// TestOperators: what is no plain value reaches no database; the answer names the field.
-func TestOperators(t *testing.T) {
+// Values of a wrong type, as database operators are, never reach the store; the answer names the field.
+func TestOperatorInjection(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
@@ -295,8 +294,8 @@ func TestOperators(t *testing.T) {
 	}
 }
 
-// TestScripts: what users write is text everywhere.
-func TestScripts(t *testing.T) {
+// Users' input is shown as text everywhere.
+func TestCrossSiteScripting(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
@@ -310,8 +309,8 @@ func TestScripts(t *testing.T) {
 	html := map[string]string{"Accept": "text/html"}
 	form := profile("ana@example.org", "x")
 	form.Set("nombre", attack)
-	for name, a := range map[string]answered{
-		"a form shown again": p.send(t, call{method: "POST", path: "/signup", form: form}).want(t, http.StatusBadRequest),
+	for name, a := range map[string]response{
+		"a redisplayed form": p.send(t, call{method: "POST", path: "/signup", form: form}).want(t, http.StatusBadRequest),
 		"a path not found":   p.send(t, call{path: "/" + url.PathEscape(attack), header: html}),
 		"the application":    p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK),
 	} {
@@ -326,8 +325,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestRedirects: nobody is sent to another site.
-func TestRedirects(t *testing.T) {
+// No redirect leads to another site.
+func TestOpenRedirects(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	html := map[string]string{"Accept": "text/html", "Host": "evil.example", "X-Forwarded-Host": "evil.example"}
@@ -349,8 +348,8 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// TestHeaders: a line break sent in any place begins no header.
-func TestHeaders(t *testing.T) {
+// A line break in a request's path or query never begins a header of the answer, and malformed requests are rejected.
+func TestHeaderInjection(t *testing.T) {
 	p := startProcess(t, t.TempDir(), Config{TrustedProxies: []string{"127.0.0.1"}})
 	for _, path := range []string{
 		"/%0d%0aX-Evil:1", "/login%0d%0aX-Evil:1", "/assets/%0d%0aX-Evil:1", "/api/randoms?cant=%0d%0aX-Evil:1",
@@ -380,7 +379,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestLargeBodies: what is too large or compressed is refused before it costs memory.
+// Bodies that are too large or compressed are rejected before they use memory.
 func TestLargeBodies(t *testing.T) {
 	p := start(t)
 	e := p.send(t, call{method: "POST", path: "/login", body: strings.Repeat("a", maxBody+1)}).
@@ -405,9 +404,9 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// TestStoreDown: what needs no store goes on, the rest says 503.
+// While the store is down, routes without it work and all others answer 503.
 func TestStoreDown(t *testing.T) {
-	v := serve(t, bare(t, Config{}), listen(t))
+	v := serve(t, siteWithoutStore(t, Config{}), listen(t))
 	cookie := &http.Cookie{Name: "balanza", Value: strings.Repeat("A", 43)}
 	for path, status := range map[string]int{
 		"/info": 200, "/info?format=json": 200, "/api/randoms?cant=10": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200,
@@ -426,8 +425,8 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-// TestRolling: an access moves the end of a session to ten minutes later; what expired is over.
-func TestRolling(t *testing.T) {
+// An access extends a session to ten minutes; an expired session is not accepted.
+func TestSessionExtension(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
@@ -442,16 +441,16 @@ func TestRolling(t *testing.T) {
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusSeeOther)
 }
 
-// TestTrustedProxies: a list that cannot be meant is refused at start.
+// A proxy that is neither an address nor a range is an error at the start.
 func TestTrustedProxies(t *testing.T) {
 	for _, proxy := range []string{"", "nginx", "10.0.0.0/33", "10.0.0"} {
 		if _, err := New(Config{TrustedProxies: []string{proxy}}); err == nil {
-			t.Errorf("%q was taken", proxy)
+			t.Errorf("%q was accepted", proxy)
 		}
 	}
 }
 
-// TestTexts: both languages say the same, and every text that a page asks for is there.
+// Both languages have the same texts, and every text that a page names exists.
 func TestTexts(t *testing.T) {
 	all := loadTexts()
 	es, en := slices.Sorted(maps.Keys(all["es"])), slices.Sorted(maps.Keys(all["en"]))
@@ -464,7 +463,7 @@ func TestTexts(t *testing.T) {
 		for _, part := range strings.Split(string(content), `.T "`)[1:] {
 			key, _, _ := strings.Cut(part, `"`)
 			if _, ok := all["es"][key]; !ok {
-				t.Errorf("%s asks for %q, which has no text", file.Name(), key)
+				t.Errorf("%s names %q, which has no text", file.Name(), key)
 			}
 		}
 	}

@@ -27,7 +27,7 @@ func listen(t *testing.T) *net.TCPListener {
 	return ln.(*net.TCPListener)
 }
 
-// inherit returns what a child process has of a listener: the same socket by another descriptor.
+// inherit returns the same socket by another descriptor, as a child process has it.
 func inherit(t *testing.T, ln *net.TCPListener) net.Listener {
 	t.Helper()
 	file, err := ln.File()
@@ -67,8 +67,8 @@ func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
 	return 0, store.ErrUnavailable
 }
 
-// bare returns a site whose store is down.
-func bare(t *testing.T, config Config) *Site {
+// siteWithoutStore returns a site whose store is down.
+func siteWithoutStore(t *testing.T, config Config) *Site {
 	t.Helper()
 	config.Store = downStore{}
 	config.Log = store.NewLog(config.Store)
@@ -81,25 +81,25 @@ func bare(t *testing.T, config Config) *Site {
 	return s
 }
 
-// serving is a site that answers.
-type serving struct {
+// runningSite is a site whose Serve is running.
+type runningSite struct {
 	*Site
 	url      string
 	drain    context.CancelFunc
 	finished chan error
 }
 
-func serve(t *testing.T, s *Site, ln net.Listener) *serving {
+func serve(t *testing.T, s *Site, ln net.Listener) *runningSite {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	v := &serving{Site: s, url: "http://" + ln.Addr().String(), drain: cancel, finished: make(chan error, 1)}
+	v := &runningSite{Site: s, url: "http://" + ln.Addr().String(), drain: cancel, finished: make(chan error, 1)}
 	go func() { v.finished <- s.Serve(ctx, ln) }()
 	t.Cleanup(func() { cancel(); s.stop(); v.end(t) })
 	return v
 }
 
 // end waits until Serve has returned.
-func (v *serving) end(t *testing.T) {
+func (v *runningSite) end(t *testing.T) {
 	t.Helper()
 	select {
 	case err := <-v.finished:
@@ -136,12 +136,11 @@ func send(t *testing.T, client *http.Client, r *http.Request) (*http.Response, s
 	return answer, string(body)
 }
 
-// TestDrainLosesNothing drains one of two servers on one socket under keep-alive load, again and again: no request
-// fails.
+// No request on a kept connection fails while servers on one socket replace each other.
 func TestDrainLosesNothing(t *testing.T) {
 	master := listen(t)
 	config := Config{DrainIdle: 300 * time.Millisecond}
-	current := serve(t, bare(t, config), inherit(t, master))
+	current := serve(t, siteWithoutStore(t, config), inherit(t, master))
 
 	url := current.url + "/readyz"
 
@@ -151,7 +150,7 @@ func TestDrainLosesNothing(t *testing.T) {
 	var clients sync.WaitGroup
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodGet, http.MethodPost} {
 		clients.Go(func() {
-			// One connection each, so that all requests ride on kept connections; GetBody is unset, so that the client
+			// One connection each, so that all requests use kept connections; GetBody is unset, so that the client
 			// cannot hide a failed POST by sending it again.
 			client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
 			defer client.CloseIdleConnections()
@@ -178,7 +177,7 @@ func TestDrainLosesNothing(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		old := current
-		current = serve(t, bare(t, config), inherit(t, master))
+		current = serve(t, siteWithoutStore(t, config), inherit(t, master))
 		old.drain()
 		old.end(t)
 	}
@@ -186,10 +185,10 @@ func TestDrainLosesNothing(t *testing.T) {
 	clients.Wait()
 }
 
-// TestDrain follows one drain from the first sign to the last connection.
+// A drain fails readiness first, then closes the listener, then kept connections, and at last cancels requests.
 func TestDrain(t *testing.T) {
 	const ms = time.Millisecond
-	site := bare(t, Config{DrainDelay: 200 * ms, DrainIdle: 1500 * ms, DrainTimeout: 300 * ms})
+	site := siteWithoutStore(t, Config{DrainDelay: 200 * ms, DrainIdle: 1500 * ms, DrainTimeout: 300 * ms})
 	v := serve(t, site, listen(t))
 
 	kept, err := net.Dial("tcp", strings.TrimPrefix(v.url, "http://"))
@@ -244,7 +243,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// raw sends bytes and returns what comes back at once.
+// raw sends bytes and returns the first bytes of the answer.
 func raw(t *testing.T, c net.Conn, request string) string {
 	t.Helper()
 	if _, err := io.WriteString(c, request); err != nil {
@@ -259,9 +258,9 @@ func raw(t *testing.T, c net.Conn, request string) string {
 	return string(buffer[:n])
 }
 
-// TestStop ends at once what would take long.
+// A stop ends a drain at once, however long its phases are.
 func TestStop(t *testing.T) {
-	site := bare(t, Config{DrainDelay: time.Hour, DrainIdle: time.Hour, DrainTimeout: time.Hour})
+	site := siteWithoutStore(t, Config{DrainDelay: time.Hour, DrainIdle: time.Hour, DrainTimeout: time.Hour})
 	v := serve(t, site, listen(t))
 	if err := site.Healthy(); err != nil {
 		t.Error(err)
@@ -272,9 +271,9 @@ func TestStop(t *testing.T) {
 	v.end(t)
 }
 
-// TestListenerFails: a socket that cannot accept ends Serve with an error.
+// A listener that cannot accept ends Serve with an error.
 func TestListenerFails(t *testing.T) {
-	err := bare(t, Config{}).Serve(t.Context(), brokenListener{listen(t)})
+	err := siteWithoutStore(t, Config{}).Serve(t.Context(), brokenListener{listen(t)})
 	if !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
 	}

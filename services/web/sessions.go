@@ -30,7 +30,7 @@ const (
 var errLoginRequired = &httpError{status: fiber.StatusUnauthorized, code: codeUnauthorised, text: "error.login"}
 
 // storeContext is the context of a request's calls of the store. It ends after storeTimeout or with the drain, and not
-// with the client's connection: a change that has begun is completed.
+// with the client's connection: a change that has started is completed.
 func (s *Site) storeContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(s.work, storeTimeout)
 }

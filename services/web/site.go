@@ -45,9 +45,10 @@ type Config struct {
 	// X-Forwarded-For, are believed when a request comes from one of them.
 	TrustedProxies []string
 
-	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers notice first.
+	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers, which ask every few
+	// seconds, notice it before connections fail.
 	DrainDelay time.Duration
-	// Replaced, when set, tells at the start of a drain whether other processes go on accepting on the same listener:
+	// Replaced, when set, reports at the start of a drain whether other processes go on accepting on the same listener:
 	// then it is closed without delay.
 	Replaced func() bool
 	// DrainIdle is how long, from the start of the drain, idle connections stay open. A request that comes on one of
@@ -70,7 +71,8 @@ const (
 	idleTimeout = 75 * time.Second
 )
 
-// Site answers the requests of one process.
+// Site answers the requests of one process. Its fields do not change after New, except the sets of connections, the
+// counters and the two flags.
 type Site struct {
 	config  Config
 	log     *slog.Logger
@@ -94,8 +96,8 @@ type Site struct {
 	background        sync.WaitGroup // the goroutines that Serve starts
 }
 
-// New returns a site that Serve brings to life. The error names what is wrong with the configuration. The store may be
-// down.
+// New returns a site that answers once Serve is called. The error names the wrong trusted proxy. The store is not asked,
+// so it may be down.
 func New(config Config) (*Site, error) {
 	for _, proxy := range config.TrustedProxies {
 		_, errAddress := netip.ParseAddr(proxy)

@@ -24,9 +24,9 @@ import (
 	"balanza/services/store/sqlitestore"
 )
 
-// process is one process of a server: it shares its store with others, by a file, and nothing else.
+// process is one process of a server: it shares a store, which is a file, with others, and nothing else.
 type process struct {
-	*serving
+	*runningSite
 	store store.Store
 }
 
@@ -70,8 +70,8 @@ func start(t *testing.T) *process {
 
 const knownPassword = "correct horse"
 
-// quickHash is knownPassword's, at a cost that lets tests log in often.
-var quickHash = sync.OnceValue(func() []byte {
+// cheapHash is the hash of knownPassword at the lowest cost, so that tests can log in often.
+var cheapHash = sync.OnceValue(func() []byte {
 	hash, err := bcrypt.GenerateFromPassword(digest(knownPassword), bcrypt.MinCost)
 	if err != nil {
 		panic(err)
@@ -84,7 +84,7 @@ func addUser(t *testing.T, st store.Store, email string) {
 	t.Helper()
 	err := st.CreateUser(t.Context(), store.User{
 		Email:        email,
-		PasswordHash: quickHash(),
+		PasswordHash: cheapHash(),
 		Author:       store.Author{ID: email, Nombre: "Ana", Apellido: "Paz", Edad: 30, Alias: "ana"},
 		Created:      time.Now(),
 	})
@@ -106,7 +106,7 @@ func addSession(t *testing.T, st store.Store, email string) *http.Cookie {
 	return &http.Cookie{Name: "balanza", Value: id}
 }
 
-// call is a request to be sent; what is empty is left out.
+// call is a request to send; empty fields are left out.
 type call struct {
 	method string // GET when empty
 	path   string
@@ -117,14 +117,14 @@ type call struct {
 	body   string
 }
 
-// answered is what came back.
-type answered struct {
+// response is an answer with its body, which was read.
+type response struct {
 	*http.Response
 	body string
 }
 
 // send sends a request as it is: no redirect is followed, no cookie kept.
-func (v *serving) send(t *testing.T, c call) answered {
+func (v *runningSite) send(t *testing.T, c call) response {
 	t.Helper()
 	body, kind := c.body, ""
 	switch {
@@ -154,11 +154,11 @@ func (v *serving) send(t *testing.T, c call) answered {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	a, text := send(t, client, r)
-	return answered{a, text}
+	return response{a, text}
 }
 
 // want fails the test unless the answer has that status.
-func (a answered) want(t *testing.T, status int) answered {
+func (a response) want(t *testing.T, status int) response {
 	t.Helper()
 	if a.StatusCode != status {
 		t.Fatalf("%s %s: status %d, want %d: %.300s", a.Request.Method, a.Request.URL.Path, a.StatusCode, status, a.body)
@@ -167,7 +167,7 @@ func (a answered) want(t *testing.T, status int) answered {
 }
 
 // jsonError reads a JSON error.
-func (a answered) jsonError(t *testing.T) errorBody {
+func (a response) jsonError(t *testing.T) errorBody {
 	t.Helper()
 	var e errorBody
 	if err := json.Unmarshal([]byte(a.body), &e); err != nil || e.Error >= 0 || e.Descripcion == "" {
@@ -176,8 +176,8 @@ func (a answered) jsonError(t *testing.T) errorBody {
 	return e
 }
 
-// session gives the session cookie that an answer sets.
-func (a answered) session(t *testing.T) *http.Cookie {
+// session returns the session cookie that an answer sets.
+func (a response) session(t *testing.T) *http.Cookie {
 	t.Helper()
 	for _, c := range a.Cookies() {
 		if strings.HasSuffix(c.Name, "balanza") && c.Value != "" {
@@ -192,7 +192,7 @@ func credentials(email, password string) url.Values {
 	return url.Values{"email": {email}, "password": {password}}
 }
 
-// profile is what a sign-up form brings.
+// profile returns the fields of a sign-up form.
 func profile(email, password string) url.Values {
 	f := credentials(email, password)
 	f.Set("nombre", "Ana")
@@ -203,12 +203,12 @@ func profile(email, password string) url.Values {
 	return f
 }
 
-var jsonPlease = map[string]string{"Accept": "application/json"}
+var acceptJSON = map[string]string{"Accept": "application/json"}
 
 // page is an open websocket.
 type page struct{ *websocket.Conn }
 
-func (v *serving) dial(t *testing.T, cookie *http.Cookie, origin, query string) (*websocket.Conn, *http.Response) {
+func (v *runningSite) dial(t *testing.T, cookie *http.Cookie, origin, query string) (*websocket.Conn, *http.Response) {
 	t.Helper()
 	header := http.Header{"Cookie": {cookie.String()}}
 	if origin != "" {
@@ -221,14 +221,14 @@ func (v *serving) dial(t *testing.T, cookie *http.Cookie, origin, query string) 
 	return conn, answer
 }
 
-// open opens a websocket as the site's own pages do that have nothing yet.
-func (v *serving) open(t *testing.T, cookie *http.Cookie) page {
+// open opens a websocket as a page of the site does that has no messages yet.
+func (v *runningSite) open(t *testing.T, cookie *http.Cookie) page {
 	t.Helper()
 	return v.openAfter(t, cookie, 0)
 }
 
-// openAfter does so for a page that has everything up to an entry.
-func (v *serving) openAfter(t *testing.T, cookie *http.Cookie, entry int64) page {
+// openAfter opens a websocket as a page does that has all entries up to one.
+func (v *runningSite) openAfter(t *testing.T, cookie *http.Cookie, entry int64) page {
 	t.Helper()
 	conn, answer := v.dial(t, cookie, v.url, fmt.Sprintf("?after=%d", entry))
 	if conn == nil {
@@ -269,8 +269,8 @@ func (p page) next(t *testing.T, kind string) serverFrame {
 	}
 }
 
-// closed reads to the end and returns the close code.
-func (p page) closed(t *testing.T) int {
+// closeCode reads up to the close frame and returns its code.
+func (p page) closeCode(t *testing.T) int {
 	t.Helper()
 	for {
 		_, _, err := p.ReadMessage()

@@ -29,7 +29,7 @@ func loadTexts() map[string]texts {
 	return languages
 }
 
-// embedded returns the files of an embedded folder by path.
+// embedded returns the contents of the files of an embedded folder by path, as folder/name.
 func embedded(files embed.FS) map[string][]byte {
 	contents := make(map[string][]byte)
 	for _, file := range must(fs.Glob(files, "*/*")) {
@@ -38,7 +38,8 @@ func embedded(files embed.FS) map[string][]byte {
 	return contents
 }
 
-// must returns a value that cannot fail to be had, since it is made of files that are embedded and tested.
+// must returns value, or panics with err. It is for values made of embedded files: an error is a fault of the build,
+// which every test shows.
 func must[T any](value T, err error) T {
 	if err != nil {
 		panic(err)

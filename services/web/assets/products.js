@@ -27,7 +27,7 @@ export class Products {
     const changed = new Set();
     this.#changed = changed;
     const { ok, body } = await call('GET', '/api/productos');
-    if (changed !== this.#changed) return; // a later read has begun
+    if (changed !== this.#changed) return; // a later read has started
     this.#changed = null;
     if (!ok) {
       showError(body);
