@@ -34,7 +34,7 @@ func runMongod(t *testing.T) *mongod {
 	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
 		testenv.SkipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
 	}
-	address := "127.0.0.1:" + freePort(t) // a restart keeps a port that is chosen here
+	address := "127.0.0.1:" + testenv.FreePort(t) // a restart keeps a port that is chosen here
 	m := &mongod{t, "balanza-e2e-" + fmt.Sprintf("%016x", rand.Uint64()), "mongodb://" + address + "/balanza"}
 	t.Cleanup(func() {
 		_ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() // it may not exist

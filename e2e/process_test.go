@@ -300,7 +300,7 @@ func TestLogIsNotWritable(t *testing.T) {
 	if _, err := writeEnd.Write(make([]byte, 1<<20)); err == nil {
 		t.Fatal("the pipe is not full")
 	}
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	s.url = "http://127.0.0.1:" + port
 	s.cmd = s.balanza("--host", "127.0.0.1", "--p", port, "--m", "CLUSTER", "-i", "2", "--name", "site")
 	s.cmd.Stdout, s.cmd.Stderr = writeEnd, writeEnd
@@ -395,7 +395,7 @@ func TestExternalProgram(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", binary, "./testdata/activated").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	s := &server{t: t, home: t.TempDir(), url: "http://127.0.0.1:" + port}
 	s.cmd = s.balanza("run", "-i", "2", "--name", "api", "--host", "127.0.0.1", "--port", port, "--", binary)
 	s.cmd.Stderr = os.Stderr

@@ -4,7 +4,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // program builds the program once for all tests.
@@ -56,7 +57,7 @@ type server struct {
 // serve starts a server with that home on a free port and waits until it is ready. It is stopped when the test ends.
 func serve(t *testing.T, home string, args ...string) *server {
 	t.Helper()
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -72,21 +73,6 @@ func serve(t *testing.T, home string, args ...string) *server {
 	})
 	s.start()
 	return s
-}
-
-// freePort returns a port of 127.0.0.1 on which nothing listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // homeWith makes a BALANZA_HOME whose servers have a setting, NAME=value.

@@ -1,7 +1,8 @@
-// Package testenv tells tests how thorough a run is, by the environment variable BALANZA_TEST_ALL.
+// Package testenv is what tests ask of their environment: how thorough the run is (BALANZA_TEST_ALL), and a free port.
 package testenv
 
 import (
+	"net"
 	"os"
 	"testing"
 )
@@ -17,4 +18,19 @@ func SkipOrFail(t testing.TB, cause error) {
 		t.Fatalf("the test needs a tool: %v", cause)
 	}
 	t.Skipf("the test needs a tool: %v", cause)
+}
+
+// FreePort returns a port of 127.0.0.1 on which nothing listens. Another process may take it before the test does.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // snapshot returns the paths, modes and contents of everything below some folders.
@@ -139,7 +141,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%s: %q", shell, script)
 		}
 	}
-	h.must("start", "--p", freePort(t), "--name", "one")
+	h.must("start", "--p", testenv.FreePort(t), "--name", "one")
 	for args, want := range map[string]string{
 		"rel": "reload", "reload ": "one", "scale ": "one=", "logs o": "one", "completion b": "bash", "up --pro": "--profile",
 	} {
@@ -152,7 +154,7 @@ func TestCompletion(t *testing.T) {
 
 func TestPM2sWords(t *testing.T) {
 	h := newHome(t)
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	h.must("start", "--name=api", "-i", "2", "--", "--p", port) // -i alone means CLUSTER
 	for _, word := range []string{"list", "ls", "status"} {
 		if table := h.must(word); !strings.Contains(table, "CLUSTER") || !strings.Contains(table, "worker 2") {
@@ -218,7 +220,7 @@ func (h *home) masterPid(name string) int {
 func stopMaster(t *testing.T) *home {
 	t.Helper()
 	h := newHome(t)
-	h.must("start", "--p", freePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
+	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	h.must("save")
 	pid := h.masterPid("one")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -330,7 +332,7 @@ func TestCommandsEndWhenAServerDoesNotAnswer(t *testing.T) {
 func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 	h := newHome(t)
 	// An external program is ready when it has lived for a second.
-	cmd := h.command("run", "-d", "--name", "slow", "--port", freePort(t), "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
+	cmd := h.command("run", "-d", "--name", "slow", "--port", testenv.FreePort(t), "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
@@ -355,7 +357,7 @@ func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 
 func TestCrashOfABackgroundServerIsInItsLog(t *testing.T) {
 	h := newHome(t)
-	h.must("start", "--p", freePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
+	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	log := filepath.Join(h.dir, "logs", "one.log")
 	// Rotation must not lose them either.
 	if err := os.Rename(log, strings.TrimSuffix(log, ".log")+"-2026-11-25T10-00-00.000.log"); err != nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"balanza/e2e/testenv"
 )
 
 // buffer takes a process's output while the test reads it.
@@ -33,7 +35,7 @@ func (b *buffer) String() string {
 // In a user namespace of its own a process can be left without inotify, as on a machine where others have used it up.
 func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
 	h := newHome(t)
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	program := h.command("run", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
 		"/usr/bin/env", roleVariable+"=server", os.Args[0])
 	cmd := exec.Command("sh", append([]string{"-c", `echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"`, "sh", program.Path},

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // The test binary is also the programs that the tests run: balanza itself, and a server that is not ours.
@@ -101,17 +103,6 @@ func (h *home) must(args ...string) string {
 		h.t.Fatalf("balanza %s: exit status %d: %s", strings.Join(args, " "), status, errs)
 	}
 	return out
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -253,7 +244,7 @@ func TestUpPsScaleReloadDown(t *testing.T) {
 
 func TestRunClustersAnyProgram(t *testing.T) {
 	h := newHome(t)
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	cmd := h.command("run", "-d", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
@@ -288,7 +279,7 @@ func TestRunClustersAnyProgram(t *testing.T) {
 
 func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
 	h := newHome(t)
-	_, errs, status := h.run("run", "-d", "--name", "none", "--port", freePort(t), "--", "/bin/false")
+	_, errs, status := h.run("run", "-d", "--name", "none", "--port", testenv.FreePort(t), "--", "/bin/false")
 	if status != exitFailure || !strings.Contains(errs, "none") || strings.Count(errs, "\n") != 1 {
 		t.Errorf("status %d, %q", status, errs)
 	}
@@ -299,7 +290,7 @@ func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
 
 func TestDamagedStateIsAnErrorAndIsLeftAlone(t *testing.T) {
 	h := newHome(t)
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	h.must("start", "--p", port, "--name", "one")
 	h.must("save")
 	h.must("save") // the first list becomes the backup

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"balanza/e2e/testenv"
 )
 
 // unchecked is a Balancer whose upstreams all count as up and are not checked, so that requests find their faults.
@@ -72,16 +74,6 @@ func failures(b *Balancer) (n int64) {
 	return n
 }
 
-func closedPort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func TestRetryByMethodAndFailure(t *testing.T) {
 	const closed, breaks, breaksInBody = "closed port", "breaks", "breaks in the answer's body"
 	for _, test := range []struct {
@@ -108,7 +100,7 @@ func TestRetryByMethodAndFailure(t *testing.T) {
 			})
 			want := int64(1)
 			if test.first == closed {
-				bad, want = closedPort(t), 0
+				bad, want = "127.0.0.1:"+testenv.FreePort(t), 0
 			}
 			b, url := unchecked(t, time.Second, bad, good.address)
 			req, _ := http.NewRequestWithContext(t.Context(), test.method, url, strings.NewReader(test.body))
@@ -206,7 +198,7 @@ func TestClosedIdleConnectionsFailNoRequest(t *testing.T) {
 }
 
 func TestNoUpstream(t *testing.T) {
-	_, url := unchecked(t, time.Nanosecond, closedPort(t), closedPort(t))
+	_, url := unchecked(t, time.Nanosecond, "127.0.0.1:"+testenv.FreePort(t), "127.0.0.1:"+testenv.FreePort(t))
 	for range 2 { // the first finds the fault, the second meets a known one
 		res, err := http.Post(url, "text/plain", strings.NewReader("b"))
 		if err != nil {

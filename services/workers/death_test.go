@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/testenv"
 	"balanza/e2e/proctree"
 	"balanza/services/workers/control"
 )
@@ -25,7 +26,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	r := start(t, s)
 	l := startLoad(t, r.Port(), 6)
 	kills, every := 10, 800*time.Millisecond
-	if fullNumbers {
+	if testenv.All() {
 		kills, every = 60, time.Second
 	}
 	killed := map[string]bool{}

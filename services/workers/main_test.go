@@ -446,6 +446,3 @@ func signalProcess(t *testing.T, pid int, s syscall.Signal) {
 		t.Fatalf("kill -%d %d: %v", s, pid, err)
 	}
 }
-
-// fullNumbers: BALANZA_TEST_ALL=1 asks for as many kills and reloads as CI makes.
-var fullNumbers = os.Getenv("BALANZA_TEST_ALL") == "1"
