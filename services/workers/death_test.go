@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"balanza/e2e/testenv"
 	"balanza/e2e/proctree"
+	"balanza/e2e/testenv"
 	"balanza/services/workers/control"
 )
 
