@@ -21,7 +21,7 @@ var (
 	beto = store.Author{ID: "beto@example.com", Nombre: "Beto", Apellido: "O'Hara", Edad: 40, Alias: "<b>"}
 )
 
-// event is any frame.
+// event is a frame of any type.
 type event struct {
 	Type       string
 	Last       int64
@@ -51,7 +51,7 @@ func next(t *testing.T, l *Listener) (e event, ok bool) {
 	}
 }
 
-// await is next, for a listener that must not have ended.
+// await is next, but fails the test when the listener has ended.
 func await(t *testing.T, l *Listener) event {
 	t.Helper()
 	e, ok := next(t, l)
@@ -116,10 +116,10 @@ func TestSendTwiceIsOneMessage(t *testing.T) {
 	h, _ := process(t, &memory{})
 	first := send(t, h, ana, "hola", "c1")
 	if repeated := send(t, h, ana, "hola", "c1"); repeated.N != first.N {
-		t.Errorf("the same clientId made message %d after %d", repeated.N, first.N)
+		t.Errorf("sent again with the same clientId: message %d, want %d", repeated.N, first.N)
 	}
 	if other := send(t, h, beto, "hola", "c1"); other.N == first.N {
-		t.Error("two authors' equal clientIds are one message")
+		t.Error("messages of two authors with equal clientIds became one")
 	}
 }
 
@@ -144,11 +144,11 @@ func TestSendInvalidMessage(t *testing.T) {
 	}
 	send(t, h, ana, strings.Repeat("ñ", MaxText), strings.Repeat("c", MaxClientID))
 	if len(m.entries) != 1 {
-		t.Errorf("the log holds %d entries, want only the good one", len(m.entries))
+		t.Errorf("the log has %d entries, want only the valid message", len(m.entries))
 	}
 }
 
-// Pages connect to and leave two processes while messages are sent: each page gets every message once, in order.
+// Pages join and leave the hubs of two processes while messages are sent. Each page gets every message once, in order.
 func TestExactlyOnceOverManyConnections(t *testing.T) {
 	const messages, pages = 600, 8
 	m := &memory{}
@@ -263,7 +263,7 @@ func TestUnreadableProduct(t *testing.T) {
 		if e := await(t, l); e.Type != "chat" || len(e.ids()) != 1 {
 			t.Errorf("got %+v", e)
 		}
-		time.Sleep(5 * retryInterval) // it was read more than once
+		time.Sleep(5 * retryInterval) // several attempts to read it fail
 		m.set(func() { m.noProduct = false })
 		if e := await(t, l); e.Type != "product" || e.ID != "p1" {
 			t.Errorf("got %+v", e)
@@ -275,8 +275,21 @@ func TestUnreadableProduct(t *testing.T) {
 	})
 }
 
+// checkIDs fails the test unless ids are that many consecutive numbers from first on.
+func checkIDs(t *testing.T, ids []int64, first int64, count int) {
+	t.Helper()
+	if len(ids) != count {
+		t.Errorf("%d messages, want %d", len(ids), count)
+	}
+	for i, id := range ids {
+		if want := first + int64(i); id != want {
+			t.Fatalf("message %d has number %d, want %d", i, id, want)
+		}
+	}
+}
+
 func TestJoinDeliversMissedMessages(t *testing.T) {
-	const messages, others = 3000, 2500 // more than the log keeps in memory, of each
+	const messages, others = 3000, 2500 // of each more than the log keeps in memory
 	for _, c := range []struct {
 		name         string
 		after, first int64
@@ -284,7 +297,7 @@ func TestJoinDeliversMissedMessages(t *testing.T) {
 		reset        bool
 	}{
 		{"nothing yet", 0, messages - recentCount + 1, recentCount, true},
-		{"a moment", messages - 5, messages - 4, 5, false},
+		{"a few messages", messages - 5, messages - 4, 5, false},
 		{"beyond the hub's memory", messages - recentCount - 700, messages - recentCount - 699, recentCount + 700, false},
 		{"nearly all", 1, 2, messages - 1, false},
 		{"nothing missed", messages + others, 0, 0, false},
@@ -307,19 +320,12 @@ func TestJoinDeliversMissedMessages(t *testing.T) {
 					break
 				}
 			}
-			if len(ids) != c.messages {
-				t.Fatalf("%d messages, want %d", len(ids), c.messages)
-			}
-			for i, id := range ids {
-				if id != c.first+int64(i) {
-					t.Fatalf("message %d has id %d, want %d", i, id, c.first+int64(i))
-				}
-			}
+			checkIDs(t, ids, c.first, c.messages)
 		})
 	}
 }
 
-// When a store lacks entries for a while that it had before, no page misses them: the page has to join again.
+// When a store lacks entries for a while, a listener ends instead of missing them, and the page joins again.
 func TestJoinOnAStoreThatMissesEntries(t *testing.T) {
 	const messages, known = 3000, 1000
 	m := &memory{hole: known + 1}
@@ -347,7 +353,7 @@ func TestJoinOnAStoreThatMissesEntries(t *testing.T) {
 	}
 }
 
-// A page that missed more than the store can read in time gets a part each time that it joins.
+// A page that missed more messages than the store can read in time gets a part of them each time that it joins.
 func TestJoinOnASlowStore(t *testing.T) {
 	const messages = 3000
 	synctest.Test(t, func(t *testing.T) {
@@ -385,7 +391,7 @@ func TestJoinOnASlowStore(t *testing.T) {
 				t.Fatalf("no more than %d", last)
 			}
 		}
-		wantIDsFrom2(t, ids, messages)
+		checkIDs(t, ids, 2, messages-1)
 	})
 }
 
@@ -398,7 +404,7 @@ func TestTooFarBehindIsReset(t *testing.T) {
 	}
 }
 
-// A page that got entries from a process that is ahead does not get them again from one that is behind.
+// A page that got entries from one process does not get them again from another process that received them later.
 func TestListenerAheadOfItsProcess(t *testing.T) {
 	h, _ := process(t, &memory{})
 	l := join(t, h, "s", 2)
@@ -413,7 +419,7 @@ func TestListenerAheadOfItsProcess(t *testing.T) {
 	}
 }
 
-// The log is ahead of what was delivered: a page that was away for long gets those messages only once.
+// A page that joins while the log has entries that the hub has not delivered yet gets them once.
 func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	const delivered, all = 2 * recentCount, 2*recentCount + 7
 	m := &memory{}
@@ -428,24 +434,11 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 		e := await(t, l)
 		ids, last = append(ids, e.ids()...), e.Last
 	}
-	wantIDsFrom2(t, ids, all)
+	checkIDs(t, ids, 2, all-1)
 }
 
-// wantIDsFrom2 fails the test unless ids are 2, 3 … last.
-func wantIDsFrom2(t *testing.T, ids []int64, last int) {
-	t.Helper()
-	for i, id := range ids {
-		if id != int64(i)+2 {
-			t.Fatalf("message %d is delivered at position %d", id, i)
-		}
-	}
-	if len(ids) != last-1 {
-		t.Errorf("%d messages, want %d", len(ids), last-1)
-	}
-}
-
-// A store that lost its last entries in a crash gives their numbers to others, which the listeners must get.
-func TestLogStepsBack(t *testing.T) {
+// A store that lost its last entries in a crash gives their numbers to new entries, which the listeners must get.
+func TestNumbersUsedAgain(t *testing.T) {
 	h, _ := process(t, &memory{})
 	l := join(t, h, "s", 0)
 	await(t, l)
@@ -460,7 +453,7 @@ func TestLogStepsBack(t *testing.T) {
 	}
 	late := await(t, join(t, h, "late", 0))
 	if !slices.Equal(late.ids(), []int64{1, 2}) || late.Normalised.Entities.Messages["2"].Text != "instead" {
-		t.Errorf("a later page gets %+v", late.Normalised.Entities.Messages)
+		t.Errorf("a page that joins later gets %+v", late.Normalised.Entities.Messages)
 	}
 }
 
@@ -477,13 +470,13 @@ func TestStopEndsListeners(t *testing.T) {
 	}
 }
 
-// Join waits until the recent messages are read: while the store is down, or lacks entries that it should have, it fails.
+// Join waits until the recent messages are read. It fails while the store is down or lacks entries.
 func TestStoreFailsAtStart(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		m    *memory
 		fill func(m *memory)
-		want int // messages in the end
+		want int // messages once the store works
 	}{
 		{"down", &memory{down: true}, func(m *memory) { m.fill(3, store.MessagePosted) }, 3},
 		{"lacks entries", &memory{hole: 150}, func(m *memory) {

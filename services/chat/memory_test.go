@@ -10,7 +10,7 @@ import (
 	"balanza/services/store"
 )
 
-// memory is a store that has a log and products only.
+// memory is a store in memory, with a log and products only.
 type memory struct {
 	store.Store
 	mu        sync.Mutex
@@ -19,10 +19,10 @@ type memory struct {
 	down      bool  // every call fails
 	noProduct bool  // Product fails
 	slow      bool  // After takes a second
-	hole      int64 // After returns nothing from this entry on to calls from below it; 0: it returns everything
+	hole      int64 // After returns only entries below this number to a call from below it; 0: all entries
 }
 
-// maxAfter is how many entries After returns at a time.
+// maxAfter is the highest number of entries that After returns.
 const maxAfter = 300
 
 func (m *memory) locked() (unlock func(), err error) {
@@ -121,7 +121,7 @@ func (m *memory) set(change func()) {
 	change()
 }
 
-// fill adds n entries to the log without anybody appending them, as a history.
+// fill adds n entries to the log without Append.
 func (m *memory) fill(n int, kind store.Kind) {
 	for range n {
 		e := store.Entry{N: int64(len(m.entries)) + 1, Kind: kind}
@@ -132,14 +132,14 @@ func (m *memory) fill(n int, kind store.Kind) {
 	}
 }
 
-// process starts the log and the hub of one process. Both end with the test, or earlier by stop.
+// process starts the log and the hub of one process. stop ends both, at the latest at the end of the test.
 func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := store.NewLog(s)
 	h = NewHub(s, l)
 	var running sync.WaitGroup
-	running.Go(func() { _ = l.Run(ctx) }) // it has no error to return
+	running.Go(func() { _ = l.Run(ctx) }) // Run has no error to return
 	running.Go(func() {
 		if err := h.Run(ctx); err != nil {
 			t.Errorf("Run: %v", err)

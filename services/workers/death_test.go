@@ -45,35 +45,35 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type hold struct {
+	type accept struct {
 		at  time.Time
 		pid string
 	}
-	holders := map[string][]hold{} // by address, which may come again
+	accepted := map[string][]accept{} // by the client's address, which may be used again
 	for line := range strings.Lines(string(text)) {
 		var at int64
 		var pid, address string
 		if _, err := fmt.Sscan(line, &at, &pid, &address); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		holders[address] = append(holders[address], hold{time.Unix(0, at), pid})
+		accepted[address] = append(accepted[address], accept{time.Unix(0, at), pid})
 	}
 	unknown := 0
 	for _, f := range l.Failures() {
-		within := func(h hold) bool { return h.at.After(f.Dialed) && h.at.Before(f.Failed) }
-		switch i := slices.IndexFunc(holders[f.LocalAddress], within); {
+		within := func(a accept) bool { return a.at.After(f.Dialed) && a.at.Before(f.Failed) }
+		switch i := slices.IndexFunc(accepted[f.LocalAddress], within); {
 		case f.NoConnection():
 			t.Errorf("no connection: %v", f.Err)
-		case i < 0: // killed between accept and writing it down
+		case i < 0: // the worker was killed between accept and the write to the file
 			unknown++
-		case !killed[holders[f.LocalAddress][i].pid]:
+		case !killed[accepted[f.LocalAddress][i].pid]:
 			t.Errorf("a request on a worker that was not killed failed: %v", f.Err)
 		}
 	}
 	if unknown > kills {
 		t.Errorf("%d requests failed on connections that no worker had accepted", unknown)
 	}
-	t.Logf("%d kills: %d requests answered, %d in flight lost", kills, l.Responses(), len(l.Failures()))
+	t.Logf("%d kills: %d responses, %d requests failed", kills, l.Responses(), len(l.Failures()))
 	if restarts := r.Status().Restarts; restarts != kills {
 		t.Errorf("%d restarts after %d kills", restarts, kills)
 	}
@@ -90,7 +90,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	awaitStopped(t, victim)
 	eventually(t, "replacement", func() error {
 		if _, pid := get(t, r.url("/")); pid == victim {
-			t.Error("a process that is stopped answered")
+			t.Error("a stopped process answered")
 		}
 		if w := r.Status().Workers[1]; w.Pid == victim || w.Status != "online" {
 			return fmt.Errorf("%+v", w)
@@ -100,7 +100,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	awaitExit(t, victim)
 	now := r.online(3)
 	if now[0].Pid != all[0].Pid || now[2].Pid != all[2].Pid {
-		t.Errorf("others were replaced too: %v, then %v", pids(all), pids(now))
+		t.Errorf("other workers were replaced, too: %v, then %v", pids(all), pids(now))
 	}
 	if w := now[1]; w.Restarts != 1 {
 		t.Errorf("restarts of the stopped worker: %d", w.Restarts)
@@ -116,14 +116,14 @@ func awaitStopped(t *testing.T, pid int) {
 	eventually(t, "stop", func() error { return proctree.Stopped(pid) })
 }
 
-// A worker that answers requests, but whose Health fails, is replaced.
-func TestSickWorkerIsReplaced(t *testing.T) {
+// A worker whose Health fails is replaced, even if it answers requests.
+func TestUnhealthyWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
 	s.HeartbeatTimeout = 2 * time.Second
 	r := start(t, s)
 	before := r.online(2)
-	r.behave("sick 1")
+	r.behave("unhealthy 1")
 	awaitExit(t, before[0].Pid)
 	r.behave("")
 	if after := r.online(2); after[1].Pid != before[1].Pid {
@@ -131,11 +131,11 @@ func TestSickWorkerIsReplaced(t *testing.T) {
 	}
 }
 
-// A worker that gets SIGTERM from another process finishes what it has, and its replacement does not wait for that.
+// A worker that gets SIGTERM from another process finishes its requests, and its replacement starts before that.
 func TestWorkerGetsSIGTERM(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
-	old, finish := r.busy()
+	old, finish := r.startRequest()
 	signalProcess(t, old, syscall.SIGTERM)
 	eventually(t, "replacement", func() error {
 		online := 0
@@ -153,7 +153,7 @@ func TestWorkerGetsSIGTERM(t *testing.T) {
 	awaitExit(t, old)
 }
 
-// SIGHUP is for the master: a terminal that hangs up, or `kill -HUP` to all processes, must not end workers.
+// Workers ignore SIGHUP, which a terminal sends to the whole process group and which only the master handles.
 func TestWorkersIgnoreHangUp(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
@@ -168,19 +168,19 @@ func TestWorkersIgnoreHangUp(t *testing.T) {
 	}
 }
 
-// A signal that arrives before the worker waits for it still counts.
+// A signal that arrives before the worker waits for signals is handled later.
 func TestSignalBeforeReady(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
 	r := start(t, s)
-	r.behave("slow")
+	r.behave("slow-start")
 	r.killWorker(0)
-	if line := <-r.output.all; !strings.HasPrefix(line, "slow") {
-		t.Fatalf("the worker said %q", line)
+	if line := <-r.output.all; !strings.HasPrefix(line, "slow start") {
+		t.Fatalf("the worker wrote %q", line)
 	}
 	slow := r.Status().Workers[0]
 	if slow.Status != "starting" {
-		t.Fatalf("too late: %+v", slow)
+		t.Fatalf("the worker is not starting any more: %+v", slow)
 	}
 	r.behave("")
 	signalProcess(t, slow.Pid, syscall.SIGTERM)
@@ -188,9 +188,9 @@ func TestSignalBeforeReady(t *testing.T) {
 	r.online(1)
 }
 
-// A worker that cannot start does not keep its siblings from serving. It is started less and less often, and disabled in
-// the end. A reload gives it another chance.
-func TestExitAtBoot(t *testing.T) {
+// A worker that cannot start does not affect the others. The pause between its starts grows, until it is disabled. A reload
+// starts it once more.
+func TestExitAtStart(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
 	r := run(t, s)
@@ -212,7 +212,7 @@ func TestExitAtBoot(t *testing.T) {
 	}
 	eventually(t, "backoff", func() error {
 		killSecond()
-		if w := second(); w.Status != "backoff" || !strings.Contains(w.Cause, "no wish to serve") {
+		if w := second(); w.Status != "backoff" || !strings.Contains(w.Cause, "exit as ordered") {
 			return fmt.Errorf("%+v", w)
 		}
 		return nil
@@ -228,9 +228,9 @@ func TestExitAtBoot(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if w := second(); w.Restarts < maxFailures {
-		t.Errorf("disabled after %d tries", w.Restarts)
+		t.Errorf("disabled after %d restarts", w.Restarts)
 	}
-	if st := r.Status(); st.Status != "online" || !strings.Contains(st.Cause, "no wish to serve") {
+	if st := r.Status(); st.Status != "online" || !strings.Contains(st.Cause, "exit as ordered") {
 		t.Errorf("the server's status: %s, %s", st.Status, st.Cause)
 	}
 	get(t, r.url("/"))
@@ -241,11 +241,11 @@ func TestExitAtBoot(t *testing.T) {
 	r.online(2)
 }
 
-// A worker that gets ready and dies at once is started again without end: the reason of its death may pass.
-func TestBriefWorkersAreNotDisabled(t *testing.T) {
+// A worker that exits soon after it was ready is restarted without a limit, as the cause may be temporary.
+func TestShortLivedWorkersAreNotDisabled(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
-	r.behave("brief")
+	r.behave("short-lived")
 	r.killWorker(0)
 	eventually(t, "restarts", func() error {
 		st := r.Status()
@@ -266,7 +266,7 @@ func TestStopDuringBackoff(t *testing.T) {
 	r := start(t, testConfig(t, 1))
 	r.behave("exit")
 	r.killWorker(0)
-	eventually(t, "a pause of some length", func() error {
+	eventually(t, "backoff after several restarts", func() error {
 		if w := r.Status().Workers[0]; w.Status != "backoff" || w.Restarts < 4 {
 			return fmt.Errorf("%+v", w)
 		}
@@ -280,24 +280,23 @@ func TestStopDuringBackoff(t *testing.T) {
 func TestNoWorkerStarts(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 3)
-	how := filepath.Join(s.ControlDir, "behaviour")
-	if err := os.WriteFile(how, []byte("exit"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.ControlDir, "behaviour"), []byte("exit"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, s)
 	select {
 	case r.result = <-r.ended:
 	case <-time.After(waitLimit):
-		t.Fatal("the server goes on")
+		t.Fatal("the server did not end")
 	}
 	r.ended = nil
-	if r.result == nil || !strings.Contains(r.result.Error(), "no wish to serve") {
-		t.Errorf("the server's end: %v", r.result)
+	if r.result == nil || !strings.Contains(r.result.Error(), "exit as ordered") {
+		t.Errorf("Run returned %v", r.result)
 	}
 }
 
-// A process that gets the pid of a worker that has ended is safe: the master signals processes, not numbers. Here the
-// test's goroutine owns the server's state in place of Run's.
+// The master signals a worker by its os.Process, never by its pid, so another process that reuses the pid gets no signal.
+// The test's goroutine owns the server's state here, in place of Run's.
 func TestReusedPid(t *testing.T) {
 	const last = "/proc/sys/kernel/ns_last_pid"
 	c := testConfig(t, 1)
@@ -312,39 +311,39 @@ func TestReusedPid(t *testing.T) {
 	signalProcess(t, p.pid(), syscall.SIGKILL)
 	for e := range s.events {
 		if e.exited {
-			s.stopping = true // so that nothing takes its place
+			s.stopping = true // so that the worker is not replaced
 			s.handleEvent(e)
 			break
 		}
 	}
-	var victim *os.Process
+	var other *os.Process
 	for range 200 {
 		if err := os.WriteFile(last, []byte(fmt.Sprint(p.pid()-1)), 0); err != nil {
-			t.Skipf("pids can't be chosen here: %v", err)
+			t.Skipf("choosing the next pid: %v", err)
 		}
 		o, err := os.StartProcess("/bin/sleep", []string{"sleep", "60"}, &os.ProcAttr{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if o.Pid == p.pid() {
-			victim = o
+			other = o
 			break
 		}
 		_ = o.Kill()
 		_, _ = o.Wait()
 	}
-	if victim == nil {
-		t.Skip("the pid could not be had again: too many processes start on this machine")
+	if other == nil {
+		t.Skip("no process got the worker's pid: too many other processes start")
 	}
 	defer func() {
-		_ = victim.Kill()
-		_, _ = victim.Wait()
+		_ = other.Kill()
+		_, _ = other.Wait()
 	}()
 	s.drain(p, false)
 	s.kill(p, "a test")
 	s.check(time.Now().Add(time.Hour))
-	time.Sleep(sendTimeout) // drain signals from a goroutine
-	if proctree.Exited(victim.Pid) == nil {
-		t.Errorf("the other process with pid %d was killed", victim.Pid)
+	time.Sleep(sendTimeout) // drain sends its signal from a goroutine
+	if proctree.Exited(other.Pid) == nil {
+		t.Errorf("the other process with pid %d was killed", other.Pid)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A worker above the memory limit is replaced, its successor ready first.
+// A worker above the memory limit is replaced once its successor is ready.
 func TestMaxMemory(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -17,26 +17,27 @@ func TestMaxMemory(t *testing.T) {
 	r := start(t, s)
 	before := r.online(2)
 	l := startLoad(t, r.Port(), 4)
-	_, fat := get(t, r.url("/hoard"))
-	for try := 0; r.has(fat) && try < 20; try++ { // a hoard of 64 MB may be too small, one of 128 MB is not
-		if _, pid := get(t, r.url("/hoard")); pid != fat {
+	_, large := get(t, r.url("/allocate"))
+	for try := 0; r.hasProcess(large) && try < 20; try++ { // 64 MB may stay below the limit, 128 MB do not
+		if _, pid := get(t, r.url("/allocate")); pid != large {
 			continue
 		}
 		break
 	}
-	awaitExit(t, fat)
+	awaitExit(t, large)
 	after := r.online(2)
 	l.AwaitResponses(t, 20)
 	l.Stop()
 	l.CheckFailures(t, 0)
 	for i, w := range after {
 		if w.Restarts != 0 {
-			t.Errorf("a replacement counted as a death: %+v, before %+v", w, before[i])
+			t.Errorf("a replacement counted as a restart: %+v, before %+v", w, before[i])
 		}
 	}
 }
 
-func (r *running) has(pid int) bool {
+// hasProcess reports whether a process is one of the server's.
+func (r *running) hasProcess(pid int) bool {
 	for _, w := range r.Status().Workers {
 		if w.Pid == pid {
 			return true
@@ -45,7 +46,7 @@ func (r *running) has(pid int) bool {
 	return false
 }
 
-// A worker is replaced after about MaxRequests requests, none of which is lost, and each worker after another number.
+// A worker is replaced after about MaxRequests requests. The number differs between workers, and no request is lost.
 func TestMaxRequests(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -57,17 +58,17 @@ func TestMaxRequests(t *testing.T) {
 	}
 	for q := range quotas {
 		if q < 270 || q > 330 {
-			t.Errorf("a quota of %d", q)
+			t.Errorf("quota %d, want 300 ± 10 %%", q)
 		}
 	}
 	if len(quotas) < 5 {
-		t.Errorf("quotas %v are hardly random", quotas)
+		t.Errorf("only these quotas: %v", quotas)
 	}
 	before := r.online(2)
 	l := startLoad(t, r.Port(), 4)
 	for _, w := range before {
 		eventually(t, "the replacement of a worker", func() error {
-			if r.has(w.Pid) {
+			if r.hasProcess(w.Pid) {
 				return fmt.Errorf("%+v", r.Status().Workers)
 			}
 			return nil
@@ -83,33 +84,33 @@ func TestStopTimeout(t *testing.T) {
 	s := testConfig(t, 1)
 	s.StopTimeout, s.HeartbeatTimeout = time.Second, time.Minute
 	r := start(t, s)
-	r.behave("deaf")
+	r.behave("no-drain")
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	deaf := r.online(1)[0].Pid
+	pid := r.online(1)[0].Pid
 	r.behave("")
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitExit(t, deaf)
+	awaitExit(t, pid)
 	get(t, r.url("/"))
-	r.behave("deaf")
+	r.behave("no-drain")
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.stopped(); err != nil { // it does not delay the server's end either
+	if err := r.stopped(); err != nil { // the server does not wait longer, either
 		t.Error(err)
 	}
 }
 
-// Kill does not wait for what is in flight.
+// Kill does not wait for requests in flight.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
 	s.StopTimeout, s.HeartbeatTimeout = time.Hour, time.Hour
 	r := run(t, s)
-	r.behave("deaf")
+	r.behave("no-drain")
 	r.online(2)
 	r.Kill()
 	if err := r.stopped(); err != nil {
@@ -117,8 +118,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// Counters never fall when the workers that counted end. Without load nothing is missing but what killed workers had not
-// yet reported.
+// Counters never fall when workers exit. They lack only what killed workers had counted since their last heartbeat.
 func TestTotalsNeverFall(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 3))
@@ -187,7 +187,7 @@ func TestCopyLines(t *testing.T) {
 		all += <-s.Output.(*lines).all
 	}
 	if all != "one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2" {
-		t.Errorf("%d bytes came through", len(all))
+		t.Errorf("%d bytes arrived in the log", len(all))
 	}
 	if got := *p.lastLine.Load(); got != "panic: why" {
 		t.Errorf("the cause is %q", got)

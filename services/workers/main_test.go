@@ -24,11 +24,11 @@ import (
 	"balanza/services/workers/control"
 )
 
-// The tests run this test binary again as their masters and workers; the environment says which.
+// The tests start this test binary as masters and workers. The environment says as which.
 const (
-	roleVariable      = "WORKERS_TEST_ROLE"      // master or external; a master tells its workers theirs
-	specVariable      = "WORKERS_TEST_SPEC"      // a master's, see masterConfig
-	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file that says how the workers behave, see behaviour
+	roleVariable      = "WORKERS_TEST_ROLE"      // master or external; see TestMain
+	specVariable      = "WORKERS_TEST_SPEC"      // the masterConfig of a master, as JSON
+	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file with the behaviour of the workers, see behaviour
 	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write the addresses that they accepted
 )
 
@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); {
 	case err != nil:
 	case child != nil:
-		if behaviour(child.Slot) == "slow" {
-			fmt.Println("slow, but alive")
+		if behaviour(child.Slot) == "slow-start" {
+			fmt.Println("slow start")
 			time.Sleep(500 * time.Millisecond)
 		}
 		err = child.Run(program, signals, slog.New(slog.DiscardHandler))
@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// behaviour returns what the behaviour file orders for this slot: "exit", or "exit 2" for slot 2 alone.
+// behaviour returns the behaviour of a slot. The file has one word, like "exit", or a word and a slot, like "exit 2".
 func behaviour(slot int) string {
 	text, _ := os.ReadFile(os.Getenv(behaviourVariable))
 	word, only, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
@@ -70,22 +70,22 @@ func behaviour(slot int) string {
 	return word
 }
 
-// program is what the tests' workers run: a web server that drains as the site does.
+// program runs in the workers: a web server that drains as the site does.
 func program(ctx context.Context, w *Worker) error {
 	switch behaviour(w.Slot) {
 	case "exit":
-		return errors.New("no wish to serve")
+		return errors.New("exit as ordered")
 	case "panic":
-		panic("no luck today")
+		panic("panic as ordered")
 	case "hang": // never ready
 		<-ctx.Done()
 		return nil
-	case "deaf": // ready, but ignores the order to drain
+	case "no-drain": // ready, and does not drain
 		w.Ready()
 		select {}
-	case "brief": // ready, and ends at once
+	case "short-lived": // ready, and exits at once
 		w.Ready()
-		return errors.New("too much to do")
+		return errors.New("exit after Ready as ordered")
 	}
 	s := &site{w: w}
 	w.Sample = func() Heartbeat {
@@ -93,8 +93,8 @@ func program(ctx context.Context, w *Worker) error {
 		return Heartbeat{Requests: n, Counters: map[string]float64{"answers": float64(n)}}
 	}
 	w.Health = func() error {
-		if behaviour(w.Slot) == "sick" {
-			return errors.New("sick")
+		if behaviour(w.Slot) == "unhealthy" {
+			return errors.New("unhealthy")
 		}
 		return nil
 	}
@@ -106,8 +106,8 @@ type site struct {
 	answered atomic.Int64
 	conns    atomic.Int64
 	draining atomic.Bool
-	hoard    [][]byte
-	accepts  atomic.Pointer[os.File] // where accepted addresses are written
+	blocks   [][]byte                // of /allocate
+	accepts  atomic.Pointer[os.File] // the file of acceptsVariable
 }
 
 func (s *site) serve(ctx context.Context) error {
@@ -156,7 +156,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Pid", strconv.Itoa(os.Getpid()))
 	w.Header().Set("X-Generation", strconv.Itoa(s.w.Generation))
 	switch r.URL.Path {
-	case "/until": // the file exists
+	case "/until": // lasts until the file exists
 		fmt.Fprintln(w, "waiting")
 		_ = http.NewResponseController(w).Flush()
 		for {
@@ -168,13 +168,13 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/totals":
 		_ = json.NewEncoder(w).Encode(s.w.Totals(s.w.Sample().Counters))
-	case "/hoard":
+	case "/allocate":
 		block := make([]byte, 64<<20)
 		for i := range block {
 			block[i] = 1
 		}
-		s.hoard = append(s.hoard, block)
-	case "/orphan": // leaves a child whose parent ends before it
+		s.blocks = append(s.blocks, block)
+	case "/orphan": // starts a process whose parent exits before it
 		if err := exec.Command("sh", "-c", "sleep 0.1 &").Run(); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
@@ -184,7 +184,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// externalProgram knows systemd's protocol and nothing of this package.
+// externalProgram is a web server with socket activation as systemd defines it. It uses nothing of this package.
 func externalProgram(signals <-chan os.Signal) error {
 	if os.Getenv("LISTEN_FDS") != "1" {
 		return errors.New("LISTEN_FDS is not 1")
@@ -201,14 +201,14 @@ func externalProgram(signals <-chan os.Signal) error {
 	return server.Shutdown(context.Background())
 }
 
-// masterConfig is what a test tells a master that is a process of its own.
+// masterConfig configures a master that runs in a process of its own.
 type masterConfig struct {
 	ControlDir       string
 	Port, Count      int
 	External, Single bool
 }
 
-// masterProcess is a master that can be killed.
+// masterProcess runs a master in a process of its own.
 func masterProcess(signals <-chan os.Signal) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ReapOrphans(log)
@@ -238,10 +238,10 @@ func masterProcess(signals <-chan os.Signal) error {
 	return server.Run(ctx)
 }
 
-// waitLimit is how long a test waits for an event, on a busy machine.
+// waitLimit is the longest time that a test waits for an event. It is long enough for a busy machine.
 const waitLimit = 20 * time.Second
 
-// eventually waits until f returns nil.
+// eventually calls f until it returns nil, for at most waitLimit.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	var err error
@@ -257,14 +257,14 @@ func eventually(t *testing.T, what string, f func() error) {
 type running struct {
 	*Server
 	t         *testing.T
-	behaviour string // file
+	behaviour string // path of the behaviour file
 	ended     chan error
 	end       context.CancelFunc
 	result    error // of Run
 	output    *lines
 }
 
-// lines keeps what workers write.
+// lines receives the output of the workers.
 type lines struct {
 	all chan string
 }
@@ -277,8 +277,7 @@ func (l *lines) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// testConfig is a server of n workers on a free port. Its limits are short, so that tests of them end soon, but not so
-// short that a busy machine reaches them.
+// testConfig configures a server with n workers on a free port. A busy machine stays within its limits.
 func testConfig(t *testing.T, n int) Config {
 	t.Helper()
 	return Config{
@@ -288,7 +287,7 @@ func testConfig(t *testing.T, n int) Config {
 	}
 }
 
-// shortDir is a folder whose path leaves room for a socket's name.
+// shortDir makes a folder whose path is short enough for a socket's path.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "w")
@@ -318,7 +317,7 @@ func run(t *testing.T, c Config) *running {
 	go func() { r.ended <- server.Run(ctx) }()
 	t.Cleanup(func() {
 		if err := r.stopped(); err != nil && r.result == nil {
-			t.Errorf("the server's end: %v", err)
+			t.Errorf("Run returned %v", err)
 		}
 	})
 	return r
@@ -343,15 +342,15 @@ func (r *running) stopped() error {
 		r.ended = nil
 		return r.result
 	case <-time.After(waitLimit):
-		r.t.Fatalf("the server does not end: %+v", r.Status())
+		r.t.Fatalf("Run did not return: %+v", r.Status())
 		return nil
 	}
 }
 
 // behave sets the behaviour of workers that start from now on.
-func (r *running) behave(how string) {
+func (r *running) behave(behaviour string) {
 	r.t.Helper()
-	if err := os.WriteFile(r.behaviour, []byte(how), 0o600); err != nil {
+	if err := os.WriteFile(r.behaviour, []byte(behaviour), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -375,12 +374,12 @@ func (r *running) online(n int) []control.WorkerStatus {
 	return all
 }
 
-// killWorker kills the process of the nth worker, and returns when the master has noticed.
+// killWorker kills the process of worker n, counted from 0, and waits until the master has removed it.
 func (r *running) killWorker(n int) {
 	r.t.Helper()
 	pid := r.Status().Workers[n].Pid
 	signalProcess(r.t, pid, syscall.SIGKILL)
-	eventually(r.t, "notice of a death", func() error {
+	eventually(r.t, "removal of the killed process", func() error {
 		if all := r.Status().Workers; slices.Contains(pids(all), pid) {
 			return fmt.Errorf("%+v", all)
 		}
@@ -429,12 +428,12 @@ func pids(all []control.WorkerStatus) (pids []int) {
 	return pids
 }
 
-// awaitExit waits until no process has the pid. A zombie still has it.
+// awaitExit waits until no process has the pid, not even a zombie.
 func awaitExit(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("end of process %d", pid), func() error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("it is still there: %v", err)
+			return fmt.Errorf("the process still exists: %v", err)
 		}
 		return nil
 	})

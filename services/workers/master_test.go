@@ -21,16 +21,16 @@ import (
 	"balanza/services/workers/control"
 )
 
-// remote is a server in a process of its own, which may be killed.
+// remote is a server whose master is a process of its own.
 type remote struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	pid  int // of the master, as this process sees it
-	home string
-	port int
-	mu   sync.Mutex
-	text strings.Builder
-	over chan struct{}
+	t      *testing.T
+	cmd    *exec.Cmd
+	pid    int // of the master, in the test's PID namespace
+	home   string
+	port   int
+	mu     sync.Mutex
+	text   strings.Builder
+	exited chan struct{} // closed when cmd has exited
 }
 
 func (r *remote) Write(text []byte) (int, error) {
@@ -45,10 +45,10 @@ func (r *remote) output() string {
 	return r.text.String()
 }
 
-// launch starts a master as a process, through the command given, if any, and waits until its workers are online.
-func launch(t *testing.T, s Config, behind ...string) *remote {
+// launch starts a master as a process, through the wrapper command if there is one, and waits until its workers are online.
+func launch(t *testing.T, s Config, wrapper ...string) *remote {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free, to be known beforehand
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // finds a free port
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +58,8 @@ func launch(t *testing.T, s Config, behind ...string) *remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &remote{t: t, home: s.ControlDir, port: s.Port, over: make(chan struct{})}
-	args := append(slices.Clone(behind), os.Args[0])
+	r := &remote{t: t, home: s.ControlDir, port: s.Port, exited: make(chan struct{})}
+	args := append(slices.Clone(wrapper), os.Args[0])
 	r.cmd = exec.Command(args[0], args[1:]...)
 	r.cmd.Env = append(os.Environ(), roleVariable+"=master", specVariable+"="+string(config))
 	r.cmd.Stdout, r.cmd.Stderr = r, r
@@ -68,7 +68,7 @@ func launch(t *testing.T, s Config, behind ...string) *remote {
 		t.Fatal(err)
 	}
 	go func() {
-		defer close(r.over)
+		defer close(r.exited)
 		_ = r.cmd.Wait()
 	}()
 	t.Cleanup(func() {
@@ -76,15 +76,15 @@ func launch(t *testing.T, s Config, behind ...string) *remote {
 			_ = syscall.Kill(r.pid, syscall.SIGKILL)
 		}
 		_ = r.cmd.Process.Kill()
-		<-r.over
+		<-r.exited
 		if t.Failed() {
 			t.Log(r.output())
 		}
 	})
 	eventually(t, "the master's workers", func() error {
 		select {
-		case <-r.over:
-			t.Fatal("the master ended")
+		case <-r.exited:
+			t.Fatal("the master exited")
 		default:
 		}
 		st, err := r.status()
@@ -99,12 +99,12 @@ func launch(t *testing.T, s Config, behind ...string) *remote {
 		return err
 	})
 	r.pid = r.cmd.Process.Pid
-	if len(behind) > 0 {
-		below := proctree.Children(t, r.pid)
-		if len(below) != 1 {
-			t.Fatalf("below %s: %v", behind[0], below)
+	if len(wrapper) > 0 {
+		children := proctree.Children(t, r.pid)
+		if len(children) != 1 {
+			t.Fatalf("children of %s: %v", wrapper[0], children)
 		}
-		r.pid = below[0]
+		r.pid = children[0]
 	}
 	return r
 }
@@ -115,24 +115,24 @@ func (r *remote) status() (control.Status, error) {
 
 func (r *remote) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", r.port, path) }
 
-// killMaster kills the master, one of whose workers is stopped, and checks that nothing is left of it.
+// killMaster kills the master, with one worker stopped, and checks that all workers exit and the port becomes free.
 func (r *remote) killMaster() {
 	t := r.t
 	t.Helper()
-	below := proctree.Children(t, r.pid)
-	if len(below) == 0 {
+	children := proctree.Children(t, r.pid)
+	if len(children) == 0 {
 		t.Fatal("the master has no children")
 	}
-	signalProcess(t, below[0], syscall.SIGSTOP)
-	awaitStopped(t, below[0])
+	signalProcess(t, children[0], syscall.SIGSTOP)
+	awaitStopped(t, children[0])
 	signalProcess(t, r.pid, syscall.SIGKILL)
-	<-r.over
+	<-r.exited
 	began := time.Now()
-	for _, pid := range below {
-		eventually(t, "end of a worker", func() error { return proctree.Exited(pid) })
+	for _, pid := range children {
+		eventually(t, "exit of a worker", func() error { return proctree.Exited(pid) })
 	}
-	t.Logf("no worker left after %v", time.Since(began).Round(time.Millisecond))
-	eventually(t, "the port", func() error { // threads of a dead process may take a moment to end
+	t.Logf("all workers exited after %v", time.Since(began).Round(time.Millisecond))
+	eventually(t, "free port", func() error { // a killed process closes its files with a delay
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
 		if err == nil {
 			ln.Close()
@@ -144,7 +144,7 @@ func (r *remote) killMaster() {
 func TestMasterKilled(t *testing.T) {
 	t.Parallel()
 	r := launch(t, testConfig(t, 3))
-	for range 6 { // requests without an end do not delay it
+	for range 6 { // the exit does not wait for requests in flight
 		answer, err := noKeepAlive.Get(r.url("/until?file=" + r.home + "/never"))
 		if err != nil {
 			t.Fatal(err)
@@ -159,7 +159,7 @@ func TestMasterKilledAsProcess1(t *testing.T) {
 	launch(t, testConfig(t, 3), namespace(t)...).killMaster()
 }
 
-// An external program ends with its master.
+// An external program exits when its master is killed.
 func TestMasterOfExternalProgramKilled(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 2)
@@ -167,17 +167,17 @@ func TestMasterOfExternalProgramKilled(t *testing.T) {
 	launch(t, s).killMaster()
 }
 
-// namespace is the command that runs another one as process 1.
+// namespace returns a wrapper command that runs another command as process 1 of a PID namespace.
 func namespace(t *testing.T) []string {
 	t.Helper()
 	command := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
-	if said, err := exec.Command(command[0], append(command[1:], "true")...).CombinedOutput(); err != nil {
-		t.Skipf("no PID namespace here: %v: %s", err, said)
+	if out, err := exec.Command(command[0], append(command[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("making a PID namespace: %v: %s", err, out)
 	}
 	return command
 }
 
-// Process 1 waits for the orphans that it adopts, and only for those: it still learns why its workers died.
+// Process 1 reaps the orphans that it adopts, and not its workers: it still learns the cause of their exit.
 func TestProcess1ReapsOrphans(t *testing.T) {
 	t.Parallel()
 	r := launch(t, testConfig(t, 2), namespace(t)...)
@@ -204,9 +204,9 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		})
 	}
 	if n := strings.Count(r.output(), "signal: killed"); n != 5 {
-		t.Errorf("five were killed, the master logs %d", n)
+		t.Errorf("5 workers were killed, the log has %d", n)
 	}
-	eventually(t, "the orphans' end", func() error {
+	eventually(t, "exit of the orphans", func() error {
 		left := proctree.Children(t, r.pid)
 		if len(left) != 2 {
 			return fmt.Errorf("%v", left)
@@ -215,7 +215,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	})
 }
 
-// innerPid is a process's pid in its own namespace.
+// innerPid returns a process's pid in its own namespace, 0 when it has exited.
 func innerPid(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -229,7 +229,7 @@ func innerPid(t *testing.T, pid int) int {
 			return n
 		}
 	}
-	t.Skip("the kernel does not tell pids of namespaces")
+	t.Skip("/proc/PID/status has no NSpid")
 	return 0
 }
 
@@ -268,7 +268,7 @@ func TestExternalProgram(t *testing.T) {
 	}
 }
 
-// FORK is one process, the master's own. A reload moves the work to a child without losing a request, and counters go on.
+// FORK serves in the master's own process. A reload moves the work to a child process, loses no request and keeps the counters.
 func TestFork(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
@@ -277,8 +277,8 @@ func TestFork(t *testing.T) {
 	if _, pid := get(t, r.url("/")); pid != r.pid {
 		t.Errorf("%d answered, not the master %d", pid, r.pid)
 	}
-	if below := proctree.Children(t, r.pid); len(below) != 0 {
-		t.Errorf("FORK has children: %v", below)
+	if children := proctree.Children(t, r.pid); len(children) != 0 {
+		t.Errorf("FORK has children: %v", children)
 	}
 	answers := func() float64 {
 		var totals map[string]float64
@@ -298,7 +298,7 @@ func TestFork(t *testing.T) {
 		}
 		now := answers()
 		if now < last+20 {
-			t.Errorf("20 answers more, and %v became %v", last, now)
+			t.Errorf("after 20 more responses %v became %v", last, now)
 		}
 		last = now
 	}
@@ -308,22 +308,22 @@ func TestFork(t *testing.T) {
 		t.Error(err)
 	}
 	if now := answers(); now < last {
-		t.Errorf("a restart turned %v into %v", last, now)
+		t.Errorf("a restart changed the counter from %v to %v", last, now)
 	}
 	if err := c.Order(t.Context(), "scale", 2); err == nil || err.Error() != errScaleFork.Error() {
 		t.Errorf("scaled: %v", err)
 	}
 	if _, pid := get(t, r.url("/")); pid == r.pid {
-		t.Error("the master answers still")
+		t.Error("the master still answers")
 	}
 	signalProcess(t, r.pid, syscall.SIGTERM)
-	<-r.over
+	<-r.exited
 	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 }
 
-// A request in flight when the server is told to stop is answered; later connections are refused and do not wait.
+// After SIGTERM the server answers the requests in flight and refuses new connections at once.
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
 	for _, single := range []bool{true, false} {
@@ -336,11 +336,11 @@ func TestStopDrains(t *testing.T) {
 			t.Fatal(err)
 		}
 		signalProcess(t, r.pid, syscall.SIGTERM)
-		eventually(t, "refusal", func() error {
+		eventually(t, "refused connection", func() error {
 			conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", r.port))
 			if err == nil {
 				conn.Close()
-				return errors.New("somebody listens")
+				return errors.New("the port accepts connections")
 			}
 			return nil
 		})
@@ -351,7 +351,7 @@ func TestStopDrains(t *testing.T) {
 			t.Errorf("single %v: the request in flight: %s, %v", single, text, err)
 		}
 		answer.Body.Close()
-		<-r.over
+		<-r.exited
 		if code := r.cmd.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("single %v: exit status %d", single, code)
 		}

@@ -21,8 +21,9 @@ import (
 	"balanza/services/workers/control"
 )
 
-// busy opens a request that lasts until finish, which checks that it was answered whole, by the process returned.
-func (r *running) busy() (pid int, finish func()) {
+// startRequest starts a request that lasts until finish is called, which checks that the response is complete. pid is the
+// process that answers.
+func (r *running) startRequest() (pid int, finish func()) {
 	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "go")
 	answer, err := noKeepAlive.Get(r.url("/until?file=" + url.QueryEscape(file)))
@@ -99,14 +100,14 @@ func TestScaleLosesNothing(t *testing.T) {
 		}
 	}
 	r.behave("exit")
-	if err := r.Scale(3); err == nil || !strings.Contains(err.Error(), "no wish to serve") {
+	if err := r.Scale(3); err == nil || !strings.Contains(err.Error(), "exit as ordered") {
 		t.Errorf("scaled up by a worker that does not start: %v", err)
 	}
 	r.behave("")
 	r.online(1)
 }
 
-// A successor that does not get ready leaves its predecessor serving, and the error says why.
+// While its successor does not get ready, the old worker serves, and the error has the cause.
 func TestReloadFails(t *testing.T) {
 	t.Parallel()
 	symlink := filepath.Join(t.TempDir(), "worker")
@@ -132,11 +133,11 @@ func TestReloadFails(t *testing.T) {
 	r := start(t, s)
 	before := pids(r.online(2))
 	for _, c := range []struct {
-		name, why string
-		breakIt   func()
+		name, cause string
+		breakWorker func()
 	}{
-		{"exits", "no wish to serve", func() { r.behave("exit") }},
-		{"panics", "panic: no luck today", func() { r.behave("panic") }},
+		{"exits", "exit as ordered", func() { r.behave("exit") }},
+		{"panics", "panic: panic as ordered", func() { r.behave("panic") }},
 		{"hangs", "not ready after 4s", func() { r.behave("hang") }},
 		{"exits silently", "exit status 3", script("#!/bin/sh\nexit 3\n", 0o700)},
 		{"is no program", "exec format error", script("nothing", 0o700)},
@@ -148,9 +149,9 @@ func TestReloadFails(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.breakIt()
-			if err := r.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), c.why) {
-				t.Errorf("reload: %v, not %q", err, c.why)
+			c.breakWorker()
+			if err := r.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), c.cause) {
+				t.Errorf("reload: %v, not %q", err, c.cause)
 			}
 			if after := pids(r.online(2)); fmt.Sprint(after) != fmt.Sprint(before) {
 				t.Errorf("the workers were %v and are %v", before, after)
@@ -158,13 +159,13 @@ func TestReloadFails(t *testing.T) {
 			get(t, r.url("/"))
 		})
 	}
-	// A crash brings back the code that served, although its path names nothing any more.
+	// After a crash the code that served runs again, although its path does not exist any more.
 	r.behave("")
 	r.killWorker(0)
 	if now := r.online(2); now[0].Restarts != 1 || now[0].Generation != 1 {
 		t.Errorf("after a crash: %+v", now[0])
 	}
-	// A restart that fails brings it back, too.
+	// The same after a restart that fails.
 	if err := r.Restart(); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("restart: %v", err)
 	}
@@ -185,7 +186,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-func TestReloadsAtOnce(t *testing.T) {
+func TestConcurrentReloads(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 2))
 	var wg sync.WaitGroup
@@ -204,11 +205,11 @@ func TestReloadsAtOnce(t *testing.T) {
 	}
 }
 
-// A reload does not wait for the requests that an earlier one left in flight, up to one generation of them.
+// A reload does not wait for the requests in flight that the reload before it left to the old process.
 func TestReloadDuringDrain(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
-	first, finishFirst := r.busy()
+	first, finishFirst := r.startRequest()
 	var reloads sync.WaitGroup
 	reload := func(generation string) {
 		reloads.Go(func() {
@@ -229,9 +230,9 @@ func TestReloadDuringDrain(t *testing.T) {
 		})
 	}
 	reload("2")
-	second, finishSecond := r.busy()
+	second, finishSecond := r.startRequest()
 	if first == second {
-		t.Fatal("the old process answers still")
+		t.Fatal("the old process still answers")
 	}
 	reload("3")
 	if got := len(r.Status().Workers); got != 3 {
@@ -257,7 +258,7 @@ func TestStopDuringReload(t *testing.T) {
 				return nil
 			}
 		}
-		return errors.New("none yet")
+		return errors.New("no worker is starting")
 	})
 	if err := r.stopped(); err != nil {
 		t.Error(err)
@@ -267,8 +268,8 @@ func TestStopDuringReload(t *testing.T) {
 	}
 }
 
-// A worker and its successor that die together are both replaced.
-func TestBothDieDuringReload(t *testing.T) {
+// When a worker and its successor are killed together, a new worker starts.
+func TestWorkerAndSuccessorDieDuringReload(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t, 1))
 	for range 5 {
@@ -286,7 +287,7 @@ func TestBothDieDuringReload(t *testing.T) {
 		for _, w := range both {
 			signalProcess(t, w.Pid, syscall.SIGKILL)
 		}
-		<-reload // it fails, unless the successor was quick
+		<-reload // it fails, unless the successor was ready before
 		for _, w := range both {
 			awaitExit(t, w.Pid)
 		}
@@ -295,9 +296,9 @@ func TestBothDieDuringReload(t *testing.T) {
 	}
 }
 
-// A symbolic link is moved to a new release, and the old release is deleted: a crash brings back the old code, since
-// nobody ordered the new one, and a reload starts the new.
-func TestReleaseSwapped(t *testing.T) {
+// A symbolic link is moved to a new release, and the old release is deleted. After a crash the old code runs again; a reload
+// starts the new code.
+func TestReleaseReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	symlink := filepath.Join(dir, "current")
@@ -340,7 +341,7 @@ func TestReleaseSwapped(t *testing.T) {
 	}
 }
 
-func TestManyReloadsLeaveNothing(t *testing.T) {
+func TestReloadsDoNotLeak(t *testing.T) {
 	r := start(t, testConfig(t, 1))
 	reload := func(n int) {
 		for range n {
@@ -373,8 +374,8 @@ func TestManyReloadsLeaveNothing(t *testing.T) {
 	}
 }
 
-// With one request for each connection, no worker gets much more than its share.
-func TestEvenness(t *testing.T) {
+// With one request for each connection, no worker gets more than 125 % of its share.
+func TestRequestsAreSpreadEvenly(t *testing.T) {
 	r := start(t, testConfig(t, 4))
 	const clients, requests = 8, 2000
 	counts := map[string]int{}

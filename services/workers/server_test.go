@@ -57,13 +57,13 @@ func TestControlSocket(t *testing.T) {
 			t.Errorf("%s of a stopped server: %v", what, err)
 		}
 	}
-	if err := order("stop", 0); err != nil { // stopping twice is no error
+	if err := order("stop", 0); err != nil { // a second stop is no error
 		t.Error(err)
 	}
 	if err := order("start", 0); err != nil {
 		t.Fatal(err)
 	}
-	r.online(3) // it has kept its size
+	r.online(3) // the number of workers is kept
 	if err := order("start", 0); err != nil {
 		t.Errorf("started twice: %v", err)
 	}
@@ -79,7 +79,7 @@ func TestControlSocket(t *testing.T) {
 	}
 }
 
-// A socket left by a server that was killed is no server, and does not stop the next one of its name.
+// The socket of a server that was killed is not listed, and a server with the same name starts.
 func TestStaleControlSocket(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
@@ -99,17 +99,17 @@ func TestStaleControlSocket(t *testing.T) {
 	}
 }
 
-// A server that has a listener, but does not answer, is shown as what it is.
+// A server that does not answer on its socket is listed as unresponsive.
 func TestUnresponsiveServer(t *testing.T) {
 	t.Parallel()
 	home := shortDir(t)
-	ln, err := net.Listen("unix", filepath.Join(home, "mute.sock"))
+	ln, err := net.Listen("unix", filepath.Join(home, "silent.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
 	all, err := control.List(t.Context(), home)
-	if err != nil || len(all) != 1 || all[0].Name != "mute" || all[0].Status != "unresponsive" {
+	if err != nil || len(all) != 1 || all[0].Name != "silent" || all[0].Status != "unresponsive" {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
@@ -148,7 +148,7 @@ func TestSecondServer(t *testing.T) {
 	}
 }
 
-// A server that ended with an error stays, errored, and can be started again.
+// With KeepStopped, a server that ended with an error is listed as errored and can be started again.
 func TestErroredServerStartsAgain(t *testing.T) {
 	t.Parallel()
 	s := testConfig(t, 1)
@@ -158,7 +158,7 @@ func TestErroredServerStartsAgain(t *testing.T) {
 	}
 	r := run(t, s)
 	eventually(t, "error", func() error {
-		if st := r.Status(); st.Status != "errored" || !strings.Contains(st.Cause, "no wish to serve") {
+		if st := r.Status(); st.Status != "errored" || !strings.Contains(st.Cause, "exit as ordered") {
 			return fmt.Errorf("%+v", st)
 		}
 		return nil
