@@ -234,6 +234,14 @@ func TestExitAtStart(t *testing.T) {
 		t.Errorf("the server's status: %s, %s", st.Status, st.Cause)
 	}
 	get(t, r.url("/"))
+	disabled := second()
+	r.behave("exit")
+	if err := r.Reload(t.Context()); err == nil { // it fails at the first worker
+		t.Error("a reload to code that exits succeeded")
+	}
+	if w := second(); w.Status != "errored" || w.Restarts != disabled.Restarts {
+		t.Errorf("a reload that did not reach the disabled worker changed it: %+v, before %+v", w, disabled)
+	}
 	r.behave("")
 	if err := r.Reload(t.Context()); err != nil {
 		t.Fatal(err)

@@ -146,10 +146,14 @@ func (s *Server) promote(slot *workerSlot, p *process) {
 }
 
 // rolloutFailed ends the rollout under way, whose successor for slot could not be started or did not get ready. The
-// predecessors that were not replaced yet stay, and empty slots get a process of the old code.
+// predecessors that were not replaced yet stay. The slot gets a process of the old code if its predecessor has died
+// meanwhile; after a restart, which has ended all predecessors, so do the slots that were to follow.
 func (s *Server) rolloutFailed(slot *workerSlot, err error) {
 	r := s.rollout
-	remaining := append(r.slots, slot)
+	empty := []*workerSlot{slot}
+	if r.order == control.Restart {
+		empty = append(empty, r.slots...)
+	}
 	r.err, r.slots, r.starting = err, nil, nil
 	switch r.order {
 	case control.Scale:
@@ -159,7 +163,7 @@ func (s *Server) rolloutFailed(slot *workerSlot, err error) {
 		s.Logger.Error("worker not replaced", "server", s.Name, "worker", slot.number, "cause", err)
 		r.only.recycleAfter = time.Now().Add(maxBackoff)
 	}
-	for _, slot := range remaining {
+	for _, slot := range empty {
 		s.fill(slot)
 	}
 }
