@@ -83,7 +83,6 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	for _, c := range s.clients.all() {
 		_ = c.conn.Close()
 	}
-	s.clients.wait(context.Background()) // their reads and writes fail now
 	for _, c := range s.conns.all() {
 		_ = c.Close()
 	}

@@ -176,8 +176,12 @@ func (s *Site) endExpired(ctx context.Context, ids []string, open map[string][]*
 	if err != nil {
 		return // nothing is known about them; they are looked up again soon
 	}
+	alive := make(map[string]bool, len(live))
+	for _, id := range live {
+		alive[id] = true
+	}
 	for _, id := range ids {
-		if slices.Contains(live, id) {
+		if alive[id] {
 			continue
 		}
 		for _, c := range open[id] {
