@@ -7,8 +7,8 @@ complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 declare -A rooms=(
   [store]='' [draw]='' [edge]='' [watch]='' [logfile]='' [provision]=''
   [workers/control]='' [workers/share]='' [workers]='workers/control workers/share'
-  [store/storetest]='store' [store/sqlitestore]='store' [store/mongostore]='store' [chat]='store'
-  [web]='store chat draw' [balanza]='.*'
+  [eventlog]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'
+  [web]='store eventlog chat draw' [balanza]='.*'
 )
 declare -A owners=(
   [github.com/gofiber/]='web' [go.mongodb.org/mongo-driver]='store/mongostore' [modernc.org/sqlite]='store/sqlitestore'

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -135,7 +136,7 @@ func appender(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	log := store.NewLog(s)
+	log := eventlog.NewLog(s)
 	log.AddPages(1) // as in a server whose users chat
 	running, stop := context.WithCancel(ctx)
 	var group errgroup.Group

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 	"balanza/services/web"
 )
@@ -92,7 +93,7 @@ func startSite(ctx context.Context, st store.Store) (s *server, stop func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	log := store.NewLog(st)
+	log := eventlog.NewLog(st)
 	site, err := web.New(web.Config{
 		Store: st, Log: log, Logger: slog.New(slog.DiscardHandler), Process: web.Process{Mode: "FORK", Started: time.Now()},
 	})

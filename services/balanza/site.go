@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 	"balanza/services/store/mongostore"
 	"balanza/services/store/sqlitestore"
@@ -40,7 +41,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	if s.settings.Mode == clusterMode {
 		process.Worker = w.Slot
 	}
-	log := store.NewLog(st)
+	log := eventlog.NewLog(st)
 	pages, err := web.New(web.Config{
 		Store: st, Log: log, Process: process, Logger: s.log,
 		TrustedProxies: s.settings.TrustedProxies,

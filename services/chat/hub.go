@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -29,7 +30,7 @@ var errMissingEntries = fmt.Errorf("%w: earlier entries are missing", store.ErrU
 // Hub delivers the log's entries to the listeners of one process: to each in order, without a gap, and once.
 type Hub struct {
 	store store.Store
-	log   *store.Log
+	log   *eventlog.Log
 	ready chan struct{} // closed when the recent messages are in memory and the log is followed
 
 	// The log must not wait for the hub: entries are queued here until Run delivers them.
@@ -48,7 +49,7 @@ type Hub struct {
 }
 
 // NewHub returns a hub for the log l of the store s. It delivers nothing before Run.
-func NewHub(s store.Store, l *store.Log) *Hub {
+func NewHub(s store.Store, l *eventlog.Log) *Hub {
 	return &Hub{
 		store:     s,
 		log:       l,

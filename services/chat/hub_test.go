@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -424,7 +425,7 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	const delivered, all = 2 * recentCount, 2*recentCount + 7
 	m := &memory{}
 	m.fill(all, store.MessagePosted)
-	h := NewHub(m, store.NewLog(m))
+	h := NewHub(m, eventlog.NewLog(m))
 	close(h.ready)
 	h.deliver(m.entries[:delivered], nil)
 	l := join(t, h, "s", 1)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -136,7 +137,7 @@ func (m *memory) fill(n int, kind store.Kind) {
 func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	l := store.NewLog(s)
+	l := eventlog.NewLog(s)
 	h = NewHub(s, l)
 	var running sync.WaitGroup
 	running.Go(func() { _ = l.Run(ctx) }) // Run has no error to return

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -71,7 +72,7 @@ func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
 func siteWithoutStore(t *testing.T, config Config) *Site {
 	t.Helper()
 	config.Store = downStore{}
-	config.Log = store.NewLog(config.Store)
+	config.Log = eventlog.NewLog(config.Store)
 	config.Process = testProcess()
 	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	s, err := New(config)

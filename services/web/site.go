@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -37,7 +38,7 @@ type Process struct {
 // returned.
 type Config struct {
 	Store   store.Store
-	Log     *store.Log
+	Log     *eventlog.Log
 	Process Process
 	Logger  *slog.Logger
 

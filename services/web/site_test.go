@@ -20,6 +20,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"golang.org/x/crypto/bcrypt"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
 )
@@ -48,7 +49,7 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	if wrapper, ok := config.Store.(*panickingStore); ok {
 		wrapper.Store, st = db, wrapper
 	}
-	log := store.NewLog(st)
+	log := eventlog.NewLog(st)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { _ = log.Run(ctx); close(ended) }()

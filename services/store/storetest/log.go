@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -45,7 +46,7 @@ func Write(ctx context.Context, s store.Store, author string, n int, acked func(
 }
 
 // appendUntil appends as a page does: each try has a second, and the next try has the same client id.
-func appendUntil(ctx context.Context, log *store.Log, e store.Entry) (store.Entry, error) {
+func appendUntil(ctx context.Context, log *eventlog.Log, e store.Entry) (store.Entry, error) {
 	for {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		stored, err := log.Append(try, e)
@@ -58,8 +59,8 @@ func appendUntil(ctx context.Context, log *store.Log, e store.Entry) (store.Entr
 
 // startLog runs a new Log of the store, as a process with an open page does. stop returns after Run has ended, so that the
 // store can be closed.
-func startLog(s store.Store) (log *store.Log, stop func()) {
-	log = store.NewLog(s)
+func startLog(s store.Store) (log *eventlog.Log, stop func()) {
+	log = eventlog.NewLog(s)
 	log.AddPages(1) // otherwise it polls once a second
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan bool)
@@ -81,7 +82,7 @@ type listener struct {
 }
 
 // listen subscribes to the entries of a log above the number after.
-func listen(log *store.Log, after int64) *listener {
+func listen(log *eventlog.Log, after int64) *listener {
 	l := &listener{more: make(chan bool, 1)}
 	log.Subscribe(after, func(entries []store.Entry) {
 		l.mu.Lock()
@@ -117,7 +118,7 @@ func (l *listener) wait(n int) []store.Entry {
 // processes is stored once, and that a late subscriber receives exactly what it lacks.
 func testConcurrentLogs(t *testing.T, open func() store.Store) {
 	const logs, each = 8, 12 // processes, and messages posted through each
-	var all []*store.Log
+	var all []*eventlog.Log
 	var listeners []*listener
 	for range logs {
 		log, stop := startLog(open())

@@ -1,4 +1,4 @@
-package store
+package eventlog
 
 import (
 	"context"
@@ -9,19 +9,21 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"balanza/services/store"
 )
 
-// memoryStore implements only the log of a Store, in memory.
+// memoryStore implements only the log of a store.Store, in memory.
 type memoryStore struct {
-	Store
+	store.Store
 	mu      sync.Mutex
-	entries []Entry
+	entries []store.Entry
 	err     error // returned by every call
 	reads   int   // calls of After
 	appends int   // calls of Append
 }
 
-func (m *memoryStore) Append(_ context.Context, last int64, entries []Entry) (int, error) {
+func (m *memoryStore) Append(_ context.Context, last int64, entries []store.Entry) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.appends++
@@ -33,7 +35,7 @@ func (m *memoryStore) Append(_ context.Context, last int64, entries []Entry) (in
 	}
 	for i, e := range entries {
 		for _, other := range m.entries {
-			if other.id() == e.id() {
+			if idOf(other) == idOf(e) {
 				return i, nil
 			}
 		}
@@ -43,7 +45,7 @@ func (m *memoryStore) Append(_ context.Context, last int64, entries []Entry) (in
 	return len(entries), nil
 }
 
-func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]Entry, error) {
+func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]store.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reads++
@@ -52,7 +54,7 @@ func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]Entry, err
 	}
 	rest := m.entries[min(int(n), len(m.entries)):]
 	// Fewer than limit, as the contract allows.
-	return append([]Entry{}, rest[:min(limit, len(rest), 77)]...), nil
+	return append([]store.Entry{}, rest[:min(limit, len(rest), 77)]...), nil
 }
 
 func (m *memoryStore) Last(context.Context) (int64, error) {
@@ -61,15 +63,15 @@ func (m *memoryStore) Last(context.Context) (int64, error) {
 	return int64(len(m.entries)), m.err
 }
 
-func (m *memoryStore) EntryByClientID(_ context.Context, author, clientID string) (Entry, error) {
+func (m *memoryStore) EntryByClientID(_ context.Context, author, clientID string) (store.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.entries {
-		if e.id() == (entryID{author, clientID}) {
+		if idOf(e) == (entryID{author, clientID}) {
 			return e, m.err
 		}
 	}
-	return Entry{}, errors.Join(ErrNotFound, m.err)
+	return store.Entry{}, errors.Join(store.ErrNotFound, m.err)
 }
 
 func (m *memoryStore) set(f func()) {
@@ -82,12 +84,12 @@ func (m *memoryStore) set(f func()) {
 func (m *memoryStore) write(clientIDs ...string) {
 	m.set(func() {
 		for _, id := range clientIDs {
-			m.entries = append(m.entries, Entry{N: int64(len(m.entries)) + 1, Kind: LoggedOut, ClientID: id})
+			m.entries = append(m.entries, store.Entry{N: int64(len(m.entries)) + 1, Kind: store.LoggedOut, ClientID: id})
 		}
 	})
 }
 
-func ids(entries []Entry) []string {
+func ids(entries []store.Entry) []string {
 	var ids []string
 	for _, e := range entries {
 		ids = append(ids, fmt.Sprintf("%d %s", e.N, e.ClientID))
@@ -107,7 +109,7 @@ func withLog(t *testing.T, m *memoryStore, test func(t *testing.T, l *Log)) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if _, err := l.Append(context.Background(), Entry{Kind: LoggedOut}); !errors.Is(err, ErrUnavailable) {
+		if _, err := l.Append(context.Background(), store.Entry{Kind: store.LoggedOut}); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("append to a log that has ended: %v", err)
 		}
 	})
@@ -151,14 +153,14 @@ func TestPollInterval(t *testing.T) {
 }
 
 func TestAppendEndsWithItsContext(t *testing.T) {
-	m := &memoryStore{err: fmt.Errorf("%w: down", ErrUnavailable)}
+	m := &memoryStore{err: fmt.Errorf("%w: down", store.ErrUnavailable)}
 	withLog(t, m, func(t *testing.T, l *Log) {
-		_, err := l.Append(withTimeout(t, time.Second), Entry{Kind: LoggedOut, ClientID: "abandoned"})
-		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		_, err := l.Append(withTimeout(t, time.Second), store.Entry{Kind: store.LoggedOut, ClientID: "abandoned"})
+		if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("append to a store that is down: %v", err)
 		}
 		time.AfterFunc(2*time.Second, func() { m.set(func() { m.err = nil }) })
-		e, err := l.Append(withTimeout(t, 10*time.Second), Entry{Kind: LoggedOut, ClientID: "waits"})
+		e, err := l.Append(withTimeout(t, 10*time.Second), store.Entry{Kind: store.LoggedOut, ClientID: "waits"})
 		if err != nil || e.N != 1 {
 			t.Errorf("append to a store that recovers: %+v, %v", e, err)
 		}
@@ -171,28 +173,28 @@ func TestAppendPermanentError(t *testing.T) {
 	withLog(t, m, func(t *testing.T, l *Log) {
 		synctest.Wait()
 		m.set(func() { m.err = broken })
-		if _, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut}); !errors.Is(err, broken) {
+		if _, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.LoggedOut}); !errors.Is(err, broken) {
 			t.Errorf("error %v, want %v", err, broken)
 		}
-		if _, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: MessagePosted}); !errors.Is(err, ErrInvalid) {
+		if _, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.MessagePosted}); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("append of a message entry without a message: %v", err)
 		}
 		m.set(func() { m.err = nil })
-		if e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut}); err != nil || e.N != 1 {
+		if e, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.LoggedOut}); err != nil || e.N != 1 {
 			t.Errorf("append after the error is gone: %+v, %v", e, err)
 		}
 	})
 }
 
 func TestAppendBatches(t *testing.T) {
-	m := &memoryStore{err: fmt.Errorf("%w: down", ErrUnavailable)}
+	m := &memoryStore{err: fmt.Errorf("%w: down", store.ErrUnavailable)}
 	withLog(t, m, func(t *testing.T, l *Log) {
 		const n = 300
 		numbers := make(chan int64, n)
 		for i := range n {
 			go func() {
 				// Two goroutines append each id at the same time.
-				e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut, ClientID: fmt.Sprint("c", i/2)})
+				e, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.LoggedOut, ClientID: fmt.Sprint("c", i/2)})
 				if err != nil {
 					t.Error(err)
 				}
@@ -224,15 +226,15 @@ func TestSubscribe(t *testing.T) {
 	withLog(t, m, func(t *testing.T, l *Log) {
 		type subscription struct {
 			after, first int64
-			got          []Entry
+			got          []store.Entry
 		}
 		subs := []*subscription{{after: 0, first: 1}, {after: 700, first: 701}, {after: 2499, first: 2500}, {after: 2502, first: 2503},
 			{after: -1, first: 2500 - initialRead + 1}}
 		for _, s := range subs {
-			l.Subscribe(s.after, func(entries []Entry) { s.got = append(s.got, entries...) })
+			l.Subscribe(s.after, func(entries []store.Entry) { s.got = append(s.got, entries...) })
 		}
-		var cancelled []Entry
-		cancel := l.Subscribe(2500, func(entries []Entry) { cancelled = append(cancelled, entries...) })
+		var cancelled []store.Entry
+		cancel := l.Subscribe(2500, func(entries []store.Entry) { cancelled = append(cancelled, entries...) })
 		synctest.Wait()
 		l.AddPages(1)
 		m.write("x1", "x2")
@@ -278,14 +280,14 @@ func TestServerLosesEntries(t *testing.T) {
 			withLog(t, m, func(t *testing.T, l *Log) {
 				var got []string
 				l.AddPages(1)
-				l.Subscribe(2, func(entries []Entry) { got = append(got, ids(entries)...) })
+				l.Subscribe(2, func(entries []store.Entry) { got = append(got, ids(entries)...) })
 				time.Sleep(time.Second)
-				m.set(func() { m.err = fmt.Errorf("%w: killed", ErrUnavailable) })
+				m.set(func() { m.err = fmt.Errorf("%w: killed", store.ErrUnavailable) })
 				time.Sleep(time.Second)
 				m.set(func() { m.err, m.entries = nil, m.entries[:test.keep] })
 				m.write("e")
 				time.Sleep(2 * time.Second)
-				e, err := l.Append(withTimeout(t, time.Minute), Entry{Kind: LoggedOut, ClientID: "f"})
+				e, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.LoggedOut, ClientID: "f"})
 				if err != nil || e.N != int64(test.keep)+2 {
 					t.Errorf("append: %+v, %v", e, err)
 				}

@@ -1,4 +1,4 @@
-package store
+package eventlog
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"balanza/services/store"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 	idleInterval   = time.Second           // while no page is open
 	activeFor      = 3 * time.Second       // after an entry, more entries are expected for this long
 
-	minBackoff    = 20 * time.Millisecond // after ErrUnavailable
+	minBackoff    = 20 * time.Millisecond // after store.ErrUnavailable
 	maxBackoff    = time.Second
 	maxContention = 6 // which makes at most 64 ms between two appends
 )
@@ -90,7 +92,7 @@ func (l *Log) verifyRecent(ctx context.Context) error {
 			return err
 		}
 		same := start
-		for same-start < len(stored) && stored[same-start].N == recent[same].N && stored[same-start].id() == recent[same].id() {
+		for same-start < len(stored) && stored[same-start].N == recent[same].N && idOf(stored[same-start]) == idOf(recent[same]) {
 			same++
 		}
 		switch {
@@ -114,10 +116,10 @@ func (l *Log) verifyRecent(ctx context.Context) error {
 	return nil
 }
 
-// Read returns count entries of the store above n, or fewer when the log has no more. It calls Store.After as often as
+// Read returns count entries of the store above n, or fewer when the log has no more. It calls store.Store.After as often as
 // that takes and fails with its errors.
-func (l *Log) Read(ctx context.Context, n int64, count int) ([]Entry, error) {
-	var entries []Entry
+func (l *Log) Read(ctx context.Context, n int64, count int) ([]store.Entry, error) {
+	var entries []store.Entry
 	for len(entries) < count {
 		more, err := l.store.After(ctx, n+int64(len(entries)), count-len(entries))
 		if err != nil {
@@ -133,7 +135,7 @@ func (l *Log) Read(ctx context.Context, n int64, count int) ([]Entry, error) {
 
 // resetRecent replaces the recent entries. Subscribers receive the entries above the number verified again, except at the
 // start, when they have received none.
-func (l *Log) resetRecent(recent []Entry, verified int64) {
+func (l *Log) resetRecent(recent []store.Entry, verified int64) {
 	started := len(l.recent) > 0
 	l.mu.Lock()
 	l.recent = recent
@@ -144,7 +146,7 @@ func (l *Log) resetRecent(recent []Entry, verified int64) {
 	}
 	l.mu.Unlock()
 	for _, e := range recent {
-		l.complete(e.id(), result{entry: e})
+		l.complete(idOf(e), result{entry: e})
 	}
 }
 
@@ -171,14 +173,14 @@ func (l *Log) receiveRequests() {
 
 // pruneQueue removes the entries that are no longer pending from the queue.
 func (l *Log) pruneQueue() {
-	l.queue = slices.DeleteFunc(l.queue, func(p *pendingEntry) bool { return l.pending[p.entry.id()] != p })
+	l.queue = slices.DeleteFunc(l.queue, func(p *pendingEntry) bool { return l.pending[idOf(p.entry)] != p })
 }
 
 // handleRequest completes a request whose entry is among the recent ones and queues the entry of any other. Pages whose
 // process died all repeat their unacknowledged messages at once: most of them cost no call of the store this way.
 func (l *Log) handleRequest(r *request) {
-	id := r.entry.id()
-	if i := slices.IndexFunc(l.recent, func(e Entry) bool { return e.id() == id }); i >= 0 {
+	id := idOf(r.entry)
+	if i := slices.IndexFunc(l.recent, func(e store.Entry) bool { return idOf(e) == id }); i >= 0 {
 		r.result <- result{entry: l.recent[i]}
 		return
 	}
@@ -194,17 +196,17 @@ func (l *Log) handleRequest(r *request) {
 // appendBatch appends the first batch of the queue. Entries that the store does not accept stay queued, unless they turn
 // out to be stored already.
 func (l *Log) appendBatch(ctx context.Context) error {
-	batch := make([]Entry, min(len(l.queue), maxBatch))
+	batch := make([]store.Entry, min(len(l.queue), maxBatch))
 	for i := range batch {
 		batch[i] = l.queue[i].entry
 	}
 	n, err := l.store.Append(ctx, l.position(), batch)
 	switch {
-	case errors.Is(err, ErrUnavailable):
+	case errors.Is(err, store.ErrUnavailable):
 		return err
 	case err != nil: // a retry would fail the same way
 		for _, e := range batch {
-			l.complete(e.id(), result{err: err})
+			l.complete(idOf(e), result{err: err})
 		}
 		return nil
 	}
@@ -242,7 +244,7 @@ func (l *Log) appendRaced() {
 
 // resolveConflict determines why the store did not accept an entry: another process took its number, or the log contains
 // an entry of the same identity.
-func (l *Log) resolveConflict(ctx context.Context, e Entry) error {
+func (l *Log) resolveConflict(ctx context.Context, e store.Entry) error {
 	before := l.position()
 	if _, err := l.readNext(ctx); err != nil {
 		return err
@@ -253,13 +255,13 @@ func (l *Log) resolveConflict(ctx context.Context, e Entry) error {
 	}
 	stored, err := l.store.EntryByClientID(ctx, e.Author, e.ClientID)
 	switch {
-	case errors.Is(err, ErrNotFound): // neither, so the position itself may be wrong
+	case errors.Is(err, store.ErrNotFound): // neither, so the position itself may be wrong
 		l.appendRaced()
 		return l.verifyRecent(ctx)
 	case err != nil:
 		return err
 	}
-	l.complete(e.id(), result{entry: stored})
+	l.complete(idOf(e), result{entry: stored})
 	return nil
 }
 
@@ -279,7 +281,7 @@ func (l *Log) readNext(ctx context.Context) (more bool, err error) {
 }
 
 // advance moves the position past entries that follow it, and completes the requests for them.
-func (l *Log) advance(entries []Entry) {
+func (l *Log) advance(entries []store.Entry) {
 	if len(entries) == 0 {
 		return
 	}
@@ -291,7 +293,7 @@ func (l *Log) advance(entries []Entry) {
 	}
 	l.mu.Unlock()
 	for _, e := range entries {
-		l.complete(e.id(), result{entry: e})
+		l.complete(idOf(e), result{entry: e})
 	}
 }
 

@@ -1,4 +1,5 @@
-package store
+// Package eventlog appends to the log of a store and follows it.
+package eventlog
 
 import (
 	"context"
@@ -7,19 +8,21 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"balanza/services/store"
 )
 
 // Log is one process's access to the store's log. A single goroutine, Run, both appends and reads: an Append that succeeds
 // at the expected number proves that no entry of another process came in between, so both share one position without locks.
 type Log struct {
-	store    Store
+	store    store.Store
 	requests chan *request
 	wakeup   chan struct{} // capacity 1: a token in it ends Run's wait
 	ready    chan struct{} // closed once Run knows the position of the log
 	ended    chan struct{} // closed when Run returns
 
 	mu          sync.Mutex
-	recent      []Entry // without a gap; its last entry is the position up to which Run has read the log
+	recent      []store.Entry // without a gap; its last entry is the position up to which Run has read the log
 	subscribers []*subscriber
 	pages       int // open pages, the sum of the calls of AddPages
 
@@ -37,33 +40,33 @@ type Log struct {
 // entryID is the part of an entry that is unique in the log and known before the entry has a number.
 type entryID struct{ author, clientID string }
 
-func (e Entry) id() entryID { return entryID{e.Author, e.ClientID} }
+func idOf(e store.Entry) entryID { return entryID{e.Author, e.ClientID} }
 
 // request is one call of Submit.
 type request struct {
 	ctx    context.Context
-	entry  Entry
+	entry  store.Entry
 	result chan result // capacity 1, so that Run does not block when the caller no longer waits
 }
 
 type result struct {
-	entry Entry
+	entry store.Entry
 	err   error
 }
 
 // pendingEntry is an entry that is not known to be stored, with all requests for it.
 type pendingEntry struct {
-	entry    Entry
+	entry    store.Entry
 	requests []*request
 }
 
 type subscriber struct {
 	delivered int64 // number of the last entry delivered; negative: start with the recent entries
-	deliver   func([]Entry)
+	deliver   func([]store.Entry)
 }
 
 // NewLog returns the log of a store. It does nothing until Run is called.
-func NewLog(s Store) *Log {
+func NewLog(s store.Store) *Log {
 	return &Log{
 		store:    s,
 		requests: make(chan *request, maxBatch),
@@ -74,17 +77,17 @@ func NewLog(s Store) *Log {
 	}
 }
 
-// Append stores an entry and returns it with its number. When the log has an entry of the same Author and ClientID, Append
+// Append stores an entry and returns it with its number. When the log has an entry of the same store.Author and ClientID, Append
 // returns that one instead, so a repeated call is safe. An empty ClientID is replaced by a random one. Append retries until
-// ctx ends and then fails with ErrUnavailable, which means that the entry is not known to be stored. It fails with
-// ErrInvalid when the entry does not pass Check.
-func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) { return l.Submit(ctx, e)() }
+// ctx ends and then fails with store.ErrUnavailable, which means that the entry is not known to be stored. It fails with
+// store.ErrInvalid when the entry does not pass Check.
+func (l *Log) Append(ctx context.Context, e store.Entry) (store.Entry, error) { return l.Submit(ctx, e)() }
 
 // Submit is the first half of Append: it puts the entry into the queue, before any entry submitted after Submit has
 // returned. The function that it returns waits for the result of Append; the caller calls it once.
-func (l *Log) Submit(ctx context.Context, e Entry) (stored func() (Entry, error)) {
+func (l *Log) Submit(ctx context.Context, e store.Entry) (stored func() (store.Entry, error)) {
 	if err := e.Check(); err != nil {
-		return func() (Entry, error) { return Entry{}, err }
+		return func() (store.Entry, error) { return store.Entry{}, err }
 	}
 	if e.ClientID == "" {
 		e.ClientID = rand.Text()
@@ -100,11 +103,11 @@ func (l *Log) Submit(ctx context.Context, e Entry) (stored func() (Entry, error)
 	case <-ctx.Done():
 	case <-l.ended:
 	}
-	return func() (Entry, error) { return l.await(r) }
+	return func() (store.Entry, error) { return l.await(r) }
 }
 
 // await waits for the result of a request.
-func (l *Log) await(r *request) (Entry, error) {
+func (l *Log) await(r *request) (store.Entry, error) {
 	select {
 	case res := <-r.result:
 		return res.entry, res.err
@@ -117,9 +120,9 @@ func (l *Log) await(r *request) (Entry, error) {
 	default:
 	}
 	if err := r.ctx.Err(); err != nil {
-		return Entry{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return store.Entry{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	return Entry{}, fmt.Errorf("%w: the log is closed", ErrUnavailable)
+	return store.Entry{}, fmt.Errorf("%w: the log is closed", store.ErrUnavailable)
 }
 
 // Subscribe calls deliver with every entry above the number after, in order, without a gap, each once; a negative after
@@ -127,7 +130,7 @@ func (l *Log) await(r *request) (Entry, error) {
 // change its argument. One call may still be running when cancel returns. A database server that crashes may lose entries
 // that were not durable, and thus never acknowledged; only then the log steps back and delivers the entries that replace
 // them under the same numbers.
-func (l *Log) Subscribe(after int64, deliver func([]Entry)) (cancel func()) {
+func (l *Log) Subscribe(after int64, deliver func([]store.Entry)) (cancel func()) {
 	s := &subscriber{delivered: after, deliver: deliver}
 	l.mu.Lock()
 	l.subscribers = append(l.subscribers, s)
@@ -158,15 +161,15 @@ func (l *Log) Ready() <-chan struct{} { return l.ready }
 
 // Recent returns the last entries, oldest first: about the last thousand, fewer soon after the start. The caller must not
 // change them.
-func (l *Log) Recent() []Entry {
+func (l *Log) Recent() []store.Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.recent[:len(l.recent):len(l.recent)]
 }
 
-// After returns at most limit entries above n, as Store.After does, but only up to the log's position. It answers from
+// After returns at most limit entries above n, as store.Store.After does, but only up to the log's position. It answers from
 // memory where it can, and otherwise fails with the store's errors.
-func (l *Log) After(ctx context.Context, n int64, limit int) ([]Entry, error) {
+func (l *Log) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	recent := l.Recent()
 	if len(recent) == 0 || n < recent[0].N-1 {
 		return l.store.After(ctx, n, limit)
