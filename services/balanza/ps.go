@@ -48,7 +48,6 @@ type processStatus struct {
 // serverStatus is a server as `ps --json` gives it.
 type serverStatus struct {
 	control.Status
-	Uptime  float64         `json:"uptime"` // seconds
 	CPU     float64         `json:"cpu"`    // of all its workers
 	Memory  int64           `json:"memory"` // of all its workers and, where it is not one of them, its master
 	Workers []processStatus `json:"workers"`
@@ -70,9 +69,6 @@ func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, 
 	var wg sync.WaitGroup
 	for i, st := range servers {
 		s := serverStatus{Status: st, Workers: make([]processStatus, len(st.Workers))}
-		if st.Status != "stopped" && !st.Since.IsZero() {
-			s.Uptime = time.Since(st.Since).Round(time.Millisecond).Seconds()
-		}
 		for j, w := range st.Workers {
 			s.Workers[j] = processStatus{WorkerStatus: w, Memory: workers.ResidentMemory(w.Pid)}
 			s.Memory += s.Workers[j].Memory
@@ -112,11 +108,11 @@ func table(to io.Writer, all []serverStatus, rates map[int]float64) error {
 }
 
 // age is how long something has lived, in its one or two largest units; - for what does not live.
-func age(since time.Time, status string) string {
-	if since.IsZero() || status == "stopped" || status == "errored" {
+func age(seconds float64, status string) string {
+	if seconds == 0 || status == "stopped" || status == "errored" {
 		return "-"
 	}
-	d := time.Since(since).Round(time.Second)
+	d := time.Duration(seconds * float64(time.Second)).Round(time.Second)
 	switch days := int(d.Hours()) / 24; {
 	case days > 0:
 		return fmt.Sprintf("%dd%dh", days, int(d.Hours())%24)

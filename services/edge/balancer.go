@@ -54,6 +54,7 @@ type UpstreamStatus struct {
 	Role     string    `json:"role"`    // primary, backup or default
 	Up       bool      `json:"up"`
 	Since    time.Time `json:"since"`           // when Up last changed
+	Uptime   float64   `json:"uptime"`          // seconds since then by the monotonic clock
 	Cause    string    `json:"cause,omitempty"` // why it is not up
 	Requests int64     `json:"requests"`        // that it answered, whatever the status
 	Failures int64     `json:"failures"`        // attempts that got no answer; those of GETs were made again elsewhere
@@ -217,7 +218,7 @@ func (b *Balancer) Status() []UpstreamStatus {
 		for _, u := range t.upstreams {
 			h := u.health.Load()
 			all = append(all, UpstreamStatus{
-				Address: u.address, Role: t.role, Up: h.up, Since: h.since, Cause: h.cause,
+				Address: u.address, Role: t.role, Up: h.up, Since: h.since, Uptime: time.Since(h.since).Seconds(), Cause: h.cause,
 				Requests: u.requests.Load(), Failures: u.failures.Load(),
 			})
 		}

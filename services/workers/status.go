@@ -3,6 +3,7 @@ package workers
 import (
 	"maps"
 	"os"
+	"time"
 
 	"balanza/services/workers/control"
 )
@@ -44,6 +45,9 @@ func (s *Server) status() control.Status {
 			st.Cause = w.Cause
 		}
 	}
+	if s.socket != nil {
+		st.Uptime = time.Since(s.started).Seconds()
+	}
 	switch {
 	case s.stopping:
 		st.Status = "stopping"
@@ -58,8 +62,8 @@ func (s *Server) status() control.Status {
 func (p *process) status() control.WorkerStatus {
 	p.sample()
 	w := control.WorkerStatus{
-		Worker: p.slot, Pid: p.pid(), Status: "starting", Since: p.started, Generation: p.generation,
-		Requests: p.requests, Details: p.details,
+		Worker: p.slot, Pid: p.pid(), Status: "starting", Since: p.started, Uptime: time.Since(p.started).Seconds(),
+		Generation: p.generation, Requests: p.requests, Details: p.details,
 	}
 	switch {
 	case p.draining:

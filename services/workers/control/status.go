@@ -36,6 +36,7 @@ type Status struct {
 	Pid       int            `json:"pid"`    // of the master
 	Status    string         `json:"status"` // online, starting, stopping, stopped, errored or unresponsive
 	Since     time.Time      `json:"since"`  // of the last start
+	Uptime    float64        `json:"uptime"` // seconds since then by the monotonic clock; 0: it does not run
 	Restarts  int            `json:"restarts"`
 	Instances int            `json:"instances"` // configured number of workers
 	Cause     string         `json:"cause,omitempty"`
@@ -49,6 +50,7 @@ type WorkerStatus struct {
 	Pid        int             `json:"pid"`    // 0: there is no process at the moment
 	Status     string          `json:"status"` // starting, online, draining, backoff or errored
 	Since      time.Time       `json:"since"`  // of the process's start
+	Uptime     float64         `json:"uptime"` // seconds since then by the monotonic clock; 0: there is no process
 	Restarts   int             `json:"restarts"`
 	Generation int             `json:"generation"`        // how often the server's code was loaded, this time included
 	Requests   int64           `json:"requests"`          // answered by this process
