@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -49,7 +50,9 @@ func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session)
 	if err != nil {
 		return err
 	}
-	p.ID = newProductID(time.Now())
+	if p.ID, err = s.newProductID(ctx); err != nil {
+		return err
+	}
 	if err := s.config.Store.PutProduct(ctx, p); err != nil {
 		return err
 	}
@@ -112,11 +115,20 @@ func productError(err error) error {
 	return err
 }
 
-// newProductID returns an id that sorts by time of creation: 11 hexadecimal digits of milliseconds, 10 random ones.
-func newProductID(now time.Time) string {
+// productCounter numbers the products. It never expires.
+const productCounter = "products"
+
+// newProductID returns an id that sorts after those of all products created before, by any process and whatever the clocks
+// say: 1, the product's number in 11 hexadecimal digits, and 9 random ones. Ids that begin with 0 are from an earlier
+// version and contain a time.
+func (s *Site) newProductID(ctx context.Context) (string, error) {
+	n, err := s.config.Store.Count(ctx, productCounter, 1, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+	if err != nil {
+		return "", err
+	}
 	var random [5]byte
 	_, _ = rand.Read(random[:]) // never fails
-	return fmt.Sprintf("%011x%x", now.UnixMilli(), random)
+	return fmt.Sprintf("1%011x%.9s", n, hex.EncodeToString(random[:])), nil
 }
 
 // sendUncached answers with JSON that no cache may keep: the next request may be answered by a process whose data is
