@@ -47,6 +47,7 @@ type settings struct {
 	MaxMemory        size          `split_words:"true"`
 	MaxRequests      uint32        `split_words:"true"`
 	TrustedProxies   []string      `split_words:"true"`
+	KeepMessages     time.Duration `split_words:"true"`
 
 	// Names without the prefix are those that other programs use for the same.
 	WatchPoll pollInterval `envconfig:"WATCH_POLL"`
@@ -54,6 +55,9 @@ type settings struct {
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
 }
+
+// minKeepMessages is how long the log keeps other entries, so that what is deleted is always the oldest part.
+const minKeepMessages = 24 * time.Hour
 
 // prefix is that of every variable but those that say otherwise.
 const prefix = "BALANZA"
@@ -78,6 +82,9 @@ func loadSettings() (s settings, err error) {
 	}
 	if s.Data, err = filepath.Abs(s.Data); err != nil {
 		return s, err
+	}
+	if s.KeepMessages != 0 && s.KeepMessages < minKeepMessages {
+		return s, errorf("BALANZA_KEEP_MESSAGES: %v is neither 0 (for ever) nor at least %v", s.KeepMessages, minKeepMessages)
 	}
 	switch s.LogFormat {
 	case "auto", "text", "json":

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -41,11 +42,17 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	if s.settings.Mode == clusterMode {
 		process.Worker = w.Slot
 	}
-	log := eventlog.NewLog(st)
-	pages, err := web.New(web.Config{
-		Store: st, Log: log, Process: process, Logger: s.log,
-		TrustedProxies: s.settings.TrustedProxies,
-		DrainDelay:     s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
+	clock := store.NewClock(st, s.log)
+	record := s.record(process)
+	var pages *web.Site
+	log := eventlog.New(st, clock, func() store.Process {
+		record.Websockets = pages.Websockets()
+		return record
+	})
+	pages, err = web.New(web.Config{
+		Store: st, Clock: clock, Log: log, Process: process, Logger: s.log,
+		TrustedProxies: s.settings.TrustedProxies, KeepMessages: s.settings.KeepMessages,
+		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
 		Replaced: w.Replaced, Totals: w.Totals,
 	})
 	if err != nil {
@@ -71,6 +78,14 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		return pages.Serve(ctx, w.Listener)
 	})
 	return g.Wait()
+}
+
+// record is what the store's record of this process says of it.
+func (s *site) record(process web.Process) store.Process {
+	host, _ := os.Hostname() // empty where the system does not tell
+	return store.Process{
+		Server: process.Server, Host: host, Worker: process.Worker, PID: os.Getpid(), Version: versionText(),
+	}
 }
 
 // answered adds up the requests that the site's counters hold, without those of health checks.

@@ -105,12 +105,9 @@ func (h *Hub) load(ctx context.Context) error {
 	messages := onlyMessages(entries)
 	for floor > 0 && len(messages) < recentCount && last-floor < maxBehind {
 		from := max(0, floor-recentCount)
-		older, err := h.log.Read(ctx, from, int(floor-from))
+		older, err := h.log.Read(ctx, from, floor)
 		if err != nil {
 			return err
-		}
-		if int64(len(older)) < floor-from {
-			return errMissingEntries
 		}
 		messages = append(onlyMessages(older), messages...)
 		floor = from

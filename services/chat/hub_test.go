@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"balanza/services/eventlog"
 	"balanza/services/store"
 )
 
@@ -425,7 +424,7 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	const delivered, all = 2 * recentCount, 2*recentCount + 7
 	m := &memory{}
 	m.fill(all, store.MessagePosted)
-	h := NewHub(m, eventlog.NewLog(m))
+	h := NewHub(m, newLog(m))
 	close(h.ready)
 	h.deliver(m.entries[:delivered], nil)
 	l := join(t, h, "s", 1)

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -35,24 +36,29 @@ func (m *memory) locked() (unlock func(), err error) {
 	return m.mu.Unlock, nil
 }
 
-func (m *memory) Append(_ context.Context, last int64, entries []store.Entry) (int, error) {
+func (m *memory) Append(_ context.Context, entries []store.Entry) ([]store.Entry, error) {
 	unlock, err := m.locked()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unlock()
-	if last != int64(len(m.entries)) {
-		return 0, nil
-	}
+	stored := slices.Clone(entries)
 	for i, e := range entries {
-		if m.index(e.Author, e.ClientID) >= 0 {
-			return i, nil
+		if known := m.index(e.Author, e.ClientID); known >= 0 {
+			stored[i] = m.entries[known]
+			continue
 		}
-		e.N = int64(len(m.entries)) + 1
-		m.entries = append(m.entries, e)
+		stored[i].N = int64(len(m.entries)) + 1
+		m.entries = append(m.entries, stored[i])
 	}
-	return len(entries), nil
+	return stored, nil
 }
+
+func (m *memory) Now(context.Context) (time.Time, error) { return time.Now(), nil }
+
+func (m *memory) PutProcess(context.Context, store.Process) error { return nil }
+
+func (m *memory) CountProcesses(context.Context, time.Time) (int, error) { return 1, nil }
 
 func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	unlock, err := m.locked()
@@ -82,18 +88,6 @@ func (m *memory) Last(context.Context) (int64, error) {
 	}
 	defer unlock()
 	return int64(len(m.entries)), nil
-}
-
-func (m *memory) EntryByClientID(_ context.Context, author, clientID string) (store.Entry, error) {
-	unlock, err := m.locked()
-	if err != nil {
-		return store.Entry{}, err
-	}
-	defer unlock()
-	if i := m.index(author, clientID); i >= 0 {
-		return m.entries[i], nil
-	}
-	return store.Entry{}, store.ErrNotFound
 }
 
 func (m *memory) index(author, clientID string) int {
@@ -133,11 +127,16 @@ func (m *memory) fill(n int, kind store.Kind) {
 	}
 }
 
+// newLog returns the log of a store.
+func newLog(s store.Store) *eventlog.Log {
+	return eventlog.New(s, store.NewClock(s, slog.New(slog.DiscardHandler)), func() store.Process { return store.Process{} })
+}
+
 // process starts the log and the hub of one process. stop ends both, at the latest at the end of the test.
 func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	l := eventlog.NewLog(s)
+	l := newLog(s)
 	h = NewHub(s, l)
 	var running sync.WaitGroup
 	running.Go(func() { _ = l.Run(ctx) }) // Run has no error to return

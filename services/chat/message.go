@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -34,7 +33,7 @@ func (h *Hub) Send(ctx context.Context, author store.Author, text, clientID stri
 	}
 	return h.log.Submit(ctx, store.Entry{
 		Kind:     store.MessagePosted,
-		Message:  &store.Message{Author: author, Text: text, Time: time.Now().UTC().Truncate(time.Millisecond)},
+		Message:  &store.Message{Author: author, Text: text}, // the log sets the time
 		Author:   author.ID,
 		ClientID: clientID,
 	})

@@ -1,9 +1,10 @@
-// Package eventlog appends to the log of a store and follows it.
+// Package eventlog appends to the log of a store and follows it: one Log for each process. One goroutine appends
+// (append.go), one follows (follow.go), and one keeps the record of the process by which all processes share the number of
+// questions that they ask the store (pace.go).
 package eventlog
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,76 +13,65 @@ import (
 	"balanza/services/store"
 )
 
-// Log is one process's access to the store's log. A single goroutine, Run, both appends and reads: an Append that succeeds
-// at the expected number proves that no entry of another process came in between, so both share one position without locks.
+// Log is one process's access to the store's log.
 type Log struct {
 	store    store.Store
+	clock    *store.Clock
+	process  func() store.Process
 	requests chan *request
-	wakeup   chan struct{} // capacity 1: a token in it ends Run's wait
-	ready    chan struct{} // closed once Run knows the position of the log
+	wakeup   chan struct{} // capacity 1: a token in it ends the follower's wait
+	ready    chan struct{} // closed once the position in the log is known
 	ended    chan struct{} // closed when Run returns
 
 	mu          sync.Mutex
-	recent      []store.Entry // without a gap; its last entry is the position up to which Run has read the log
+	position    int64         // number of the last entry that was delivered; the log had every entry up to it
+	recent      []store.Entry // the last entries up to the position, without a gap
+	appended    []store.Entry // entries that this process has stored and the follower has not seen yet, by number
 	subscribers []*subscriber
 	pages       int // open pages, the sum of the calls of AddPages
 
-	// The fields below belong to the goroutine of Run.
-	queue       []*pendingEntry           // entries to append, in order
-	pending     map[entryID]*pendingEntry // the same entries by identity
-	lastEntryAt time.Time                 // time of the last new entry, read or appended
-	behind      bool                      // the last read returned entries, so there may be more
-	// The backoff among processes that append at the same time: see appendSucceeded and appendRaced.
-	contention   int       // estimate of how many such processes there are; each step doubles the backoff
-	racesLost    int       // in a row
-	nextAppendAt time.Time // no append before
+	pace     pace
+	follower follower
 }
 
-// entryID is the part of an entry that is unique in the log and known before the entry has a number.
-type entryID struct{ author, clientID string }
-
-func idOf(e store.Entry) entryID { return entryID{e.Author, e.ClientID} }
-
-// request is one call of Submit.
-type request struct {
-	ctx    context.Context
-	entry  store.Entry
-	result chan result // capacity 1, so that Run does not block when the caller no longer waits
-}
-
-type result struct {
-	entry store.Entry
-	err   error
-}
-
-// pendingEntry is an entry that is not known to be stored, with all requests for it.
-type pendingEntry struct {
-	entry    store.Entry
-	requests []*request
-}
-
+// subscriber is a receiver of entries.
 type subscriber struct {
-	delivered int64 // number of the last entry delivered; negative: start with the recent entries
+	delivered int64 // number of the last entry delivered
 	deliver   func([]store.Entry)
 }
 
-// NewLog returns the log of a store. It does nothing until Run is called.
-func NewLog(s store.Store) *Log {
+// New returns the log of a store. The function process describes this process; the log chooses the record's ID and its
+// expiry. The log does nothing until Run is called.
+func New(s store.Store, clock *store.Clock, process func() store.Process) *Log {
 	return &Log{
 		store:    s,
+		clock:    clock,
+		process:  process,
 		requests: make(chan *request, maxBatch),
 		wakeup:   make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		ended:    make(chan struct{}),
-		pending:  map[entryID]*pendingEntry{},
 	}
 }
 
-// Append stores an entry and returns it with its number. When the log has an entry of the same store.Author and ClientID, Append
-// returns that one instead, so a repeated call is safe. An empty ClientID is replaced by a random one. Append retries until
-// ctx ends and then fails with store.ErrUnavailable, which means that the entry is not known to be stored. It fails with
-// store.ErrInvalid when the entry does not pass Check.
-func (l *Log) Append(ctx context.Context, e store.Entry) (store.Entry, error) { return l.Submit(ctx, e)() }
+// Run appends and follows until ctx ends, through any outage of the store, and then returns nil. It is called once.
+func (l *Log) Run(ctx context.Context) error {
+	defer close(l.ended)
+	var running sync.WaitGroup
+	running.Go(func() { l.append(ctx) })
+	running.Go(func() { l.keepRecord(ctx) })
+	l.follow(ctx)
+	running.Wait()
+	return nil
+}
+
+// Append stores an entry and returns it with its number. When the log has an entry of the same Author and ClientID, Append
+// returns that one instead, so a repeated call is safe. An empty ClientID is replaced by store.NewEventID, and a message
+// without a time gets that of its storing. Append retries until ctx ends and then fails with store.ErrUnavailable, which
+// means that the entry is not known to be stored. It fails with store.ErrInvalid when the entry does not pass Check.
+func (l *Log) Append(ctx context.Context, e store.Entry) (store.Entry, error) {
+	return l.Submit(ctx, e)()
+}
 
 // Submit is the first half of Append: it puts the entry into the queue, before any entry submitted after Submit has
 // returned. The function that it returns waits for the result of Append; the caller calls it once.
@@ -90,12 +80,7 @@ func (l *Log) Submit(ctx context.Context, e store.Entry) (stored func() (store.E
 		return func() (store.Entry, error) { return store.Entry{}, err }
 	}
 	if e.ClientID == "" {
-		e.ClientID = rand.Text()
-	}
-	if e.Message != nil { // the store rounds the time, and this process delivers what all others will read
-		m := *e.Message
-		m.Time = m.Time.UTC().Truncate(time.Millisecond)
-		e.Message = &m
+		e.ClientID = store.NewEventID(time.Now())
 	}
 	r := &request{ctx: ctx, entry: e, result: make(chan result, 1)}
 	select {
@@ -125,11 +110,10 @@ func (l *Log) await(r *request) (store.Entry, error) {
 	return store.Entry{}, fmt.Errorf("%w: the log is closed", store.ErrUnavailable)
 }
 
-// Subscribe calls deliver with every entry above the number after, in order, without a gap, each once; a negative after
-// starts with the entries that Recent holds. All calls come from Run's goroutine: deliver must not block and must not
-// change its argument. One call may still be running when cancel returns. A database server that crashes may lose entries
-// that were not durable, and thus never acknowledged; only then the log steps back and delivers the entries that replace
-// them under the same numbers.
+// Subscribe calls deliver with every entry above the number after, in order, each once. All calls come from the follower's
+// goroutine: deliver must not block and must not change its argument. One call may still be running when cancel returns.
+// Entries that Prune deletes are not delivered. When a database server crashes and loses entries that were not durable, and
+// thus never acknowledged, the log steps back and delivers the entries that replace them under the same numbers.
 func (l *Log) Subscribe(after int64, deliver func([]store.Entry)) (cancel func()) {
 	s := &subscriber{delivered: after, deliver: deliver}
 	l.mu.Lock()
@@ -139,12 +123,12 @@ func (l *Log) Subscribe(after int64, deliver func([]store.Entry)) (cancel func()
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		// Run may be iterating over the old slice.
+		// The follower may be iterating over the old slice.
 		l.subscribers = slices.DeleteFunc(slices.Clone(l.subscribers), func(other *subscriber) bool { return other == s })
 	}
 }
 
-// AddPages changes the number of open pages by delta. While it is above 0 the log polls the store more often.
+// AddPages changes the number of open pages by delta. While it is above 0 the log asks the store more often.
 func (l *Log) AddPages(delta int) {
 	l.mu.Lock()
 	before := l.pages
@@ -159,26 +143,54 @@ func (l *Log) AddPages(delta int) {
 // entries, if the log has any.
 func (l *Log) Ready() <-chan struct{} { return l.ready }
 
-// Recent returns the last entries, oldest first: about the last thousand, fewer soon after the start. The caller must not
-// change them.
+// Recent returns the last entries, oldest first and without a gap: about the last thousand, fewer soon after the start. The
+// caller must not change them.
 func (l *Log) Recent() []store.Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.recent[:len(l.recent):len(l.recent)]
 }
 
-// After returns at most limit entries above n, as store.Store.After does, but only up to the log's position. It answers from
-// memory where it can, and otherwise fails with the store's errors.
+// After returns at most limit entries above n, as store.Store.After does, but only up to the log's position. Numbers that
+// are missing among them were deleted. It answers from memory where it can, and otherwise fails with the store's errors.
 func (l *Log) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	recent := l.Recent()
-	if len(recent) == 0 || n < recent[0].N-1 {
-		return l.store.After(ctx, n, limit)
+	if len(recent) > 0 && n >= recent[0].N-1 {
+		rest := recent[min(n-recent[0].N+1, int64(len(recent))):]
+		return rest[:min(limit, len(rest))], nil
 	}
-	rest := recent[min(n-recent[0].N+1, int64(len(recent))):]
-	return rest[:min(limit, len(rest))], nil
+	l.mu.Lock()
+	position := l.position
+	l.mu.Unlock()
+	entries, err := l.store.After(ctx, n, limit)
+	return through(entries, position), err
 }
 
-// wake ends Run's wait.
+// Read returns the entries above n up to the number last, in order, with as many calls of After as that takes. It fails with
+// the store's errors.
+func (l *Log) Read(ctx context.Context, n, last int64) ([]store.Entry, error) {
+	var entries []store.Entry
+	for n < last {
+		more, err := l.store.After(ctx, n, maxBatch)
+		if err != nil {
+			return nil, err
+		}
+		if len(more) == 0 {
+			break
+		}
+		n = more[len(more)-1].N
+		entries = append(entries, through(more, last)...)
+	}
+	return entries, nil
+}
+
+// through returns the entries with numbers up to last.
+func through(entries []store.Entry, last int64) []store.Entry {
+	i, _ := slices.BinarySearchFunc(entries, last+1, func(e store.Entry, n int64) int { return int(e.N - n) })
+	return entries[:i]
+}
+
+// wake ends the follower's wait.
 func (l *Log) wake() {
 	select {
 	case l.wakeup <- struct{}{}:

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -13,36 +15,34 @@ import (
 	"balanza/services/store"
 )
 
-// memoryStore implements only the log of a store.Store, in memory.
+// memoryStore implements only the log and the process records of a Store, in memory. An entry of number 0 is a hole.
 type memoryStore struct {
 	store.Store
-	mu      sync.Mutex
-	entries []store.Entry
-	err     error // returned by every call
-	reads   int   // calls of After
-	appends int   // calls of Append
+	mu        sync.Mutex
+	entries   []store.Entry // entries[i] has the number i+1
+	err       error         // returned by every call
+	reads     int           // calls of After
+	appends   int           // calls of Append
+	processes int           // returned by CountProcesses
 }
 
-func (m *memoryStore) Append(_ context.Context, last int64, entries []store.Entry) (int, error) {
+func (m *memoryStore) Append(_ context.Context, entries []store.Entry) ([]store.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.appends++
 	if m.err != nil {
-		return 0, m.err
+		return nil, m.err
 	}
-	if last != int64(len(m.entries)) {
-		return 0, nil
-	}
+	stored := slices.Clone(entries)
 	for i, e := range entries {
-		for _, other := range m.entries {
-			if idOf(other) == idOf(e) {
-				return i, nil
-			}
+		if known := slices.IndexFunc(m.entries, func(o store.Entry) bool { return o.N > 0 && idOf(o) == idOf(e) }); known >= 0 {
+			stored[i] = m.entries[known]
+			continue
 		}
-		e.N = last + int64(i) + 1
-		m.entries = append(m.entries, e)
+		stored[i].N = int64(len(m.entries)) + 1
+		m.entries = append(m.entries, stored[i])
 	}
-	return len(entries), nil
+	return stored, nil
 }
 
 func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]store.Entry, error) {
@@ -52,9 +52,21 @@ func (m *memoryStore) After(_ context.Context, n int64, limit int) ([]store.Entr
 	if m.err != nil {
 		return nil, m.err
 	}
-	rest := m.entries[min(int(n), len(m.entries)):]
+	rest := slices.Clone(m.entries[min(int(n), len(m.entries)):])
+	rest = slices.DeleteFunc(rest, func(e store.Entry) bool { return e.N == 0 })
 	// Fewer than limit, as the contract allows.
-	return append([]store.Entry{}, rest[:min(limit, len(rest), 77)]...), nil
+	return rest[:min(limit, len(rest), 77)], nil
+}
+
+func (m *memoryStore) Fill(_ context.Context, first, last int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n := first; n <= last; n++ {
+		if m.entries[n-1].N == 0 {
+			m.entries[n-1] = store.Entry{N: n, Kind: store.Filler, ClientID: fmt.Sprint("filler", n)}
+		}
+	}
+	return m.err
 }
 
 func (m *memoryStore) Last(context.Context) (int64, error) {
@@ -63,15 +75,12 @@ func (m *memoryStore) Last(context.Context) (int64, error) {
 	return int64(len(m.entries)), m.err
 }
 
-func (m *memoryStore) EntryByClientID(_ context.Context, author, clientID string) (store.Entry, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, e := range m.entries {
-		if idOf(e) == (entryID{author, clientID}) {
-			return e, m.err
-		}
-	}
-	return store.Entry{}, errors.Join(store.ErrNotFound, m.err)
+func (m *memoryStore) Now(context.Context) (time.Time, error) { return time.Now(), nil }
+
+func (m *memoryStore) PutProcess(context.Context, store.Process) error { return nil }
+
+func (m *memoryStore) CountProcesses(context.Context, time.Time) (int, error) {
+	return m.processes, nil
 }
 
 func (m *memoryStore) set(f func()) {
@@ -101,7 +110,7 @@ func ids(entries []store.Entry) []string {
 func withLog(t *testing.T, m *memoryStore, test func(t *testing.T, l *Log)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := NewLog(m)
+		l := New(m, store.NewClock(m, slog.New(slog.DiscardHandler)), func() store.Process { return store.Process{} })
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
 		test(t, l)
@@ -228,8 +237,7 @@ func TestSubscribe(t *testing.T) {
 			after, first int64
 			got          []store.Entry
 		}
-		subs := []*subscription{{after: 0, first: 1}, {after: 700, first: 701}, {after: 2499, first: 2500}, {after: 2502, first: 2503},
-			{after: -1, first: 2500 - initialRead + 1}}
+		subs := []*subscription{{after: 0, first: 1}, {after: 700, first: 701}, {after: 2499, first: 2500}, {after: 2502, first: 2503}}
 		for _, s := range subs {
 			l.Subscribe(s.after, func(entries []store.Entry) { s.got = append(s.got, entries...) })
 		}
@@ -301,5 +309,107 @@ func TestServerLosesEntries(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A process that died between the reservation of a number and its insert leaves a hole.
+func TestHole(t *testing.T) {
+	for _, pages := range []int{0, 1} {
+		m := &memoryStore{}
+		m.write("a", "b")
+		withLog(t, m, func(t *testing.T, l *Log) {
+			l.AddPages(pages)
+			var got []string
+			l.Subscribe(2, func(entries []store.Entry) { got = append(got, ids(entries)...) })
+			time.Sleep(3 * time.Second)
+			m.set(func() { m.entries = append(m.entries, store.Entry{}, store.Entry{}) })
+			began := time.Now()
+			if _, err := l.Append(withTimeout(t, time.Minute), store.Entry{Kind: store.LoggedOut, ClientID: "c"}); err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("the append waited %v for the hole", waited)
+			}
+			reads := m.reads
+			time.Sleep(900 * time.Millisecond)
+			synctest.Wait()
+			if len(got) > 0 {
+				t.Errorf("delivered beside a hole whose writer may live: %v", got)
+			}
+			if reads = m.reads - reads; reads > 100 {
+				t.Errorf("%d questions in 0.9 s of waiting", reads)
+			}
+			time.Sleep(1100 * time.Millisecond) // 2 s in all
+			synctest.Wait()
+			if want := []string{"3 filler3", "4 filler4", "5 c"}; !reflect.DeepEqual(got, want) {
+				t.Errorf("with %d pages: delivered %v, want %v", pages, got, want)
+			}
+		})
+	}
+}
+
+// The writer of a hole that is alive fills it itself; the follower then goes on at once.
+func TestLateWriter(t *testing.T) {
+	m := &memoryStore{}
+	m.write("a")
+	withLog(t, m, func(t *testing.T, l *Log) {
+		l.AddPages(1)
+		var got []string
+		l.Subscribe(1, func(entries []store.Entry) { got = append(got, ids(entries)...) })
+		m.set(func() { m.entries = append(m.entries, store.Entry{}) })
+		m.write("c")
+		time.Sleep(500 * time.Millisecond)
+		m.set(func() { m.entries[1] = store.Entry{N: 2, Kind: store.LoggedOut, ClientID: "b"} })
+		time.Sleep(20 * time.Millisecond)
+		synctest.Wait()
+		if want := []string{"2 b", "3 c"}; !reflect.DeepEqual(got, want) {
+			t.Errorf("delivered %v, want %v", got, want)
+		}
+	})
+}
+
+// A process that starts while a number is reserved must not take a later one as its position.
+func TestStartBesideHole(t *testing.T) {
+	m := &memoryStore{}
+	m.write("a", "b")
+	m.set(func() { m.entries = append(m.entries, store.Entry{}) })
+	m.write("d")
+	withLog(t, m, func(t *testing.T, l *Log) {
+		<-l.Ready()
+		if got, want := ids(l.Recent()), []string{"1 a", "2 b"}; !reflect.DeepEqual(got, want) {
+			t.Errorf("recent %v, want %v", got, want)
+		}
+		var got []string
+		l.Subscribe(2, func(entries []store.Entry) { got = append(got, ids(entries)...) })
+		m.set(func() { m.entries[2] = store.Entry{N: 3, Kind: store.LoggedOut, ClientID: "c"} })
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if want := []string{"3 c", "4 d"}; !reflect.DeepEqual(got, want) {
+			t.Errorf("delivered %v, want %v", got, want)
+		}
+	})
+}
+
+// All processes together ask at most maxQuestions times a second, whatever each of them does.
+func TestShareOfQuestions(t *testing.T) {
+	for _, processes := range []int{1, 40, 400} {
+		for _, appending := range []bool{false, true} {
+			m := &memoryStore{processes: processes}
+			withLog(t, m, func(t *testing.T, l *Log) {
+				l.AddPages(1)
+				time.Sleep(time.Second) // the processes have been counted
+				m.set(func() { m.reads = 0 })
+				for i := range 1000 { // messages of other processes all the time, so that there is always news
+					m.write(fmt.Sprint("other", i))
+					if appending {
+						l.Append(t.Context(), store.Entry{Kind: store.LoggedOut})
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if m.reads*processes > maxQuestions*11/10 {
+					t.Errorf("appending %v: %d questions a second of each of %d processes", appending, m.reads, processes)
+				}
+			})
+		}
 	}
 }

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -26,6 +27,9 @@ var (
 // CallTimeout is the longest time that a call of a Store takes. It leaves a web page enough time to answer that the
 // service is unavailable.
 const CallTimeout = 2 * time.Second
+
+// DeleteBatch is the highest number of entries that one call deletes, so that it ends in time and delays no writer for long.
+const DeleteBatch = 1000
 
 // WrapError maps an error of a database driver to the errors of the contract: nil stays nil, noRecord, the driver's error
 // for an empty result, becomes ErrNotFound, and every other error is wrapped in ErrUnavailable, since whatever else fails
@@ -88,16 +92,19 @@ const (
 	ProductChanged Kind = "product"
 	// LoggedOut records that the session whose id is Entry.Subject was ended.
 	LoggedOut Kind = "logout"
+	// Filler records nothing. It occupies a number that was given to an entry which was never written.
+	Filler Kind = "filler"
 )
 
-// Entry is one event of the log that every process follows. Entries are numbered 1, 2, 3 … without a gap.
+// Entry is one event of the log that every process follows. Entries are numbered 1, 2, 3 …; a gap is temporary (see Append),
+// or left by a deletion.
 type Entry struct {
 	N       int64 `bson:"_id"` // 0 until the entry is stored
 	Kind    Kind
 	Subject string   // for ProductChanged and LoggedOut
 	Message *Message `bson:"message,omitempty"` // for MessagePosted
 	// Author and ClientID are unique together, so that a repeated request stores nothing twice. For a message they are
-	// its author's email and the id that the page chose; for any other kind Author is empty and ClientID is random.
+	// its author's email and the id that the page chose; for any other kind Author is empty and ClientID is a NewEventID.
 	Author   string
 	ClientID string `bson:"clientId"`
 }
@@ -109,9 +116,28 @@ type Message struct {
 	Time   time.Time // UTC, stored in whole milliseconds
 }
 
+// NewEventID returns a ClientID for an entry that is not a message. It sorts by time, like a UUID of version 7, so that the
+// index of client ids also finds old events.
+func NewEventID(now time.Time) string { return eventIDPrefix(now) + rand.Text() }
+
+// eventIDPrefix is the part of a NewEventID that depends on the time: milliseconds since 1970 as 12 hexadecimal digits.
+func eventIDPrefix(at time.Time) string { return fmt.Sprintf("%012x-", at.UnixMilli()) }
+
+// Process is the record that a running process keeps of itself in the store while it runs.
+type Process struct {
+	ID         string `bson:"_id"` // random, a new one at each start
+	Server     string // as in the header X-Balanza-Server
+	Host       string
+	Worker     int // of a CLUSTER, from 1; 0: the server is one process
+	PID        int
+	Version    string
+	Websockets int       // open at the moment
+	Expires    time.Time // UTC, stored in whole milliseconds
+}
+
 // Store is the contract of a database. All calls are safe for concurrent use, also by several processes on one database;
-// each honours its context and ends within CallTimeout in any case. Any call may fail with ErrUnavailable, and any call
-// with ErrInvalid when an argument does not pass the Check functions of this package.
+// each honours its context, and ends within CallTimeout when that has no deadline. Any call may fail with ErrUnavailable,
+// and any call with ErrInvalid when an argument does not pass the Check functions of this package.
 type Store interface {
 	// CreateUser fails with ErrTaken when the email exists; of two concurrent calls for one email, one fails.
 	CreateUser(ctx context.Context, u User) error
@@ -142,24 +168,34 @@ type Store interface {
 
 	// Count adds n to the counter of that key and returns its new value. A counter starts at 0 and is deleted some time
 	// after expires, so callers put the period that they count in into the key. n may be negative, or 0 to read the
-	// value. Counters are for small limits: each unit counted may cost a record.
+	// value.
 	Count(ctx context.Context, key string, n int, expires time.Time) (int, error)
 
-	// Append writes entries under the numbers last+1, last+2 …, where last is the caller's belief of the log's last
-	// number, and ignores the N of the entries. It returns how many entries it wrote, in order. That is fewer than
-	// len(entries), with a nil error, when a number exists already (another process was faster), when an (Author,
-	// ClientID) exists already, or when entry last does not exist. After ErrUnavailable any prefix of the entries may
-	// be in the log, now or a little later.
-	Append(ctx context.Context, last int64, entries []Entry) (int, error)
-	// After returns at most limit entries with numbers above n, in order and without a gap. It returns none only when
-	// there are none, but may return fewer than limit when reading more would take too long.
+	// Append stores entries in the log under the next numbers, in their order, and ignores their N. It returns them as the
+	// log has them: a new entry with its number, and in place of one whose (Author, ClientID) is in the log the entry that is
+	// stored. After ErrUnavailable any of the entries may be in the log, now or a little later, and the numbers that they
+	// were given may stay without an entry.
+	Append(ctx context.Context, entries []Entry) ([]Entry, error)
+	// After returns at most limit entries with numbers above n, in order. It returns none only when there are none, but may
+	// return fewer than limit when reading more would take too long. A number is missing while a process that was given it
+	// has not written its entry yet.
 	After(ctx context.Context, n int64, limit int) ([]Entry, error)
-	// Last returns the highest number of the log, 0 when the log is empty.
+	// Fill stores a Filler under every number from first to last that has no entry. An Append that was given one of these
+	// numbers and writes later takes a new one.
+	Fill(ctx context.Context, first, last int64) error
+	// Last returns the highest number that has an entry, 0 when the log is empty.
 	Last(ctx context.Context) (int64, error)
-	// EntryByClientID returns the entry of that author and client id. It fails with ErrNotFound.
-	EntryByClientID(ctx context.Context, author, clientID string) (Entry, error)
-
-	// Sweep deletes the sessions and counters that expired at or before now and returns the number of deleted records.
+	// DeleteEvents deletes entries that are not messages, have numbers up to n and are older than before; DeleteEntries
+	// deletes the entries with the lowest numbers up to n. Both delete at most DeleteBatch and return how many.
+	DeleteEvents(ctx context.Context, n int64, before time.Time) (int, error)
+	DeleteEntries(ctx context.Context, n int64) (int, error)
+	// PutProcess creates or replaces the record of a process.
+	PutProcess(ctx context.Context, p Process) error
+	// CountProcesses returns the number of records that expire after now.
+	CountProcesses(ctx context.Context, now time.Time) (int, error)
+	// Now returns the time by the clock of the database's server.
+	Now(ctx context.Context) (time.Time, error)
+	// Sweep deletes the sessions, counters and processes that expired at or before now and returns how many it deleted.
 	Sweep(ctx context.Context, now time.Time) (int, error)
 	// Ping fails with ErrUnavailable when the database does not answer.
 	Ping(ctx context.Context) error

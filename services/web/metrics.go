@@ -101,7 +101,7 @@ func (s *Site) showMetrics(c *fiber.Ctx) error {
 		{"balanza_resident_memory_bytes", float64(s.info.sample().RSS)},
 		{"balanza_goroutines", float64(runtime.NumGoroutine())},
 		{"balanza_connections", float64(s.conns.count())},
-		{"balanza_websockets", float64(s.clients.count())},
+		{"balanza_websockets", float64(s.Websockets())},
 		{"balanza_start_time_seconds", float64(p.Started.UnixMilli()) / 1000},
 	} {
 		fmt.Fprintf(&b, "# TYPE %[1]s gauge\n%[1]s%[2]s %[3]s\n", gauge.name, labels,

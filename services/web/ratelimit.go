@@ -23,7 +23,10 @@ const (
 // fails with 429 when the client's address has made too many; other addresses are not affected. The function that it
 // returns takes the attempt off the count again.
 func (s *Site) countLogin(ctx context.Context, c *fiber.Ctx, email string) (func(context.Context) error, error) {
-	now := time.Now()
+	now, err := s.now(ctx)
+	if err != nil {
+		return nil, err
+	}
 	end := now.Truncate(loginWindow).Add(loginWindow)
 	start := "login/" + strconv.FormatInt(end.Unix(), 36) + "/" + network(clientAddress(c))
 	sum := sha256.Sum256([]byte(email))

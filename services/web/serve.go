@@ -9,6 +9,8 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/valyala/fasthttp"
+
+	"balanza/services/eventlog"
 )
 
 const (
@@ -88,6 +90,9 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 	}
 }
 
+// Websockets returns the number of open websockets.
+func (s *Site) Websockets() int { return s.clients.count() }
+
 // trackConn keeps conns up to date; it is fasthttp's ConnState hook. A hijacked connection is a websocket from then on.
 func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
 	switch state {
@@ -98,7 +103,7 @@ func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
 	}
 }
 
-// sweep deletes expired sessions and counters from the store every few minutes until ctx ends. All processes do so, at
+// sweep deletes what has expired, and old entries of the log, every few minutes until ctx ends. All processes do so, at
 // different times.
 func (s *Site) sweep(ctx context.Context) {
 	for {
@@ -107,8 +112,20 @@ func (s *Site) sweep(ctx context.Context) {
 			return
 		case <-time.After(sweepInterval/2 + rand.N(sweepInterval)):
 		}
-		if _, err := s.config.Store.Sweep(ctx, time.Now()); err != nil {
-			s.log.Warn("expired sessions not deleted", "error", err)
+		if err := s.sweepOnce(ctx); err != nil {
+			s.log.Warn("expired sessions and old entries not deleted", "error", err)
 		}
 	}
+}
+
+func (s *Site) sweepOnce(ctx context.Context) error {
+	now, err := s.now(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.config.Store.Sweep(ctx, now); err != nil {
+		return err
+	}
+	_, err = eventlog.Prune(ctx, s.config.Store, now, s.config.KeepMessages)
+	return err
 }

@@ -60,6 +60,8 @@ func (downStore) User(context.Context, string) (store.User, error) {
 	return store.User{}, store.ErrUnavailable
 }
 
+func (downStore) Now(context.Context) (time.Time, error) { return time.Time{}, store.ErrUnavailable }
+
 func (downStore) Products(context.Context) ([]store.Product, error) {
 	return nil, store.ErrUnavailable
 }
@@ -72,9 +74,10 @@ func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
 func siteWithoutStore(t *testing.T, config Config) *Site {
 	t.Helper()
 	config.Store = downStore{}
-	config.Log = eventlog.NewLog(config.Store)
+	config.Logger = slog.New(slog.DiscardHandler)
+	config.Clock = store.NewClock(config.Store, config.Logger)
+	config.Log = eventlog.New(config.Store, config.Clock, func() store.Process { return store.Process{} })
 	config.Process = testProcess()
-	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	s, err := New(config)
 	if err != nil {
 		t.Fatal(err)

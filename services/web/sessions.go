@@ -35,6 +35,9 @@ func (s *Site) storeContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(s.work, storeTimeout)
 }
 
+// now is the time by which sessions and limits are judged. It fails with store.ErrUnavailable.
+func (s *Site) now(ctx context.Context) (time.Time, error) { return s.config.Clock.Now(ctx) }
+
 // cookieName returns the cookie's name. Browsers accept __Host- names only over TLS and for exactly this host.
 func cookieName(secure bool) string {
 	if secure {
@@ -76,7 +79,11 @@ func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session,
 	if id == "" {
 		return store.Session{}, errLoginRequired
 	}
-	session, err := s.config.Store.Session(ctx, id, time.Now())
+	now, err := s.now(ctx)
+	if err != nil {
+		return store.Session{}, err
+	}
+	session, err := s.config.Store.Session(ctx, id, now)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.Session{}, errLoginRequired
 	}
@@ -89,7 +96,11 @@ func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session,
 // touchSession extends a session to sessionLength from now, unless that was done within touchInterval. It updates session
 // and the store.
 func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
-	expires := time.Now().Add(sessionLength)
+	now, err := s.now(ctx)
+	if err != nil {
+		return err
+	}
+	expires := now.Add(sessionLength)
 	if expires.Sub(session.Expires) < touchInterval {
 		return nil
 	}
@@ -105,12 +116,16 @@ func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, email string) err
 			return err
 		}
 	}
+	now, err := s.now(ctx)
+	if err != nil {
+		return err
+	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	session := store.Session{
 		ID:      base64.RawURLEncoding.EncodeToString(random[:]),
 		Email:   email,
-		Expires: time.Now().Add(sessionLength),
+		Expires: now.Add(sessionLength),
 	}
 	if err := s.config.Store.CreateSession(ctx, session); err != nil {
 		return err
@@ -172,9 +187,13 @@ func (s *Site) watchSessions(ctx context.Context) {
 
 // endExpired ends the websockets of those of the sessions that have ended.
 func (s *Site) endExpired(ctx context.Context, ids []string, open map[string][]*client) {
-	live, err := s.config.Store.LiveSessions(ctx, ids, time.Now())
+	now, err := s.now(ctx)
 	if err != nil {
 		return // nothing is known about them; they are looked up again soon
+	}
+	live, err := s.config.Store.LiveSessions(ctx, ids, now)
+	if err != nil {
+		return
 	}
 	alive := make(map[string]bool, len(live))
 	for _, id := range live {

@@ -38,6 +38,7 @@ type Process struct {
 // returned.
 type Config struct {
 	Store   store.Store
+	Clock   *store.Clock // of Store
 	Log     *eventlog.Log
 	Process Process
 	Logger  *slog.Logger
@@ -45,6 +46,9 @@ type Config struct {
 	// TrustedProxies are the addresses and CIDR ranges of proxies. X-Forwarded-Proto, and the last address of
 	// X-Forwarded-For, are believed when a request comes from one of them.
 	TrustedProxies []string
+
+	// KeepMessages is how long messages are kept at least. 0: for ever.
+	KeepMessages time.Duration
 
 	// DrainDelay is how long the listener stays open after readiness has failed, so that balancers, which ask every few
 	// seconds, notice it before connections fail.

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,14 +48,15 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	if wrapper, ok := config.Store.(*panickingStore); ok {
 		wrapper.Store, st = db, wrapper
 	}
-	log := eventlog.NewLog(st)
+	config.Logger = slog.New(slog.DiscardHandler)
+	clock := store.NewClock(st, config.Logger)
+	log := eventlog.New(st, clock, func() store.Process { return store.Process{} })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { _ = log.Run(ctx); close(ended) }()
 	t.Cleanup(func() { cancel(); <-ended })
 
-	config.Store, config.Log, config.Process = st, log, testProcess()
-	config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	config.Store, config.Clock, config.Log, config.Process = st, clock, log, testProcess()
 	site, err := New(config)
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/mail"
 	"strings"
-	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -106,7 +105,11 @@ func (s *Site) register(_ *fiber.Ctx, f *form) (string, error) {
 	}
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: time.Now().UTC()}
+	now, err := s.now(ctx)
+	if err != nil {
+		return "", err
+	}
+	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: now}
 	err = s.config.Store.CreateUser(ctx, user)
 	if errors.Is(err, store.ErrTaken) {
 		err = errEmailTaken

@@ -3,6 +3,8 @@ package mongostore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
@@ -11,68 +13,207 @@ import (
 	"balanza/services/store"
 )
 
-// Append inserts the entries under their numbers. Of two processes that append at the same number the unique _id lets one
-// succeed.
-func (d *database) Append(ctx context.Context, last int64, entries []store.Entry) (int, error) {
-	docs := make([]any, len(entries))
-	for i, e := range entries {
-		if err := e.Check(); err != nil {
-			return 0, err
-		}
-		e.N = last + int64(i) + 1
-		docs[i] = e
-	}
-	if len(docs) == 0 {
-		return 0, nil
-	}
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	if err := d.ensureIndexes(ctx); err != nil {
-		return 0, err
-	}
-	// The unique _id rejects a number that exists, but not one that would leave a gap.
-	if last > 0 {
-		err := d.entries.FindOne(ctx, byID(last), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
-		if errors.Is(err, mongo.ErrNoDocuments) {
-			return 0, nil
-		}
-		if err != nil {
-			return 0, wrap(err)
-		}
-	}
-	return insert(ctx, d.entries, docs)
-}
+// The document of sequences that counts the numbers given out.
+const (
+	entrySequence = "entries"
+	sequenceField = "last"
+)
 
-// insert inserts documents in order up to the first that a unique index rejects, and returns how many it inserted. A
-// duplicate key is no error to its caller: it means that another process has the number, or that the entry is stored
-// already. A write concern error beside it is one, since the documents before may then be lost in a failover.
-func insert(ctx context.Context, c *mongo.Collection, docs []any) (int, error) {
-	_, err := c.InsertMany(ctx, docs)
-	bulk, ok := errors.AsType[mongo.BulkWriteException](err)
-	if ok && bulk.WriteConcernError == nil && mongo.IsDuplicateKeyError(err) {
-		return bulk.WriteErrors[0].Index, nil
-	}
-	if err != nil {
-		return 0, wrap(err)
-	}
-	return len(docs), nil
-}
+// maxAttempts is how often one call of Append takes new numbers. Each further attempt needs another process to have filled
+// the numbers of the one before, or a sequence that had fallen behind.
+const maxAttempts = 8
 
 // readBatch is how many entries a cursor returns at a time. What arrived before a timeout is returned, so that a caller
 // that is far behind gets on however slow the server is.
 const readBatch = 100
 
-// After reads the range above n by the index of _id, as far as it has no gap.
+// Append reserves numbers for the entries with one $inc, and inserts them under these. The design is that of CORFU
+// (Balakrishnan et al., NSDI 2012): the sequence only suggests numbers, and the unique _id alone makes each of them
+// write-once, so that a sequence that was lost or set back does no harm.
+func (d *database) Append(ctx context.Context, entries []store.Entry) ([]store.Entry, error) {
+	for _, e := range entries {
+		if err := e.Check(); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	t, err := d.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored := map[identity]store.Entry{}
+	pending := entries
+	for range maxAttempts {
+		if len(pending) == 0 {
+			break
+		}
+		if pending, err = d.appendOnce(ctx, t, pending, stored); err != nil {
+			return nil, err
+		}
+	}
+	if len(pending) > 0 {
+		return nil, fmt.Errorf("%w: %d times other entries had the numbers", store.ErrUnavailable, maxAttempts)
+	}
+	result := make([]store.Entry, len(entries))
+	for i, e := range entries {
+		result[i] = stored[identityOf(e)]
+		d.known(result[i].N)
+	}
+	return result, nil
+}
+
+// identity is what is unique in the log besides the number.
+type identity struct{ author, clientID string }
+
+func identityOf(e store.Entry) identity { return identity{e.Author, e.ClientID} }
+
+// appendOnce reserves numbers for the entries and inserts them in order, up to the first conflict: its number or its
+// identity is in the log. It adds the entries that the log has to stored, and returns those that it has not.
+func (d *database) appendOnce(
+	ctx context.Context, t *tables, entries []store.Entry, stored map[identity]store.Entry,
+) (pending []store.Entry, err error) {
+	first, err := d.reserve(ctx, t, len(entries))
+	if err != nil {
+		return nil, err
+	}
+	docs := make([]any, len(entries))
+	for i, e := range entries {
+		e.N = first + int64(i)
+		docs[i] = e
+	}
+	inserted := len(docs)
+	if _, err := t.entries.InsertMany(ctx, docs); err != nil {
+		bulk, ok := onlyDuplicates(err)
+		if !ok {
+			return nil, wrap(err)
+		}
+		inserted = bulk.WriteErrors[0].Index
+	}
+	for _, doc := range docs[:inserted] {
+		e := doc.(store.Entry)
+		stored[identityOf(e)] = e
+	}
+	rest := entries[inserted:]
+	if len(rest) == 0 {
+		return nil, nil
+	}
+	found, err := t.findByIdentity(ctx, rest)
+	if err != nil {
+		return nil, err
+	}
+	// A filler is written after the look-up and with a journaled write. So what was found is in the journal too, also on a
+	// standalone server, where a read may see an entry that is not yet.
+	if err := t.fill(ctx, first+int64(inserted), first+int64(len(entries))-1); err != nil {
+		return nil, err
+	}
+	for _, e := range rest {
+		if f, ok := found[identityOf(e)]; ok {
+			stored[identityOf(e)] = f
+		} else {
+			pending = append(pending, e)
+		}
+	}
+	if len(pending) > 0 && identityOf(pending[0]) == identityOf(rest[0]) { // its number was taken
+		return pending, d.raiseSequence(ctx, t)
+	}
+	return pending, nil
+}
+
+// reserve returns the first of n numbers in a row that nobody else gets. When the sequence has fallen behind (a failover, a
+// restored backup, somebody who set it back), it gives out numbers up to the highest known one again. These must not be used
+// even if they are free: their entries were deleted, and followers are past them.
+func (d *database) reserve(ctx context.Context, t *tables, n int) (first int64, err error) {
+	if d.highest.Load() == 0 { // nothing is known yet, or the log is empty
+		if _, err := d.Last(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for {
+		highest := d.highest.Load() // before the $inc: numbers that are given out later may be known after it
+		last, err := increment(ctx, t.sequences, entrySequence, sequenceField, n, nil)
+		if err != nil {
+			return 0, err
+		}
+		if first := last - int64(n) + 1; first > highest {
+			return first, nil
+		}
+		if err := d.raiseSequence(ctx, t); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// raiseSequence makes the sequence at least the highest number of the log.
+func (d *database) raiseSequence(ctx context.Context, t *tables) error {
+	if _, err := d.Last(ctx); err != nil {
+		return err
+	}
+	raise := bson.D{{Key: "$max", Value: bson.D{{Key: sequenceField, Value: d.highest.Load()}}}}
+	_, err := t.sequences.UpdateOne(ctx, byID(entrySequence), raise)
+	return wrap(err)
+}
+
+// known remembers that a number has an entry.
+func (d *database) known(n int64) {
+	for highest := d.highest.Load(); n > highest && !d.highest.CompareAndSwap(highest, n); highest = d.highest.Load() {
+	}
+}
+
+// findByIdentity returns those of the entries that the log has, as they are stored there.
+func (t *tables) findByIdentity(ctx context.Context, entries []store.Entry) (map[identity]store.Entry, error) {
+	var authors, clientIDs []string
+	for _, e := range entries {
+		authors, clientIDs = append(authors, e.Author), append(clientIDs, e.ClientID)
+	}
+	// The query also matches the client ids of one author with another author; the map tells them apart.
+	docs, err := findAll[store.Entry](ctx, t.entries, bson.D{where("author", "$in", authors), where("clientId", "$in", clientIDs)}, nil)
+	found := make(map[identity]store.Entry, len(docs))
+	for _, e := range docs {
+		found[identityOf(e)] = e
+	}
+	return found, err
+}
+
+// fill inserts a filler under every number from first to last that is free. The order does not matter, so one number that is
+// taken does not keep the others from being filled.
+func (t *tables) fill(ctx context.Context, first, last int64) error {
+	var fillers []any
+	for n := first; n <= last; n++ {
+		fillers = append(fillers, store.Entry{N: n, Kind: store.Filler, ClientID: store.NewEventID(time.Now())})
+	}
+	if len(fillers) == 0 {
+		return nil
+	}
+	_, err := t.entries.InsertMany(ctx, fillers, options.InsertMany().SetOrdered(false))
+	if _, ok := onlyDuplicates(err); ok {
+		return nil
+	}
+	return wrap(err)
+}
+
+// Fill lets the unique _id decide between a filler and the process that was given the number.
+func (d *database) Fill(ctx context.Context, first, last int64) error {
+	t, err := d.use(ctx)
+	if err != nil {
+		return err
+	}
+	return t.fill(ctx, first, last)
+}
+
+// After reads the range above n by the index of _id.
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	if limit <= 0 { // which MongoDB takes for no limit
 		return nil, nil
 	}
-	ctx, cancel := withTimeout(ctx)
+	t, err := d.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
-	aboveN := bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: n}}}}
-	byNumber := options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)).
-		SetBatchSize(int32(min(limit, readBatch)))
-	cursor, err := d.entries.Find(ctx, aboveN, byNumber)
+	opts := options.Find().SetSort(byNumber(1)).SetLimit(int64(limit)).SetBatchSize(int32(min(limit, readBatch)))
+	cursor, err := t.entries.Find(ctx, bson.D{where("_id", "$gt", n)}, opts)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -83,11 +224,7 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 		if err := cursor.Decode(&e); err != nil {
 			return nil, wrap(err)
 		}
-		// A scan that runs during an insert may return a later entry without an earlier one. The entries after the gap
-		// come with the next call.
-		if e.N != n+int64(len(entries))+1 {
-			return entries, nil
-		}
+		d.known(e.N)
 		entries = append(entries, e)
 	}
 	if len(entries) > 0 {
@@ -98,25 +235,50 @@ func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry
 
 // Last reads the highest number by the index of _id.
 func (d *database) Last(ctx context.Context) (int64, error) {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	last := options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}}).SetProjection(bson.D{{Key: "_id", Value: 1}})
+	t, err := d.use(ctx)
+	if err != nil {
+		return 0, err
+	}
 	var e store.Entry
-	err := d.entries.FindOne(ctx, bson.D{}, last).Decode(&e)
+	err = t.entries.FindOne(ctx, bson.D{}, options.FindOne().SetSort(byNumber(-1)).SetProjection(onlyID)).Decode(&e)
 	if errors.Is(err, mongo.ErrNoDocuments) {
 		return 0, nil
 	}
+	d.known(e.N)
 	return e.N, wrap(err)
 }
 
-// EntryByClientID uses the unique index that ensureIndexes creates.
-func (d *database) EntryByClientID(ctx context.Context, author, clientID string) (store.Entry, error) {
-	if err := store.CheckText(author, clientID); err != nil {
-		return store.Entry{}, err
+// DeleteEvents finds events by the index of client ids: these sort by time, and only events have no author.
+func (d *database) DeleteEvents(ctx context.Context, n int64, before time.Time) (int, error) {
+	return d.deleteEntries(ctx, bson.D{
+		{Key: "author", Value: ""}, where("clientId", "$lt", store.NewEventID(before)), where("_id", "$lte", n),
+	}, options.Find())
+}
+
+// DeleteEntries finds the lowest numbers by the index of _id.
+func (d *database) DeleteEntries(ctx context.Context, n int64) (int, error) {
+	return d.deleteEntries(ctx, bson.D{where("_id", "$lte", n)}, options.Find().SetSort(byNumber(1)))
+}
+
+// deleteEntries deletes at most store.DeleteBatch entries that match the filter. DeleteMany itself has no limit.
+func (d *database) deleteEntries(ctx context.Context, filter bson.D, opts *options.FindOptions) (int, error) {
+	t, err := d.use(ctx)
+	if err != nil {
+		return 0, err
 	}
-	ctx, cancel := withTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
-	var e store.Entry
-	err := d.entries.FindOne(ctx, bson.D{{Key: "author", Value: author}, {Key: "clientId", Value: clientID}}).Decode(&e)
-	return e, wrap(err)
+	entries, err := findAll[store.Entry](ctx, t.entries, filter, opts.SetLimit(store.DeleteBatch).SetProjection(onlyID))
+	if err != nil || len(entries) == 0 {
+		return 0, err
+	}
+	numbers := make([]int64, len(entries))
+	for i, e := range entries {
+		numbers[i] = e.N
+	}
+	res, err := t.entries.DeleteMany(ctx, bson.D{where("_id", "$in", numbers)})
+	if err != nil {
+		return 0, wrap(err)
+	}
+	return int(res.DeletedCount), nil
 }

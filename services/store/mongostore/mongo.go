@@ -1,10 +1,12 @@
 // Package mongostore implements store.Store in MongoDB: standalone, replica set or Atlas. Nothing in it needs a replica
-// set, and every frequent query has an index: of _id, or one that ensureIndexes creates.
+// set, and every frequent query has an index: of _id, or one that setUp creates.
 package mongostore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -29,11 +31,16 @@ const (
 
 // database implements store.Store.
 type database struct {
-	client                                       *mongo.Client
-	users, sessions, products, counters, entries *mongo.Collection
-	// A channel of capacity 1 as a lock, since a mutex cannot honour a context: true once the indexes exist.
-	indexesReady chan bool
+	client *mongo.Client
+	name   string
+	// tables is nil until setUp has succeeded: the server may be down when a process starts.
+	tables atomic.Pointer[tables]
+	// highest is the highest number of the log that this process knows to have an entry: see reserve.
+	highest atomic.Int64
 }
+
+// tables are the collections.
+type tables struct{ users, sessions, products, counters, entries, sequences, processes *mongo.Collection }
 
 // Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI is malformed, or
 // when the name of a mongodb+srv URI does not resolve. It does not fail when the server is down, so that a process can
@@ -48,14 +55,13 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 	client, err := mongo.Connect(context.Background(), options.Client().
 		SetAppName("balanza").
 		SetMaxPoolSize(maxConnections).
-		SetConnectTimeout(store.CallTimeout).
 		SetServerSelectionTimeout(selectionTimeout).
 		SetHeartbeatInterval(heartbeatInterval).
-		// The URI overrides the settings above, but none of those below: an acknowledged message must survive the loss
-		// of a server, and a process must read what another one wrote.
+		// The URI overrides the settings above, but none of those below: a call must end in time, an acknowledged
+		// message must survive the loss of a server, and a process must read what another one wrote.
 		ApplyURI(uri).
+		SetTimeout(store.CallTimeout).
 		SetReadPreference(readpref.Primary()).
-		SetReadConcern(readconcern.Majority()).
 		SetWriteConcern(majority))
 	if err != nil {
 		return nil, fmt.Errorf("MongoDB's URI: %w", err)
@@ -64,78 +70,105 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 	if name == "" {
 		name = defaultDatabase
 	}
-	db := client.Database(name)
-	d := &database{
-		client:       client,
-		users:        db.Collection("users"),
-		sessions:     db.Collection("sessions"),
-		products:     db.Collection("products"),
-		counters:     db.Collection("counters"),
-		entries:      db.Collection("entries"),
-		indexesReady: make(chan bool, 1),
-	}
-	d.indexesReady <- false
-	return d, nil
+	return &database{client: client, name: name}, nil
 }
 
-// ensureIndexes creates the indexes unless this process did so before. The first append and the first sweep call it, not
-// Open, since the server may be down when a process starts. To create an index that exists has no effect.
-func (d *database) ensureIndexes(ctx context.Context) error {
-	var ready bool
-	select {
-	case ready = <-d.indexesReady:
-	case <-ctx.Done():
-		return wrap(ctx.Err())
+// use returns the collections. The first call that reaches the server sets the database up.
+func (d *database) use(ctx context.Context) (*tables, error) {
+	if t := d.tables.Load(); t != nil {
+		return t, nil
 	}
-	defer func() { d.indexesReady <- ready }()
-	if ready {
-		return nil
+	t, err := d.setUp(ctx)
+	if err != nil {
+		return nil, wrap(err)
 	}
-	// Appends rely on this one: it keeps a repeated request from being stored twice. It also serves EntryByClientID.
+	d.tables.Store(t)
+	return t, nil
+}
+
+// setUp creates the indexes; creating one that exists has no effect. It chooses the read concern by the kind of the server:
+// a replica set, also behind mongos, answers from what a majority has, which no failover takes back, and a standalone
+// server rejects that concern.
+func (d *database) setUp(ctx context.Context) (*tables, error) {
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	server, err := d.hello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	concern := readconcern.Local()
+	if server.SetName != "" || server.Msg == "isdbgrid" {
+		concern = readconcern.Majority()
+	}
+	db := d.client.Database(d.name, options.Database().SetReadConcern(concern))
+	t := &tables{
+		users: db.Collection("users"), sessions: db.Collection("sessions"), products: db.Collection("products"),
+		counters: db.Collection("counters"), entries: db.Collection("entries"),
+		sequences: db.Collection("sequences"), processes: db.Collection("processes"),
+	}
+	// It keeps a repeated request from being stored twice, finds what is stored, and finds events by age.
 	byClientID := mongo.IndexModel{
 		Keys:    bson.D{{Key: "author", Value: 1}, {Key: "clientId", Value: 1}},
 		Options: options.Index().SetUnique(true),
 	}
-	if _, err := d.entries.Indexes().CreateOne(ctx, byClientID); err != nil {
-		return wrap(err)
+	if _, err := t.entries.Indexes().CreateOne(ctx, byClientID); err != nil {
+		return nil, err
 	}
-	// These serve Sweep. A TTL index would make Sweep unnecessary, but not every compatible server has them.
+	// These serve Sweep and CountProcesses. A TTL index would delete by the server's clock too, but only once a minute and
+	// not on every compatible server.
 	byExpiry := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}}}
-	for _, c := range []*mongo.Collection{d.sessions, d.counters} {
+	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes} {
 		if _, err := c.Indexes().CreateOne(ctx, byExpiry); err != nil {
-			return wrap(err)
+			return nil, err
 		}
 	}
-	ready = true
-	return nil
+	return t, nil
+}
+
+// helloReply is what a server says about itself, by the command hello.
+type helloReply struct {
+	SetName   string    `bson:"setName"` // of a member of a replica set
+	Msg       string    `bson:"msg"`     // of mongos: isdbgrid
+	LocalTime time.Time `bson:"localTime"`
+}
+
+func (d *database) hello(ctx context.Context) (reply helloReply, err error) {
+	err = d.client.Database("admin").RunCommand(ctx, bson.D{{Key: "hello", Value: 1}}).Decode(&reply)
+	return reply, err
+}
+
+// Now asks the primary for its time.
+func (d *database) Now(ctx context.Context) (time.Time, error) {
+	reply, err := d.hello(ctx)
+	return reply.LocalTime, wrap(err)
 }
 
 // Ping asks the primary: a replica set without one cannot serve any other call.
 func (d *database) Ping(ctx context.Context) error {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
 	return wrap(d.client.Ping(ctx, readpref.Primary()))
 }
 
 // Close closes all connections, and waits up to store.CallTimeout for the calls on them.
 func (d *database) Close() error {
-	ctx, cancel := withTimeout(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), store.CallTimeout)
 	defer cancel()
 	return wrap(d.client.Disconnect(ctx))
 }
 
-// withTimeout limits a call to store.CallTimeout, on the client's side only. The client-wide option Timeout would make the
-// driver send the limit as maxTimeMS, and FerretDB on SQLite that breaks a query off can fail all later ones of that
-// connection, or answer them from outdated tables. MongoDB ends the operations of a client that has disconnected.
-func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, store.CallTimeout)
+// byID is the filter for the document of that _id. The type of id makes it a string, so a text that looks like a query
+// operator is never one.
+func byID(id string) bson.D { return bson.D{{Key: "_id", Value: id}} }
+
+// where is the condition that a field compares with a value by an operator, such as $lte.
+func where(field, operator string, value any) bson.E {
+	return bson.E{Key: field, Value: bson.D{{Key: operator, Value: value}}}
 }
 
-// byID is the filter for the document of that _id. The type of id makes it a string or a number, so a text that looks like
-// a query operator is never one.
-func byID[ID string | int64](id ID) bson.D {
-	return bson.D{{Key: "_id", Value: id}}
-}
+// byNumber sorts by _id; direction is 1 or -1.
+func byNumber(direction int) bson.D { return bson.D{{Key: "_id", Value: direction}} }
+
+// onlyID makes a query return only the _id of each document.
+var onlyID = bson.D{{Key: "_id", Value: 1}}
 
 // findAll returns the documents that match the filter.
 func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, opts *options.FindOptions) ([]Doc, error) {
@@ -146,6 +179,46 @@ func findAll[Doc any](ctx context.Context, c *mongo.Collection, filter bson.D, o
 	docs := []Doc{}
 	err = cursor.All(ctx, &docs)
 	return docs, wrap(err)
+}
+
+// increment adds n to a field of the document of that _id and returns its new value. It creates a missing document with the
+// fields of initial.
+func increment(ctx context.Context, c *mongo.Collection, id, field string, n int, initial bson.D) (int64, error) {
+	change := bson.D{{Key: "$inc", Value: bson.D{{Key: field, Value: n}}}}
+	if len(initial) > 0 { // MongoDB rejects an empty operator
+		change = append(change, bson.E{Key: "$setOnInsert", Value: initial})
+	}
+	opts := options.FindOneAndUpdate().SetUpsert(true).SetReturnDocument(options.After)
+	for {
+		doc, err := c.FindOneAndUpdate(ctx, byID(id), change, opts).Raw()
+		// Two upserts of one new _id can both choose to insert; the one that fails finds the document at its next try.
+		if mongo.IsDuplicateKeyError(err) {
+			continue
+		}
+		if err != nil {
+			return 0, wrap(err)
+		}
+		value, ok := doc.Lookup(field).AsInt64OK()
+		if !ok {
+			return 0, fmt.Errorf("%w: %s of %s is not a number", store.ErrUnavailable, field, id)
+		}
+		return value, nil
+	}
+}
+
+// onlyDuplicates reports whether an insert failed for nothing but duplicate keys. A write concern error beside them is
+// another failure: what was inserted may be lost in a failover.
+func onlyDuplicates(err error) (bulk mongo.BulkWriteException, ok bool) {
+	bulk, ok = errors.AsType[mongo.BulkWriteException](err)
+	if !ok || bulk.WriteConcernError != nil {
+		return bulk, false
+	}
+	for _, e := range bulk.WriteErrors {
+		if !mongo.IsDuplicateKeyError(e) {
+			return bulk, false
+		}
+	}
+	return bulk, true
 }
 
 // wrap maps an error of the driver to the errors of the contract.

@@ -164,13 +164,40 @@ func (d *database) Count(ctx context.Context, key string, n int, expires time.Ti
 	return value, wrap(err)
 }
 
-// Sweep uses the indexes on expires. The two statements need no transaction: a call that ends between them leaves the rest
-// to the next sweep.
-func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
-	sessions, err := d.write(ctx, `DELETE FROM sessions WHERE expires <= ?`, now.UnixMilli())
-	if err != nil {
-		return 0, err
+// PutProcess inserts or replaces the record, as one JSON text: queries look only at its expiry.
+func (d *database) PutProcess(ctx context.Context, p store.Process) error {
+	if err := store.CheckText(p.Server, p.Host, p.Version); err != nil { // json.Marshal replaces invalid UTF-8
+		return err
 	}
-	counters, err := d.write(ctx, `DELETE FROM counters WHERE expires <= ?`, now.UnixMilli())
-	return sessions + counters, err
+	record, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = d.write(ctx, `REPLACE INTO processes VALUES (?, ?, ?)`, p.ID, string(record), p.Expires.UnixMilli())
+	return err
+}
+
+// CountProcesses counts in the index on expires.
+func (d *database) CountProcesses(ctx context.Context, now time.Time) (int, error) {
+	var n int
+	err := d.readRow(ctx, `SELECT count(*) FROM processes WHERE expires > ?`, []any{now.UnixMilli()}, &n)
+	return n, err
+}
+
+// Now is this machine's clock: all processes that share a file run here.
+func (d *database) Now(ctx context.Context) (time.Time, error) {
+	return time.Now().UTC(), wrap(ctx.Err())
+}
+
+// Sweep uses the indexes on expires. The statements need no transaction: a call that ends between them leaves the rest to the
+// next sweep.
+func (d *database) Sweep(ctx context.Context, now time.Time) (swept int, err error) {
+	for _, table := range []string{"sessions", "counters", "processes"} {
+		n, err := d.write(ctx, `DELETE FROM `+table+` WHERE expires <= ?`, now.UnixMilli())
+		swept += n
+		if err != nil {
+			return swept, err
+		}
+	}
+	return swept, nil
 }

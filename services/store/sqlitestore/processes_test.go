@@ -115,7 +115,7 @@ func TestProcesses(t *testing.T) {
 func TestFileIsPrivate(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "data")
 	s := open(t, filepath.Join(folder, "balanza.db"))
-	if _, err := s.Append(t.Context(), 0, []store.Entry{{Kind: store.LoggedOut, ClientID: "1"}}); err != nil {
+	if _, err := s.Append(t.Context(), []store.Entry{{Kind: store.LoggedOut, ClientID: "1"}}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(folder)

@@ -27,8 +27,16 @@ CREATE TABLE IF NOT EXISTS counters (
 ) STRICT, WITHOUT ROWID;
 -- For Sweep.
 CREATE INDEX IF NOT EXISTS counters_by_end ON counters (expires);
+-- The records of running processes.
+CREATE TABLE IF NOT EXISTS processes (
+  id      TEXT PRIMARY KEY,
+  record  TEXT NOT NULL, -- JSON
+  expires INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- For Sweep and CountProcesses.
+CREATE INDEX IF NOT EXISTS processes_by_end ON processes (expires);
 -- The primary key of entries is the rowid, so a range of numbers is one scan in order. The unique constraint keeps a repeated
--- request from being stored twice, and its index serves EntryByClientID.
+-- request from being stored twice, and its index finds what is stored and old events.
 CREATE TABLE IF NOT EXISTS entries (
   n         INTEGER PRIMARY KEY,
   kind      TEXT NOT NULL,

@@ -169,6 +169,23 @@ func (d *database) write(ctx context.Context, statement string, args ...any) (in
 	return int(n), wrap(err)
 }
 
+// transact runs a transaction, again and again while another process holds the lock. Nothing is stored unless it commits.
+func (d *database) transact(ctx context.Context, run func(ctx context.Context, tx *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	return wrap(retryBusy(ctx, func() error {
+		tx, err := d.writer.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() // has no effect after a commit
+		if err := run(ctx, tx); err != nil {
+			return err
+		}
+		return tx.Commit()
+	}))
+}
+
 // writeOne runs a statement that changes one row. It fails with errNone when the statement changes none: an UPDATE or a
 // DELETE finds no row, or an INSERT … ON CONFLICT DO NOTHING finds the key in use.
 func (d *database) writeOne(ctx context.Context, errNone error, statement string, args ...any) error {

@@ -49,11 +49,16 @@ func Run(t *testing.T, open OpenFunc, newSource func(t *testing.T) string) {
 		{"any text is stored unchanged", testTexts},
 		{"invalid values", testInvalid},
 		{"a call honours its context", testContext},
+		{"clock", testNow},
+		{"processes", testProcesses},
 		// The log: first the calls of the store, then Log on top of them.
 		{"append", testAppend},
-		{"append conflicts", testAppendConflicts},
+		{"repeats", testRepeats},
 		{"after", testAfter},
 		{"last", testLast},
+		{"fill", testFill},
+		{"delete", testDelete},
+		{"prune", testPrune},
 		{"concurrent appends", testConcurrentAppends},
 		{"concurrent logs", testConcurrentLogs},
 		{"a log through failures", testLogThroughFailures},
@@ -124,20 +129,20 @@ func callsWith(s store.Store, text string) map[string]func(context.Context) erro
 		"CreateUser": func(ctx context.Context) error {
 			return s.CreateUser(ctx, store.User{Email: "a@b", Author: store.Author{Alias: text}, Created: now})
 		},
-		"User":            func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
-		"CreateSession":   func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
-		"Session":         func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
-		"LiveSessions":    func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
-		"TouchSession":    func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
-		"DeleteSession":   func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
-		"Product":         func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
-		"PutProduct":      func(ctx context.Context) error { return s.PutProduct(ctx, store.Product{ID: "1", Nombre: text}) },
-		"UpdateProduct":   func(ctx context.Context) error { return s.UpdateProduct(ctx, store.Product{ID: "1", Foto: text}) },
-		"DeleteProduct":   func(ctx context.Context) error { return s.DeleteProduct(ctx, text) },
-		"Count":           func(ctx context.Context) error { _, err := s.Count(ctx, text, 1, now); return err },
-		"Count of 0":      func(ctx context.Context) error { _, err := s.Count(ctx, text, 0, now); return err },
-		"Append":          func(ctx context.Context) error { _, err := s.Append(ctx, 0, []store.Entry{posted}); return err },
-		"EntryByClientID": func(ctx context.Context) error { _, err := s.EntryByClientID(ctx, text, "1"); return err },
+		"User":          func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
+		"CreateSession": func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
+		"Session":       func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
+		"LiveSessions":  func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
+		"TouchSession":  func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
+		"DeleteSession": func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
+		"Product":       func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
+		"PutProduct":    func(ctx context.Context) error { return s.PutProduct(ctx, store.Product{ID: "1", Nombre: text}) },
+		"UpdateProduct": func(ctx context.Context) error { return s.UpdateProduct(ctx, store.Product{ID: "1", Foto: text}) },
+		"DeleteProduct": func(ctx context.Context) error { return s.DeleteProduct(ctx, text) },
+		"Count":         func(ctx context.Context) error { _, err := s.Count(ctx, text, 1, now); return err },
+		"Count of 0":    func(ctx context.Context) error { _, err := s.Count(ctx, text, 0, now); return err },
+		"Append":        func(ctx context.Context) error { _, err := s.Append(ctx, []store.Entry{posted}); return err },
+		"PutProcess":    func(ctx context.Context) error { return s.PutProcess(ctx, store.Process{ID: "1", Host: text}) },
 	}
 }
 
@@ -150,6 +155,11 @@ func Outage(t *testing.T, s store.Store) {
 	all["Products"] = func(ctx context.Context) error { _, err := s.Products(ctx); return err }
 	all["After"] = func(ctx context.Context) error { _, err := s.After(ctx, 0, 10); return err }
 	all["Last"] = func(ctx context.Context) error { _, err := s.Last(ctx); return err }
+	all["Fill"] = func(ctx context.Context) error { return s.Fill(ctx, 1, 2) }
+	all["DeleteEvents"] = func(ctx context.Context) error { _, err := s.DeleteEvents(ctx, 1, now); return err }
+	all["DeleteEntries"] = func(ctx context.Context) error { _, err := s.DeleteEntries(ctx, 1); return err }
+	all["CountProcesses"] = func(ctx context.Context) error { _, err := s.CountProcesses(ctx, now); return err }
+	all["Now"] = func(ctx context.Context) error { _, err := s.Now(ctx); return err }
 	all["Sweep"] = func(ctx context.Context) error { _, err := s.Sweep(ctx, now); return err }
 	all["Ping"] = s.Ping
 	// At the same time, since each call may take as long as store.CallTimeout.
@@ -180,7 +190,7 @@ func testInvalid(t *testing.T, open func() store.Store) {
 		{Kind: store.MessagePosted, ClientID: "1"},
 		{Kind: store.LoggedOut, ClientID: "1", Message: &store.Message{}},
 	} {
-		_, err := s.Append(ctx, 0, []store.Entry{e})
+		_, err := s.Append(ctx, []store.Entry{e})
 		wantError(t, fmt.Sprintf("append %+v", e), err, store.ErrInvalid)
 	}
 	last, err := s.Last(ctx)
@@ -236,17 +246,14 @@ func testTexts(t *testing.T, open func() store.Store) {
 		must(t, err)
 		wantEqual(t, "product", gotProduct, product)
 
-		last, err := s.Last(ctx)
-		must(t, err)
 		entry := store.Entry{
-			N: last + 1, Kind: store.MessagePosted, Subject: text, Author: text, ClientID: text,
+			Kind: store.MessagePosted, Subject: text, Author: text, ClientID: text,
 			Message: &store.Message{Author: user.Author, Text: text, Time: now},
 		}
-		n, err := s.Append(ctx, last, []store.Entry{entry})
+		stored, err := s.Append(ctx, []store.Entry{entry})
 		must(t, err)
-		wantEqual(t, "appended", n, 1)
-		gotEntry, err := s.EntryByClientID(ctx, text, text)
-		must(t, err)
-		wantEqual(t, "entry", gotEntry, entry)
+		wantEqual(t, "read", read(t, s, stored[0].N-1, 1), stored)
+		entry.N = stored[0].N
+		wantEqual(t, "entry", stored[0], entry)
 	}
 }

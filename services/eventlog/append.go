@@ -1,0 +1,171 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"balanza/services/store"
+)
+
+const (
+	maxBatch   = 500                   // entries of one Append, and of one After
+	minBackoff = 20 * time.Millisecond // after store.ErrUnavailable
+	maxBackoff = time.Second
+)
+
+// request is one call of Submit.
+type request struct {
+	ctx    context.Context
+	entry  store.Entry
+	result chan result // capacity 1, so that the appender does not block when the caller no longer waits
+}
+
+type result struct {
+	entry store.Entry
+	err   error
+}
+
+// entryID is the part of an entry that is unique in the log and known before the entry has a number.
+type entryID struct{ author, clientID string }
+
+func idOf(e store.Entry) entryID { return entryID{e.Author, e.ClientID} }
+
+// pendingEntry is an entry that is not known to be stored, with all requests for it.
+type pendingEntry struct {
+	entry    store.Entry
+	requests []*request
+}
+
+// queue holds the pending entries in the order of their first requests.
+type queue struct {
+	order []*pendingEntry
+	byID  map[entryID]*pendingEntry
+}
+
+// append stores what Submit queues until ctx ends: one batch after the other, so that entries keep their order.
+func (l *Log) append(ctx context.Context) {
+	q := queue{byID: map[entryID]*pendingEntry{}}
+	backoff := minBackoff
+	for ctx.Err() == nil {
+		if len(q.order) == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case r := <-l.requests:
+				l.enqueue(&q, r)
+			}
+		}
+		for len(l.requests) > 0 {
+			l.enqueue(&q, <-l.requests)
+		}
+		q.dropAbandoned()
+		if err := l.appendBatch(ctx, &q); err != nil {
+			sleep(ctx, backoff)
+			backoff = min(2*backoff, maxBackoff)
+			continue
+		}
+		backoff = minBackoff
+	}
+}
+
+// enqueue completes a request whose message is among the recent entries, and queues the entry of any other. Pages whose
+// process died all repeat their unacknowledged messages at once: most of them cost no call of the store this way.
+func (l *Log) enqueue(q *queue, r *request) {
+	id := idOf(r.entry)
+	if r.entry.Kind == store.MessagePosted {
+		recent := l.Recent()
+		if i := slices.IndexFunc(recent, func(e store.Entry) bool { return idOf(e) == id }); i >= 0 {
+			r.result <- result{entry: recent[i]}
+			return
+		}
+	}
+	p := q.byID[id]
+	if p == nil {
+		p = &pendingEntry{entry: r.entry}
+		q.byID[id] = p
+		q.order = append(q.order, p)
+	}
+	p.requests = append(p.requests, r)
+}
+
+// dropAbandoned removes the entries whose callers have all given up.
+func (q *queue) dropAbandoned() {
+	q.order = slices.DeleteFunc(q.order, func(p *pendingEntry) bool {
+		abandoned := !slices.ContainsFunc(p.requests, func(r *request) bool { return r.ctx.Err() == nil })
+		if abandoned {
+			delete(q.byID, idOf(p.entry))
+		}
+		return abandoned
+	})
+}
+
+// appendBatch stores the first batch of the queue and completes its requests. The batch stays queued when the store is
+// unavailable: what was stored all the same is found by its identity at the next try. Any other error would be the same the
+// next time, so it completes the requests too.
+func (l *Log) appendBatch(ctx context.Context, q *queue) error {
+	batch := q.order[:min(len(q.order), maxBatch)]
+	if len(batch) == 0 {
+		return nil
+	}
+	now, err := l.clock.Now(ctx)
+	if err != nil {
+		return err
+	}
+	entries := make([]store.Entry, len(batch))
+	for i, p := range batch {
+		p.entry.Message = withTime(p.entry.Message, now)
+		entries[i] = p.entry
+	}
+	stored, err := l.store.Append(ctx, entries)
+	if errors.Is(err, store.ErrUnavailable) {
+		return err
+	}
+	if err == nil {
+		l.handToFollower(stored)
+	}
+	for i, p := range batch {
+		res := result{err: err}
+		if err == nil {
+			res.entry = stored[i]
+		}
+		for _, r := range p.requests {
+			r.result <- res
+		}
+		delete(q.byID, idOf(p.entry))
+	}
+	q.order = slices.Delete(q.order, 0, len(batch))
+	return nil
+}
+
+// withTime returns the message with a time, rounded as the store does: this process delivers what all others will read.
+func withTime(m *store.Message, now time.Time) *store.Message {
+	if m == nil {
+		return nil
+	}
+	timed := *m
+	if timed.Time.IsZero() {
+		timed.Time = now
+	}
+	timed.Time = timed.Time.UTC().Truncate(time.Millisecond)
+	return &timed
+}
+
+// handToFollower gives the follower the entries that this process has stored, so that it need not read them.
+func (l *Log) handToFollower(stored []store.Entry) {
+	l.mu.Lock()
+	l.appended = append(l.appended, stored...)
+	slices.SortFunc(l.appended, func(a, b store.Entry) int { return int(a.N - b.N) })
+	l.mu.Unlock()
+	l.pace.appended()
+	l.wake()
+}
+
+// sleep returns after d, or earlier when ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
