@@ -93,9 +93,10 @@ func startSite(ctx context.Context, st store.Store) (s *server, stop func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	log := eventlog.NewLog(st)
+	clock := store.NewClock(st, slog.New(slog.DiscardHandler))
+	log := eventlog.New(st, clock, func() store.Process { return store.Process{} })
 	site, err := web.New(web.Config{
-		Store: st, Log: log, Logger: slog.New(slog.DiscardHandler), Process: web.Process{Mode: "FORK", Started: time.Now()},
+		Store: st, Clock: clock, Log: log, Logger: slog.New(slog.DiscardHandler), Process: web.Process{Mode: "FORK", Started: time.Now()},
 	})
 	if err != nil {
 		return nil, nil, err

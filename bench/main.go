@@ -36,7 +36,7 @@ var sections = []section{
 	{"memory", "private memory of an idle worker, beside Node's", true, memory},
 	{"reload", "reload and respawn, beside PM2", true, reload},
 	{"latency", "delivery of a message to a page at another worker", false, latency},
-	{"append", "messages stored in a second by 1 and by 8 processes", false, appends},
+	{"append", "messages stored by 1 to 50 processes, and by 400 on an ideal store", false, appends},
 	{"idle", "what an idle process costs", false, idle},
 	{"sockets", "5,000 idle websockets on one worker", false, idleSockets},
 }
