@@ -46,13 +46,22 @@ type tables struct{ users, sessions, products, counters, entries, sequences, pro
 // when the name of a mongodb+srv URI does not resolve. It does not fail when the server is down, so that a process can
 // start before its database; the calls of the store then fail with ErrUnavailable.
 func Open(_ context.Context, uri string) (store.Store, error) {
+	d, err := open(uri)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// open is Open, with further options of the driver for tests.
+func open(uri string, more ...*options.ClientOptions) (*database, error) {
 	parsed, err := connstring.ParseAndValidate(uri)
 	if err != nil {
 		return nil, fmt.Errorf("MongoDB's URI: %w", err)
 	}
 	majority := writeconcern.Majority()
 	majority.Journal = new(true)
-	client, err := mongo.Connect(context.Background(), options.Client().
+	ours := options.Client().
 		SetAppName("balanza").
 		SetMaxPoolSize(maxConnections).
 		SetServerSelectionTimeout(selectionTimeout).
@@ -62,7 +71,8 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 		ApplyURI(uri).
 		SetTimeout(store.CallTimeout).
 		SetReadPreference(readpref.Primary()).
-		SetWriteConcern(majority))
+		SetWriteConcern(majority)
+	client, err := mongo.Connect(context.Background(), append(more, ours)...)
 	if err != nil {
 		return nil, fmt.Errorf("MongoDB's URI: %w", err)
 	}
