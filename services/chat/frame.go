@@ -1,21 +1,25 @@
 package chat
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"balanza/services/store"
 )
 
-// maxPerFrame limits the messages of a frame, so that a page never has to show too many at once.
-const maxPerFrame = 500
+// maxFrame is the greatest length of a frame, in bytes. On a slow line a page gets frames one by one, keeps what it got
+// when the line breaks, and gets its acknowledgements between two of them. A message of the longest text and profile fits.
+const maxFrame = 16 << 10
 
 // chatEvent brings messages. With them a page has all messages up to the entry numbered Last. Reset orders the page to drop
-// what it has first, since there is a gap between that and these.
+// what it has first, since there is a gap between that and these. More says that the next frame continues this one.
 type chatEvent struct {
 	Type       string     `json:"type"`
 	Last       int64      `json:"last"`
 	Reset      bool       `json:"reset"`
+	More       bool       `json:"more"`
 	Normalised Normalised `json:"normalised"`
 }
 
@@ -26,27 +30,33 @@ type productEvent struct {
 	Product *store.Product `json:"product"`
 }
 
-// chatFrame encodes at most maxPerFrame messages.
-func chatFrame(messages []store.Entry, last int64, reset bool) []byte {
-	return encode(chatEvent{Type: "chat", Last: last, Reset: reset, Normalised: Normalise(messages)})
-}
-
-// chatFrames encodes any number of messages, in at least one frame.
-func chatFrames(messages []store.Entry, last int64, reset bool) [][]byte {
-	var frames [][]byte
-	for len(messages) > maxPerFrame {
-		part := messages[:maxPerFrame]
-		frames = append(frames, chatFrame(part, part[maxPerFrame-1].N, reset))
-		messages, reset = messages[maxPerFrame:], false
+// chatFrames encodes messages, which bring a page to the entry numbered last, in at least one frame. What is too long for
+// one frame is cut into parts of equal numbers of messages, and these again where they are too long.
+func chatFrames(messages []store.Entry, last int64, reset, more bool) [][]byte {
+	frame := encode(chatEvent{"chat", last, reset, more, Normalise(messages)})
+	if len(frame) <= maxFrame || len(messages) <= 1 {
+		return [][]byte{frame}
 	}
-	return append(frames, chatFrame(messages, last, reset))
+	var frames [][]byte
+	for part := range slices.Chunk(messages, max(1, len(messages)*maxFrame/len(frame))) {
+		end := part[len(part)-1].N
+		if end == messages[len(messages)-1].N {
+			frames = append(frames, chatFrames(part, last, reset, more)...)
+		} else {
+			frames = append(frames, chatFrames(part, end, reset, true)...)
+		}
+		reset = false
+	}
+	return frames
 }
 
-// encode marshals an event.
+// encode marshals an event. It leaves <, > and & as they are, since pages parse JSON and insert no HTML.
 func encode(event any) []byte {
-	b, err := json.Marshal(event)
-	if err != nil { // only for NaN and infinities, which no store accepts
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(event); err != nil { // only for NaN and infinities, which no store accepts
 		panic(fmt.Sprintf("chat: %v", err))
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -2,7 +2,6 @@ package chat
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -12,20 +11,21 @@ import (
 )
 
 const (
-	// recentCount is how many messages a page without any gets, and how many the hub holds at least.
+	// recentCount is how many messages a page without any gets.
 	recentCount = 200
+	// heldCount is how many messages the hub holds at least, once it has seen so many. What a page lacks of them costs no
+	// query of the store.
+	heldCount = 1000
 	// maxBehind is how many entries a page may have missed and still get all of them. A page that missed more gets the
 	// recent messages in place of what it has.
 	maxBehind = 20_000
-	// readBatch is how many entries are read from the store at a time.
+	// readBatch is how many entries are read from the store, or delivered, at a time.
 	readBatch = 500
 	// retryInterval is the time between two attempts to read from a store that does not answer.
 	retryInterval = 500 * time.Millisecond
+	// maxEncoded limits the memory of encoded.
+	maxEncoded = 16
 )
-
-// errMissingEntries means that the store lacks entries although later ones are known. It is a replica that lags behind,
-// or has lost them in a crash.
-var errMissingEntries = fmt.Errorf("%w: earlier entries are missing", store.ErrUnavailable)
 
 // Hub delivers the log's entries to the listeners of one process: to each in order, without a gap, and once.
 type Hub struct {
@@ -42,9 +42,10 @@ type Hub struct {
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
-	messages  []store.Entry // every message with a number above floor, up to last, in order
+	messages  []store.Entry // every message with a number above floor, up to last, in order; shared with encoders
 	floor     int64
-	last      int64 // number of the last entry that was delivered
+	encoded   map[int64]func() [][]byte // what framesAfter has returned since the last entry
+	last      int64                     // number of the last entry that was delivered
 	stopped   bool
 }
 
@@ -57,6 +58,7 @@ func NewHub(s store.Store, l *eventlog.Log) *Hub {
 		arrived:   make(chan struct{}, 1),
 		products:  products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)},
 		listeners: make(map[*Listener]struct{}),
+		encoded:   make(map[int64]func() [][]byte),
 	}
 }
 
@@ -105,17 +107,36 @@ func (h *Hub) load(ctx context.Context) error {
 	messages := onlyMessages(entries)
 	for floor > 0 && len(messages) < recentCount && last-floor < maxBehind {
 		from := max(0, floor-recentCount)
-		older, err := h.log.Read(ctx, from, floor)
+		older, _, err := h.read(ctx, from, floor)
 		if err != nil {
 			return err
 		}
-		messages = append(onlyMessages(older), messages...)
+		messages = append(older, messages...)
 		floor = from
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.messages, h.floor, h.last = messages, floor, last
 	return nil
+}
+
+// read returns the messages of the log above the number after and up to last. last is end, or a lower number with an error.
+// Numbers that are missing are those of entries that were deleted: the log's position, which end never exceeds, moves only
+// over entries without a gap.
+func (h *Hub) read(ctx context.Context, after, end int64) (messages []store.Entry, last int64, err error) {
+	for after < end {
+		entries, err := h.log.After(ctx, after, readBatch)
+		if err != nil {
+			return messages, after, err
+		}
+		entries = entries[:len(entries)-len(above(entries, end))]
+		if len(entries) == 0 {
+			break
+		}
+		messages = append(messages, onlyMessages(entries)...)
+		after = entries[len(entries)-1].N
+	}
+	return messages, end, nil
 }
 
 // receive queues entries; the log calls it.
@@ -126,30 +147,44 @@ func (h *Hub) receive(entries []store.Entry) {
 	wake(h.arrived)
 }
 
-// deliverBatch delivers entries to the listeners. Consecutive messages share a frame.
+// deliverBatch delivers entries to the listeners. Consecutive messages share frames.
 func (h *Hub) deliverBatch(entries []store.Entry) {
 	for len(entries) > 0 {
 		first := entries[0]
 		n := 1
-		var frame []byte
+		var frames [][]byte
 		switch first.Kind {
 		case store.MessagePosted:
-			for n < min(len(entries), maxPerFrame) && entries[n].Kind == store.MessagePosted {
+			for n < min(len(entries), readBatch) && entries[n].Kind == store.MessagePosted {
 				n++
 			}
-			frame = chatFrame(entries[:n], entries[n-1].N, false)
+			frames = chatFrames(entries[:n], entries[n-1].N, false, false)
 		case store.ProductChanged:
 			h.products.add(first.Subject)
 		case store.LoggedOut:
 			h.endSession(first.Subject)
 		}
-		h.deliver(entries[:n], frame)
+		h.deliver(entries[:n], frames)
 		entries = entries[n:]
 	}
 }
 
-// deliver advances the hub over entries, and sends the frame of them, if there is one, to every listener that lacks them.
-func (h *Hub) deliver(entries []store.Entry, frame []byte) {
+// deliver advances the hub over entries, and sends their frames, if there are any, to every listener that lacks them. Only
+// one goroutine calls it.
+func (h *Hub) deliver(entries []store.Entry, frames [][]byte) {
+	for l, rest := range h.advance(entries, frames) {
+		frames := rest() // without the lock
+		h.mu.Lock()
+		if _, active := h.listeners[l]; active {
+			l.send(frames)
+		}
+		h.mu.Unlock()
+	}
+}
+
+// advance is deliver, but for the listeners that have got some of the entries from another process, which was ahead of this
+// one. For each of them it returns a function that encodes the others.
+func (h *Hub) advance(entries []store.Entry, frames [][]byte) map[*Listener]func() [][]byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if first := entries[0].N; first <= h.last {
@@ -157,27 +192,49 @@ func (h *Hub) deliver(entries []store.Entry, frame []byte) {
 	}
 	h.last = entries[len(entries)-1].N
 	h.messages = append(h.messages, onlyMessages(entries)...)
-	if len(h.messages) >= 2*recentCount { // cut seldom, so that one message does not cost a copy of all
-		h.floor = h.messages[len(h.messages)-recentCount-1].N
-		h.messages = slices.Clone(h.messages[len(h.messages)-recentCount:])
+	if len(h.messages) >= 2*heldCount { // cut seldom, so that one message does not cost a copy of all
+		h.floor = h.messages[len(h.messages)-heldCount-1].N
+		h.messages = slices.Clone(h.messages[len(h.messages)-heldCount:])
 	}
-	if frame == nil {
-		return
+	clear(h.encoded)
+	if frames == nil {
+		return nil
 	}
+	partly := make(map[*Listener]func() [][]byte)
 	for l := range h.listeners {
 		switch {
 		case l.after < entries[0].N:
-			l.send(frame)
-		case l.after < h.last: // the page got some of them from another process, which was ahead of this one
-			l.send(chatFrame(above(entries, l.after), h.last, false))
+			l.send(frames)
+		case l.after < h.last:
+			partly[l] = h.framesAfter(l.after)
 		}
 	}
+	return partly
+}
+
+// framesAfter returns a function that encodes what a page lacks that has the entries up to after; a page that has none
+// (after = 0) lacks the recent messages. Pages that lack the same share the encoding, which the first call does. h.mu is
+// locked, but must not be while the function is called: many messages take milliseconds.
+func (h *Hub) framesAfter(after int64) func() [][]byte {
+	if frames := h.encoded[after]; frames != nil {
+		return frames
+	}
+	messages, last := above(h.messages, after), max(after, h.last)
+	if after == 0 {
+		messages = messages[max(0, len(messages)-recentCount):]
+	}
+	if len(h.encoded) == maxEncoded {
+		clear(h.encoded)
+	}
+	frames := sync.OnceValue(func() [][]byte { return chatFrames(messages, last, after == 0, false) })
+	h.encoded[after] = frames
+	return frames
 }
 
 // stepBack drops what came after n: the store lost it in a crash, and gave its numbers to other entries. Pages keep messages
 // by number, so delivering the new ones also corrects what they show. h.mu is locked.
 func (h *Hub) stepBack(n int64) {
-	h.messages = h.messages[:len(h.messages)-len(above(h.messages, n))]
+	h.messages = slices.Clip(h.messages[:len(h.messages)-len(above(h.messages, n))]) // an encoder may read what follows
 	h.floor = min(h.floor, n)
 	for l := range h.listeners {
 		l.after = min(l.after, n)

@@ -80,6 +80,6 @@ func (h *Hub) sendToAll(frame []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.listeners {
-		l.send(frame)
+		l.send([][]byte{frame})
 	}
 }

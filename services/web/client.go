@@ -4,15 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
-	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
-	fiberws "github.com/gofiber/websocket/v2"
-	"golang.org/x/sync/errgroup"
+	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
@@ -24,17 +23,20 @@ const (
 	framesPerSecond = 20      // of one page, on average
 	frameBurst      = 100     // frames of one page, at once
 
-	pingInterval = 25 * time.Second // shorter than the idle timeouts of proxies
-	pongTimeout  = 60 * time.Second // two pings may be lost
-	writeTimeout = 10 * time.Second // of one frame
-	closeTimeout = time.Second      // for the page's answer to a close frame
-	replyQueue   = 8                // frames: replies that wait for the writer
-	maxPending   = 16               // messages of one page that are being stored
+	aliveInterval = 15 * time.Second // between two pings: shorter than a page's silence timer and proxies' idle timeouts
+	pongTimeout   = 60 * time.Second // three pings may be lost
+	writeTimeout  = 30 * time.Second // of one frame, which is at most 16 KiB long
+	closeTimeout  = time.Second      // for the page's answer to a close frame
+	replyQueue    = 8                // replies that may wait for the writer before no more frames are read
+	maxPending    = 16               // messages of one page that are being stored
 	// messageTouchInterval limits how often messages extend a session: otherwise each would cost two writes.
 	messageTouchInterval = 10 * time.Second
 
 	sessionEnded = "session ended"
 )
+
+// aliveFrame shows a page's script that its connection works: it cannot see pings.
+var aliveFrame = []byte(`{"type":"alive"}`)
 
 // inboundFrame is a message that a page sends.
 type inboundFrame struct {
@@ -58,24 +60,28 @@ type errorFrame struct {
 	Descripcion string `json:"descripcion"`
 }
 
-// client is a page at the other end of a websocket. The handler's goroutine reads, another one writes, and each message
-// that is being stored has one. A websocket allows one reader and one writer at a time; control frames are exempt.
+// client is a page at the other end of a websocket. One goroutine reads; another one writes, which runs only while there is
+// something to write; each message that is being stored has one. A websocket allows one reader and one writer at a time;
+// control frames are exempt.
 type client struct {
-	site    *Site
-	conn    *websocket.Conn
-	session store.Session
-	author  store.Author
-	texts   texts
-	limit   *rate.Limiter
+	site     *Site
+	conn     *websocket.Conn
+	session  store.Session
+	author   store.Author
+	texts    texts
+	limit    *rate.Limiter
+	after    int64          // number of the last entry that the page has
+	listener *chat.Listener // set before the first writer starts
 
-	after    int64 // number of the last entry that the page has
-	replies  chan []byte
-	pending  errgroup.Group // messages that are being stored
-	touching sync.Mutex     // guards session.Expires
+	touching sync.Mutex // guards session.Expires
 
-	// ctx ends when the connection is to end. Its cause is a *websocket.CloseError when a close frame is to be sent.
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	mu         sync.Mutex // may be locked while chat's locks are held
+	changed    sync.Cond  // on mu: replies or pending became fewer, or ended was set
+	replies    [][]byte   // frames that precede those of the chat
+	pending    int        // messages that are being stored
+	writing    bool       // a writer runs, or must not run yet
+	ended      bool       // the connection is to end
+	closeFrame []byte     // to be sent at the end; nil: none, or sent already
 }
 
 // checkUpgrade wraps openWebsocket: it rejects requests that are no upgrade, that come from pages of other sites, which
@@ -83,9 +89,9 @@ type client struct {
 func (s *Site) checkUpgrade(h fiber.Handler) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		switch {
-		case !fiberws.IsWebSocketUpgrade(c):
+		case !isUpgrade(c):
 			c.Set(fiber.HeaderUpgrade, "websocket")
-			return &httpError{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
+			return errUpgradeRequired
 		case !sameOrigin(c, c.Get(fiber.HeaderOrigin)):
 			return errCrossSite
 		case s.draining.Load():
@@ -108,21 +114,24 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 	if err != nil {
 		return err
 	}
+	conn, err := s.upgrade(c)
+	if err != nil {
+		return err
+	}
 	cl := &client{
 		site:    s,
+		conn:    conn,
 		session: session,
 		author:  user.Author,
 		texts:   s.texts[lang(c)],
 		limit:   rate.NewLimiter(framesPerSecond, frameBurst),
 		after:   after,
-		replies: make(chan []byte, replyQueue),
+		writing: true,
 	}
-	cl.ctx, cl.cancel = context.WithCancelCause(context.Background())
-	cl.pending.SetLimit(maxPending)
-	return fiberws.New(func(pooled *fiberws.Conn) {
-		cl.conn = pooled.Conn // the outer one goes back to a pool, and serves another client
-		cl.serve()
-	}, fiberws.Config{WriteBufferPool: &writeBuffers})(c)
+	cl.changed.L = &cl.mu
+	c.Context().HijackSetNoResponse(true)
+	c.Context().Hijack(func(net.Conn) { go cl.serve() })
+	return nil
 }
 
 // lastEntry reads from the query the number of the last entry that a page has, 0 when it has none. A frame with this
@@ -135,12 +144,9 @@ func lastEntry(c *fiber.Ctx) (int64, error) {
 	return n, nil
 }
 
-// writeBuffers are shared among all websockets: an idle one holds no buffer for writing.
-var writeBuffers sync.Pool
-
-// serve reads the page's frames until the connection ends. When it returns no goroutine uses the connection any more:
-// fasthttp then closes it, and its buffers serve others.
+// serve reads the page's frames until the connection ends.
 func (c *client) serve() {
+	defer c.fail()
 	defer c.recoverPanic()
 	if !c.site.clients.add(c) {
 		c.end(websocket.CloseServiceRestart, "service restart")
@@ -148,34 +154,27 @@ func (c *client) serve() {
 		return
 	}
 	defer c.site.clients.remove(c)
-	listener, err := c.join()
-	if err != nil {
-		c.endWithError(err)
+	if err := c.join(); err != nil {
+		c.end(closeReason(err))
 		c.sendClose()
 		return
 	}
-	var writer sync.WaitGroup
-	writer.Go(func() {
-		defer c.recoverPanic()
-		c.write(listener)
-	})
-	defer func() {
-		c.cancel(nil)
-		listener.Close()
-		writer.Wait()
-		_ = c.pending.Wait()
-	}()
-	defer c.recoverPanic() // earlier than the function above, which waits for the writer
+	defer c.waitPending()
+	defer c.listener.Close()
+	go c.write()
+	time.AfterFunc(aliveInterval, c.sendAlive)
 
 	c.conn.SetReadLimit(maxFrame)
-	c.conn.SetPongHandler(func(string) error { return c.extendReadDeadline() })
-	_ = c.extendReadDeadline()
+	c.conn.SetPongHandler(func(string) error { c.extendReadDeadline(); return nil })
+	c.extendReadDeadline()
 	for {
 		_, frame, err := c.conn.ReadMessage()
-		if err != nil || c.ctx.Err() != nil {
+		if err != nil {
 			return
 		}
-		c.handleFrame(frame)
+		if c.waitForRoom() { // else the page's answer to the close frame is awaited
+			c.handleFrame(frame)
+		}
 	}
 }
 
@@ -190,78 +189,160 @@ func (c *client) recoverPanic() {
 }
 
 // extendReadDeadline gives the page pongTimeout to send something, unless the connection is ending.
-func (c *client) extendReadDeadline() error {
-	if c.ctx.Err() != nil {
-		return nil
+func (c *client) extendReadDeadline() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		_ = c.conn.SetReadDeadline(time.Now().Add(pongTimeout))
 	}
-	return c.conn.SetReadDeadline(time.Now().Add(pongTimeout))
 }
 
-// end makes the writer send a close frame (RFC 6455, 7.4.1) and close the connection. The first call decides the code
-// and the reason.
+// waitForRoom waits while too many messages are being stored or too many replies wait: a page that sends without reading
+// is not read either, until a write to it fails. It returns false when the connection is ending.
+func (c *client) waitForRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.ended && (c.pending >= maxPending || len(c.replies) >= replyQueue) {
+		c.changed.Wait()
+	}
+	return !c.ended
+}
+
+// addPending counts the messages that are being stored.
+func (c *client) addPending(delta int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending += delta
+	c.changed.Broadcast()
+}
+
+// waitPending waits until no message is being stored: the store is closed after the last client has ended.
+func (c *client) waitPending() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.pending > 0 {
+		c.changed.Wait()
+	}
+}
+
+// end makes the writer send a close frame (RFC 6455, 7.4.1) next. The first call decides the code and the reason.
 func (c *client) end(code int, reason string) {
-	c.cancel(&websocket.CloseError{Code: code, Text: reason})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(code, reason)
+	c.startWriter()
 }
 
-// write sends the chat's frames, replies and pings until the connection ends. It goes on after the end of the chat's
-// frames, for the close frame.
-func (c *client) write(listener *chat.Listener) {
-	ping := time.NewTicker(pingInterval)
-	defer ping.Stop()
-	frames := listener.C
+func (c *client) endLocked(code int, reason string) {
+	if !c.ended {
+		c.ended, c.closeFrame = true, websocket.FormatCloseMessage(code, reason)
+		c.changed.Broadcast()
+	}
+}
+
+// fail ends the connection at once, without a close frame.
+func (c *client) fail() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended, c.closeFrame = true, nil
+	c.changed.Broadcast()
+	_ = c.conn.Close() // ends the reader and the writer
+}
+
+// wake lets a writer send what the listener has. The chat calls it.
+func (c *client) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.startWriter()
+}
+
+// startWriter starts a writer unless there is one. mu is locked.
+func (c *client) startWriter() {
+	if !c.writing {
+		c.writing = true
+		go c.write()
+	}
+}
+
+// write sends the frames that wait, and at last the close frame if the connection is to end.
+func (c *client) write() {
+	defer c.recoverPanic()
 	for {
-		var err error
-		select {
-		case <-c.ctx.Done():
+		frame, ended := c.next()
+		if ended {
 			c.sendClose()
 			return
-		case frame, open := <-frames:
-			if !open {
-				c.endWithError(listener.Err())
-				frames = nil
-				continue
-			}
-			err = c.send(frame)
-		case frame := <-c.replies:
-			err = c.send(frame)
-		case <-ping.C:
-			err = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout))
 		}
-		if err != nil {
-			c.cancel(nil)
-			_ = c.conn.Close() // ends the reader
+		if frame == nil {
+			return
+		}
+		_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err := c.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
+			c.fail()
+			return
 		}
 	}
 }
 
-// send writes a text frame; only the writer may call it. A page that does not read makes it fail after writeTimeout.
-func (c *client) send(frame []byte) error {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return c.conn.WriteMessage(websocket.TextMessage, frame)
+// next returns the frame that the writer is to send; without one the writer must return. A reply precedes the frames of the
+// chat: on a slow line these may take minutes, in which the page would repeat its message.
+func (c *client) next() (frame []byte, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ended: // writing stays set, so that no other writer starts
+		return nil, true
+	case len(c.replies) > 0:
+		frame, c.replies = c.replies[0], c.replies[1:]
+		c.changed.Broadcast()
+		return frame, false
+	}
+	c.replies = nil // frees the array
+	frame, err := c.listener.Next()
+	if err != nil {
+		c.endLocked(closeReason(err))
+		return nil, true
+	}
+	c.writing = frame != nil
+	return frame, false
 }
 
-// sendClose sends the close frame, if the connection ends with one, and limits the time in which the reader waits for
-// the page's answer. Only the first close frame of a connection reaches the page.
+// sendClose sends the close frame, unless that was done, and limits the time in which the reader waits for the page's answer.
 func (c *client) sendClose() {
-	if frame, ok := errors.AsType[*websocket.CloseError](context.Cause(c.ctx)); ok {
-		message := websocket.FormatCloseMessage(frame.Code, frame.Text)
-		_ = c.conn.WriteControl(websocket.CloseMessage, message, time.Now().Add(closeTimeout))
+	c.mu.Lock()
+	frame := c.closeFrame
+	c.closeFrame = nil
+	c.mu.Unlock()
+	if frame != nil {
+		_ = c.conn.WriteControl(websocket.CloseMessage, frame, time.Now().Add(closeTimeout))
+		_ = c.conn.SetReadDeadline(time.Now().Add(closeTimeout))
 	}
-	_ = c.conn.SetReadDeadline(time.Now().Add(closeTimeout))
 }
 
-// endWithError ends the connection with the close code for an error of the chat (RFC 6455, 7.4.1). Pages connect again
-// at once after "service restart", after a pause after "try again later", and not at all after a policy violation.
-func (c *client) endWithError(err error) {
+// sendAlive sends a frame, so that the page hears something, and a ping, whose answer shows that the page lives. It does so
+// every aliveInterval until the connection ends.
+func (c *client) sendAlive() {
+	defer c.recoverPanic()
+	c.send(aliveFrame)
+	if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)); err != nil {
+		c.fail()
+		return
+	}
+	time.AfterFunc(aliveInterval, c.sendAlive)
+}
+
+// closeReason returns the close code and the reason for an error of the chat (RFC 6455, 7.4.1). Pages connect again at once
+// after "service restart", after a pause after "try again later", and not at all after a policy violation.
+func closeReason(err error) (code int, reason string) {
 	switch {
 	case errors.Is(err, chat.ErrLoggedOut):
-		c.end(websocket.ClosePolicyViolation, sessionEnded)
+		return websocket.ClosePolicyViolation, sessionEnded
 	case errors.Is(err, chat.ErrSlow):
-		c.end(websocket.ClosePolicyViolation, "too slow")
+		return websocket.ClosePolicyViolation, "too slow"
 	case errors.Is(err, store.ErrUnavailable):
-		c.end(websocket.CloseTryAgainLater, "store unavailable")
+		return websocket.CloseTryAgainLater, "store unavailable"
 	default:
-		c.end(websocket.CloseServiceRestart, "service restart")
+		return websocket.CloseServiceRestart, "service restart"
 	}
 }
 
@@ -284,22 +365,24 @@ func (c *client) handleFrame(frame []byte) {
 
 // join subscribes the page to the chat, from the entry after the last one that it has. It fails with
 // store.ErrUnavailable, and then the page connects again.
-func (c *client) join() (*chat.Listener, error) {
+func (c *client) join() (err error) {
 	ctx, cancel := c.site.storeContext()
 	defer cancel()
-	return c.site.hub.Join(ctx, c.session.ID, c.after)
+	c.listener, err = c.site.hub.Join(ctx, c.session.ID, c.after, c.wake)
+	return err
 }
 
 // sendMessage stores a message and acknowledges it, without waiting: messages that follow are stored in the same batch.
 func (c *client) sendMessage(f inboundFrame) {
 	ctx, cancel := c.site.storeContext()
 	stored := c.site.hub.Send(ctx, c.author, f.Text, f.ClientID)
-	c.pending.Go(func() error {
+	c.addPending(1)
+	go func() {
+		defer c.addPending(-1)
 		defer c.recoverPanic()
 		defer cancel()
 		c.acknowledge(ctx, f, stored)
-		return nil
-	})
+	}()
 }
 
 // acknowledge waits until the message is stored, and replies with its number or with the error. After codeUnavailable the
@@ -338,12 +421,18 @@ func (c *client) replyError(clientID string, code int, text string, args ...any)
 	c.reply(errorFrame{"error", clientID, code, c.texts.format(text, args...)})
 }
 
-// reply queues a frame. It waits while the queue is full: a page that sends without reading is not read either, until a
-// write to it fails.
+// reply sends a value as JSON.
 func (c *client) reply(v any) {
 	frame, _ := json.Marshal(v) // strings and numbers: cannot fail
-	select {
-	case c.replies <- frame:
-	case <-c.ctx.Done():
+	c.send(frame)
+}
+
+// send queues a frame, before those of the chat.
+func (c *client) send(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.replies = append(c.replies, frame)
+		c.startWriter()
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fasthttp/websocket"
+	"github.com/gorilla/websocket"
 
 	"balanza/services/store"
 )

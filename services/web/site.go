@@ -142,6 +142,7 @@ func New(config Config) (*Site, error) {
 	server := s.app.Server()
 	server.Handler = s.handler
 	server.ConnState = s.trackConn
+	server.KeepHijackedConns = true   // so that a websocket outlives its request, whose memory serves others
 	unreadable := server.ErrorHandler // answers requests that fasthttp cannot parse, which bypass server.Handler
 	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
 		defer s.recoverPanic(c)
