@@ -7,13 +7,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
+	"syscall"
 	"time"
 )
 
 const (
-	websocketWriteTimeout = 30 * time.Second // a client that does not read what it is sent is dropped after it
+	websocketPiece        = 4 << 10          // bytes, of which the client must read some within …
+	websocketWriteTimeout = 30 * time.Second // … this time, or it is dropped
 	closeTimeout          = 2 * time.Second  // for the client's answer to a close frame
+	// maxUnsent is how many bytes of a websocket may wait in the kernel. Without the limit megabytes do, and a client on a
+	// slow line gets the acknowledgement of its message only after them.
+	maxUnsent = 16 << 10
 )
 
 // serviceRestart is a close frame with code 1012, at which pages connect again: to the balancer's successor.
@@ -40,7 +46,22 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	limitUnsent(conn)
 	return &wsConn{Conn: conn, b: w.b}, rw, nil
+}
+
+// limitUnsent sets maxUnsent, on Linux.
+func limitUnsent(conn net.Conn) {
+	const notsentLowat = 25 // TCP_NOTSENT_LOWAT: syscall has no name for it
+	socket, ok := conn.(syscall.Conn)
+	if !ok || runtime.GOOS != "linux" {
+		return
+	}
+	if raw, err := socket.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // fails only for another kind of socket
+			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, notsentLowat, maxUnsent)
+		})
+	}
 }
 
 // Read reads from the client. End of file becomes an error, since a websocket has no half-open state.
@@ -57,20 +78,33 @@ func (s *wsConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends the client what the upstream sent.
-func (s *wsConn) Write(p []byte) (int, error) {
+// Write sends the client what the upstream sent, in pieces: on a slow line a frame may take longer than the time limit, but
+// a piece may not.
+func (s *wsConn) Write(p []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closeFrameSent {
 		return len(p), nil
 	}
-	if !s.draining {
-		_ = s.SetWriteDeadline(time.Now().Add(websocketWriteTimeout))
+	for n < len(p) && err == nil {
+		s.extendWriteDeadline()
+		var written int
+		written, err = s.Conn.Write(p[n:min(n+websocketPiece, len(p))])
+		s.frames.write(p[n : n+written])
+		n += written
 	}
-	n, err := s.Conn.Write(p)
-	s.frames.write(p[:n])
 	s.sendCloseFrame()
 	return n, err
+}
+
+// extendWriteDeadline gives the next piece its time, unless the drain has begun: closeForDrain has set its own limit then.
+func (s *wsConn) extendWriteDeadline() {
+	if s.b.draining.Err() == nil {
+		_ = s.SetWriteDeadline(time.Now().Add(websocketWriteTimeout))
+		if s.b.draining.Err() != nil { // since the check above: closeForDrain may have set its limit before
+			_ = s.SetWriteDeadline(time.Now().Add(closeTimeout))
+		}
+	}
 }
 
 // closeForDrain closes the websocket with 1012 after the frame that is being sent, within closeTimeout.
