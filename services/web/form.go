@@ -105,7 +105,8 @@ func (f *form) number(name string, least, most float64) float64 {
 	return number
 }
 
-// maxURL is the longest address of a picture, in characters.
+// maxURL is the longest address of a picture, in bytes: every message carries its author's, and must fit into a frame of
+// the chat.
 const maxURL = 2048
 
 // picture returns a field that is an http or https address.
@@ -114,6 +115,9 @@ func (f *form) picture(name string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		f.fail(name, "error.url", name)
+	}
+	if len(text) > maxURL {
+		f.fail(name, "error.length", name, 0, maxURL)
 	}
 	return text
 }

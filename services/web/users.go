@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	maxEmail = 254 // characters (RFC 5321, 4.5.3.1)
+	maxEmail = 254 // bytes (RFC 5321, 4.5.3.1)
 	maxName  = 100 // characters, of a person or of a product
 	maxAlias = 50  // characters
 	maxAge   = 150 // years
@@ -141,7 +141,7 @@ func readAuthor(f *form) store.Author {
 func readEmail(f *form) string {
 	text := f.text("email", 1, maxEmail)
 	address, err := mail.ParseAddress(text)
-	if err != nil || address.Address != text || strings.ContainsAny(text, " \"<>()") {
+	if err != nil || address.Address != text || strings.ContainsAny(text, " \"<>()") || len(text) > maxEmail {
 		f.fail("email", "error.email")
 	}
 	return store.NormalEmail(text)
