@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -95,6 +96,104 @@ func TestProductEvents(t *testing.T) {
 	one.send(t, call{method: "DELETE", path: location, cookie: cookie}).want(t, http.StatusNoContent)
 	if f := ws.next(t, "product"); f.Product != nil || "/api/productos/"+f.ID.(string) != location {
 		t.Errorf("%+v", f)
+	}
+}
+
+// A page on a slow line gets the acknowledgement of its message while many long messages are still on the way, and in the
+// end all of them.
+func TestAcknowledgementOvertakesMessages(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux limits what waits in the kernel")
+	}
+	p := start(t)
+	const email, count = "ana@example.org", 100
+	addUser(t, p.store, email)
+	var entries []store.Entry
+	for i := range count {
+		entries = append(entries, store.Entry{Kind: store.MessagePosted, Author: email, ClientID: fmt.Sprint(i),
+			Message: &store.Message{Author: store.Author{ID: email}, Text: strings.Repeat("🦉", 1000), Time: time.Now()}})
+	}
+	for _, e := range entries {
+		if _, err := p.config.Log.Append(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cookie := addSession(t, p.store, email)
+	observer := p.open(t, cookie)
+	slow := p.openSlowly(t, cookie)
+	for more := true; more; {
+		more = observer.next(t, "chat").More
+	}
+	slow.write(t, `{"text":"hola","clientId":"c"}`)
+	observer.next(t, "chat") // it is stored now
+
+	var before, received int
+	acknowledged := false
+	for received < count+1 {
+		var f serverFrame
+		if err := slow.ReadJSON(&f); err != nil {
+			t.Fatal(err)
+		}
+		received += len(f.Normalised.Entities.Messages)
+		acknowledged = acknowledged || f.Type == "ack"
+		if !acknowledged {
+			before = received
+		}
+	}
+	if !acknowledged || before > count/2 {
+		t.Errorf("acknowledged %v, after %d of %d messages", acknowledged, before, count)
+	}
+}
+
+// A page to which nothing is sent hears a frame and a ping, again and again.
+func TestIdlePageHearsTheServer(t *testing.T) {
+	p := start(t)
+	addUser(t, p.store, "ana@example.org")
+	ws := p.open(t, addSession(t, p.store, "ana@example.org"))
+	ws.next(t, "chat")
+	pings := 0
+	answer := ws.PingHandler()
+	ws.SetPingHandler(func(data string) error { pings++; return answer(data) })
+	for range 2 {
+		p.clients.all()[0].sendAlive() // as its timer does
+		ws.next(t, "alive")
+	}
+	p.clients.all()[0].sendAlive()
+	ws.next(t, "alive")
+	if pings < 2 {
+		t.Errorf("%d pings", pings)
+	}
+	if aliveInterval > 15*time.Second {
+		t.Error("a page waits for 25 s only, and a line may delay a frame")
+	}
+}
+
+// An idle websocket has no goroutine but its reader.
+func TestIdleWebsocketHasOneGoroutine(t *testing.T) {
+	const count = 20
+	p := start(t)
+	addUser(t, p.store, "ana@example.org")
+	cookie := addSession(t, p.store, "ana@example.org")
+	var pages []page
+	for range count {
+		pages = append(pages, p.open(t, cookie))
+	}
+	for _, ws := range pages {
+		ws.next(t, "chat")
+	}
+	stacks := make([]byte, 4<<20)
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		text := string(stacks[:runtime.Stack(stacks, true)])
+		readers, writers := strings.Count(text, "web.(*client).serve("), strings.Count(text, "web.(*client).write(")
+		requests := strings.Count(text, "fasthttp.hijackConnHandler(")
+		if readers == count && writers == 0 && requests == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d readers, %d writers, %d requests", readers, writers, requests)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -239,12 +239,33 @@ func (v *runningSite) openAfter(t *testing.T, cookie *http.Cookie, entry int64) 
 	return page{conn}
 }
 
+// openSlowly is open for a page that receives only a few KiB at a time.
+func (v *runningSite) openSlowly(t *testing.T, cookie *http.Cookie) page {
+	t.Helper()
+	slow := websocket.Dialer{NetDial: func(network, address string) (net.Conn, error) {
+		conn, err := net.Dial(network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(8 << 10)
+		}
+		return conn, err
+	}}
+	header := http.Header{"Cookie": {cookie.String()}, "Origin": {v.url}}
+	conn, _, err := slow.Dial(strings.Replace(v.url, "http", "ws", 1)+"/ws", header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	return page{conn}
+}
+
 // serverFrame is any frame that the server sends.
 type serverFrame struct {
 	Type        string
 	ClientID    string
 	ID          any
 	Last        int64
+	More        bool
 	Codigo      int
 	Product     *store.Product
 	Descripcion string
