@@ -25,7 +25,7 @@ import (
 const (
 	minBackoff     = 250 * time.Millisecond // doubled after each failure …
 	maxBackoff     = 8 * time.Second        // … up to this
-	silenceTimeout = 10 * time.Second       // without a frame while the page waits for one; then it closes the connection
+	silenceTimeout = 25 * time.Second       // without a frame; then the page drops the connection
 	retryDelay     = 1500 * time.Millisecond
 	maxInFlight    = 16 // messages sent and not acknowledged
 )
@@ -192,6 +192,7 @@ func (p *page) onOpen(conn *websocket.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = conn
+	p.silenceTimer.Reset(silenceTimeout)
 	p.flush()
 }
 
@@ -245,14 +246,6 @@ func (p *page) flush() {
 			_ = p.conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
 		}
 	}
-	p.restartTimer()
-}
-
-func (p *page) restartTimer() {
-	p.silenceTimer.Stop()
-	if len(p.pending) > 0 {
-		p.silenceTimer.Reset(silenceTimeout)
-	}
 }
 
 func (m *pending) cancelRetry() {
@@ -265,7 +258,7 @@ func (m *pending) cancelRetry() {
 func (p *page) handleFrame(f frame) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.restartTimer()
+	p.silenceTimer.Reset(silenceTimeout)
 	switch f.Type {
 	case "ack":
 		p.handleAck(f)

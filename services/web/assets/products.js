@@ -1,6 +1,7 @@
 // The products: a table that shows the same on every open page, and the form that changes them.
 
 const $ = (id) => document.getElementById(id);
+const REQUEST_TIMEOUT = 60_000; // ms, in which a slow line brings the whole table
 
 export class Products {
   #rows = new Map(); // product's id → its row
@@ -126,7 +127,8 @@ async function call(method, path, content) {
   const headers = { Accept: 'application/json' };
   if (content) headers['Content-Type'] = 'application/json';
   try {
-    const response = await fetch(path, { method, headers, body: content && JSON.stringify(content) });
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT);
+    const response = await fetch(path, { method, headers, body: content && JSON.stringify(content), signal });
     if (response.status === 401) location.assign('/login');
     const text = await response.text();
     return { ok: response.ok, status: response.status, body: text ? JSON.parse(text) : null };

@@ -2,7 +2,8 @@
 
 const MIN_BACKOFF = 250; // ms before the first attempt to reconnect; doubled each time
 const MAX_BACKOFF = 8000; // ms
-const SILENCE_TIMEOUT = 10_000; // ms without a frame, while the page waits for one, after which the connection is dropped
+const SILENCE_TIMEOUT = 25_000; // ms without a frame after which the connection is dropped; the server sends one every 15 s
+const REQUEST_TIMEOUT = 20_000; // ms
 const MAX_IN_FLIGHT = 16; // messages that were sent and are not acknowledged
 const RETRY_DELAY = 1500; // ms before a message is repeated after a temporary error
 const TEMPORARY = new Set([-6, -7]); // error codes: too many messages, store unavailable
@@ -16,12 +17,13 @@ export class Socket extends EventTarget {
   #pending = new Map(); // clientId → {text, sent, timer}, in the order they were written
   #silence = 0; // timer
   #open = false;
-  #joined = false; // the server has sent the messages that the page missed
+  #joined = false; // the server has sent an event
+  #complete = false; // the server has sent all that the page missed
 
   /**
-   * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' or 'waiting'),
-   * 'joined' when the first event of a connection has arrived, 'pending' when that list changes, 'rejected' (detail: the
-   * reason), and the server's events: 'chat' and 'product'.
+   * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' when the page has all
+   * that it missed, or 'waiting'), 'joined' when the first event of a connection has arrived, 'pending' when that list
+   * changes, 'rejected' (detail: the reason), and the server's events: 'chat' and 'product'.
    */
   constructor(path, after) {
     super();
@@ -32,7 +34,7 @@ export class Socket extends EventTarget {
     addEventListener('beforeunload', (event) => {
       if (this.#pending.size) event.preventDefault(); // the browser asks before it drops messages that are not acknowledged
     });
-    addEventListener('pagehide', () => this.#socket?.close());
+    addEventListener('pagehide', () => this.#drop());
     addEventListener('pageshow', (event) => event.persisted && this.#connectIn(0));
     this.#connect();
   }
@@ -58,7 +60,6 @@ export class Socket extends EventTarget {
     this.#restartTimer();
     socket.onopen = () => {
       this.#open = true;
-      this.#emit('state', 'open');
       this.#sendPending();
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
@@ -67,7 +68,8 @@ export class Socket extends EventTarget {
 
   async #onClose() {
     const hadJoined = this.#joined;
-    this.#open = this.#joined = false;
+    this.#socket = null;
+    this.#open = this.#joined = this.#complete = false;
     clearTimeout(this.#silence);
     for (const message of this.#pending.values()) {
       clearTimeout(message.timer);
@@ -81,7 +83,7 @@ export class Socket extends EventTarget {
   }
 
   #connectIn(delay) {
-    if (this.#socket.readyState < WebSocket.CLOSING) return;
+    if (this.#socket) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#connect(), delay);
   }
@@ -94,43 +96,49 @@ export class Socket extends EventTarget {
       message.sent = true;
       this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
     }
-    this.#restartTimer();
   }
 
-  /** Restarts the silence timer: a process that hangs neither opens nor closes a connection. */
+  /** Restarts the silence timer. Only what is heard does: a process that hangs, or a line that is dead, closes nothing. */
   #restartTimer() {
     clearTimeout(this.#silence);
-    if (this.#pending.size || !this.#joined) this.#silence = setTimeout(() => this.#drop(), SILENCE_TIMEOUT);
+    this.#silence = setTimeout(() => this.#drop(), SILENCE_TIMEOUT);
   }
 
-  /** Drops a dead connection without its close handshake, for which the browser would wait a minute. */
+  /** Drops a connection without its close handshake, for which a browser may wait a minute, or for ever. */
   #drop() {
     const socket = this.#socket;
-    if (socket.readyState >= WebSocket.CLOSING) return;
+    if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
     this.#onClose();
   }
 
   #receive(event) {
+    this.#restartTimer();
     switch (event.type) {
       case 'ack':
-        this.#complete(event.clientId);
+        this.#remove(event.clientId);
         break;
       case 'error':
         this.#onError(event);
         break;
-      default:
+      case 'chat':
+      case 'product':
         if (!this.#joined) this.#onJoined();
         this.#emit(event.type, event);
+        if (event.type === 'chat' && !event.more && !this.#complete) this.#onComplete();
     }
-    this.#restartTimer();
   }
 
   #onJoined() {
     this.#joined = true;
     this.#backoff = MIN_BACKOFF;
     this.#emit('joined');
+  }
+
+  #onComplete() {
+    this.#complete = true;
+    this.#emit('state', 'open');
   }
 
   #onError({ clientId, codigo, descripcion }) {
@@ -142,11 +150,11 @@ export class Socket extends EventTarget {
       }, RETRY_DELAY);
       return;
     }
-    this.#complete(clientId);
+    this.#remove(clientId);
     this.#emit('rejected', descripcion);
   }
 
-  #complete(clientId) {
+  #remove(clientId) {
     clearTimeout(this.#pending.get(clientId)?.timer);
     this.#pending.delete(clientId);
     this.#emit('pending');
@@ -166,7 +174,8 @@ function newId() {
 /** Browsers hide why a websocket was rejected. If there is no session, the start page redirects to the log-in. */
 async function redirectIfLoggedOut() {
   try {
-    const response = await fetch('/', { method: 'HEAD', redirect: 'manual', cache: 'no-store' });
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT);
+    const response = await fetch('/', { method: 'HEAD', redirect: 'manual', cache: 'no-store', signal });
     if (response.type === 'opaqueredirect') location.assign('/login');
   } catch {
     // no connection at all; the next attempt follows
