@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"runtime/debug"
 	"strconv"
@@ -162,7 +163,7 @@ func (c *client) serve() {
 	defer c.waitPending()
 	defer c.listener.Close()
 	go c.write()
-	time.AfterFunc(aliveInterval, c.sendAlive)
+	time.AfterFunc(rand.N(aliveInterval), c.sendAlive) // after a reload thousands of pages come at once
 
 	c.conn.SetReadLimit(maxFrame)
 	c.conn.SetPongHandler(func(string) error { c.extendReadDeadline(); return nil })

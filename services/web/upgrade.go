@@ -40,6 +40,7 @@ func (s *Site) upgrade(c *fiber.Ctx) (*websocket.Conn, error) {
 		answer.Add(string(name), string(value))
 	}
 	answer.Del(fiber.HeaderContentType)
+	answer.Del(fiber.HeaderConnection) // the upgrader sets its own
 	r := &http.Request{Method: c.Method(), Header: c.GetReqHeaders()}
 	conn, err := upgrader.Upgrade(&hijacker{conn: c.Context().Conn()}, r, answer)
 	if err != nil {
