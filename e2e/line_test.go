@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -103,14 +104,11 @@ func fillChat(t *testing.T, s *server) (texts map[string]bool) {
 // On a slow line a page gets all that it missed in the time that the bytes need, and is heard meanwhile.
 func TestSlowLine(t *testing.T) {
 	t.Parallel()
-	t.Run("client", func(t *testing.T) {
-		t.Parallel()
-		checkSlowClient(t)
-	})
-	t.Run("Chromium", func(t *testing.T) {
-		t.Parallel()
-		checkSlowPage(t)
-	})
+	// Neither needs a processor for itself, as a parallel subtest has.
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() { t.Run("client", checkSlowClient) })
+	both.Go(func() { t.Run("Chromium", checkSlowPage) })
 }
 
 // countedConn counts the bytes that are read from a connection.
