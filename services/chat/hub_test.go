@@ -576,7 +576,12 @@ func TestJoinWhileTheLogIsAhead(t *testing.T) {
 	const delivered, all = 2 * heldCount, 2*heldCount + 7
 	m := &memory{}
 	m.fill(all, store.MessagePosted)
-	h := NewHub(m, newLog(m))
+	log := newLog(m)
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { _ = log.Run(running) }()
+	<-log.Ready()
+	h := NewHub(m, log)
 	close(h.ready)
 	h.deliver(m.entries[:delivered], nil)
 	l := join(t, h, "s", 1)

@@ -166,9 +166,9 @@ func (l *Log) After(ctx context.Context, n int64, limit int) ([]store.Entry, err
 	return through(entries, position), err
 }
 
-// Read returns the entries above n up to the number last, in order, with as many calls of After as that takes. It fails with
+// read returns the entries above n up to the number last, in order, with as many calls of After as that takes. It fails with
 // the store's errors.
-func (l *Log) Read(ctx context.Context, n, last int64) ([]store.Entry, error) {
+func (l *Log) read(ctx context.Context, n, last int64) ([]store.Entry, error) {
 	var entries []store.Entry
 	for n < last {
 		more, err := l.store.After(ctx, n, maxBatch)

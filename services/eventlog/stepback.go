@@ -21,7 +21,7 @@ func (l *Log) verifyRecent(ctx context.Context) error {
 	for end := len(l.recent); end > 0; { // backwards, since a server loses the last entries
 		start := max(0, end-verifyBatch)
 		part := l.recent[start:end]
-		stored, err := l.Read(ctx, part[0].N-1, part[len(part)-1].N)
+		stored, err := l.read(ctx, part[0].N-1, part[len(part)-1].N)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (l *Log) verifyRecent(ctx context.Context) error {
 	if len(l.recent) > 0 {
 		before = min(before, l.recent[0].N-1)
 	}
-	entries, err := l.Read(ctx, before, last)
+	entries, err := l.read(ctx, before, last)
 	if err != nil {
 		return err
 	}

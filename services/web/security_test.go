@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/store"
+
 	"github.com/gorilla/websocket"
 	"golang.org/x/crypto/bcrypt"
 )
@@ -439,6 +441,43 @@ func TestSessionExtension(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusSeeOther)
+}
+
+// skewedStore is a store whose server's clock differs from this machine's.
+type skewedStore struct {
+	store.Store
+	skew time.Duration
+}
+
+func (s *skewedStore) Now(ctx context.Context) (time.Time, error) {
+	now, err := s.Store.Now(ctx)
+	return now.Add(s.skew), err
+}
+
+// A machine whose clock is wrong neither logs users out nor deletes the sessions of others, and gives nobody more time.
+func TestClockSkew(t *testing.T) {
+	for _, skew := range []time.Duration{-11 * time.Minute, 11 * time.Minute} {
+		p := startOn(t, t.TempDir(), Config{Store: &skewedStore{skew: skew}}, listen(t))
+		addUser(t, p.store, "ana@example.org")
+		answer := p.send(t, call{method: http.MethodPost, path: "/login", form: url.Values{
+			"email": {"ana@example.org"}, "password": {knownPassword},
+		}}).want(t, http.StatusSeeOther)
+		cookie := answer.Cookies()[0]
+		page := p.open(t, cookie)
+		page.next(t, "chat")
+		if err := p.sweepOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.endExpired(t.Context(), []string{cookie.Value}, map[string][]*client{cookie.Value: p.clients.all()})
+		p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
+		page.write(t, `{"text":"hola","clientId":"1"}`)
+		page.next(t, "ack")
+		ends := time.Now().Add(skew + sessionLength)
+		session, err := p.store.Session(t.Context(), cookie.Value, time.Now().Add(skew))
+		if err != nil || session.Expires.Sub(ends).Abs() > time.Minute {
+			t.Errorf("skew %v: the session ends at %v, want %v; %v", skew, session.Expires, ends, err)
+		}
+	}
 }
 
 // A proxy that is neither an address nor a range is an error at the start.

@@ -36,7 +36,7 @@ func startProcess(t *testing.T, folder string, config Config) *process {
 	return startOn(t, folder, config, listen(t))
 }
 
-// startOn starts a process on the database of a folder, through config.Store if that is a panickingStore, and on ln.
+// startOn starts a process on the database of a folder, through config.Store if that is a wrapper, and on ln.
 func startOn(t *testing.T, folder string, config Config, ln net.Listener) *process {
 	t.Helper()
 	db, err := sqlitestore.Open(t.Context(), filepath.Join(folder, "balanza.db"))
@@ -45,7 +45,10 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	}
 	t.Cleanup(func() { db.Close() })
 	st := store.Store(db)
-	if wrapper, ok := config.Store.(*panickingStore); ok {
+	switch wrapper := config.Store.(type) {
+	case *panickingStore:
+		wrapper.Store, st = db, wrapper
+	case *skewedStore:
 		wrapper.Store, st = db, wrapper
 	}
 	config.Logger = slog.New(slog.DiscardHandler)
