@@ -154,6 +154,21 @@ func TestBadInputIsOneLineAndStatus2(t *testing.T) {
 	}
 }
 
+func TestBadSettingIsOneLineAndStatus2(t *testing.T) {
+	h := newHome(t)
+	for _, setting := range [][2]string{
+		{"BALANZA_LOG_FORMAT", "yaml"}, {"BALANZA_KEEP_MESSAGES", "1h"}, {"BALANZA_KEEP_MESSAGES", "-48h"}, {"BALANZA_KEEP_MESSAGES", "x"},
+	} {
+		t.Run(setting[0]+"="+setting[1], func(t *testing.T) {
+			t.Setenv(setting[0], setting[1])
+			_, errs, status := h.run("--p", "0")
+			if status != exitUsage || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, setting[0]) {
+				t.Errorf("exit status %d, stderr %q", status, errs)
+			}
+		})
+	}
+}
+
 func TestEverySpellingOfTheCoursesCommands(t *testing.T) {
 	for _, args := range [][]string{
 		{"--p", "8085", "--m", "CLUSTER"}, {"-p", "8085", "-m", "cluster"}, {"--port=8085", "--modo=Cluster"},
