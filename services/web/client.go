@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
-	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
@@ -92,7 +91,7 @@ func (s *Site) checkUpgrade(h fiber.Handler) fiber.Handler {
 		switch {
 		case !isUpgrade(c):
 			c.Set(fiber.HeaderUpgrade, "websocket")
-			return errUpgradeRequired
+			return &httpError{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
 		case !sameOrigin(c, c.Get(fiber.HeaderOrigin)):
 			return errCrossSite
 		case s.draining.Load():
@@ -115,13 +114,8 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 	if err != nil {
 		return err
 	}
-	conn, err := s.upgrade(c)
-	if err != nil {
-		return err
-	}
 	cl := &client{
 		site:    s,
-		conn:    conn,
 		session: session,
 		author:  user.Author,
 		texts:   s.texts[lang(c)],
@@ -130,8 +124,7 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 		writing: true,
 	}
 	cl.changed.L = &cl.mu
-	c.Context().HijackSetNoResponse(true)
-	c.Context().Hijack(func(net.Conn) { go cl.serve() })
+	s.upgrader.upgrade(c, cl)
 	return nil
 }
 

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
-	"github.com/gorilla/websocket"
 
 	"balanza/services/store"
 )

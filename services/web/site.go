@@ -79,19 +79,20 @@ const (
 // Site answers the requests of one process. Its fields do not change after New, except the sets of connections, the
 // counters and the two flags.
 type Site struct {
-	config  Config
-	log     *slog.Logger
-	app     *fiber.App
-	handler fasthttp.RequestHandler // the outermost one, recoverPanics
-	info    *info
-	metrics metrics
-	conns   openSet[net.Conn] // HTTP
-	clients openSet[*client]  // websockets
-	hub     *chat.Hub
-	hashers hashers
-	pages   map[string]*template.Template
-	assets  assets
-	texts   map[string]texts // by language
+	config   Config
+	log      *slog.Logger
+	app      *fiber.App
+	handler  fasthttp.RequestHandler // the outermost one, recoverPanics
+	info     *info
+	metrics  metrics
+	conns    openSet[net.Conn] // HTTP
+	clients  openSet[*client]  // websockets
+	hub      *chat.Hub
+	upgrader upgrader
+	hashers  hashers
+	pages    map[string]*template.Template
+	assets   assets
+	texts    map[string]texts // by language
 
 	outages rate.Sometimes // limits the log lines of an outage, which every request meets
 
@@ -137,12 +138,13 @@ func New(config Config) (*Site, error) {
 		TrustedProxies:               config.TrustedProxies,
 		ErrorHandler:                 s.writeError,
 	})
+	s.upgrader = newUpgrader(s)
 	s.routes()
 	s.handler = s.recoverPanics(s.app.Handler())
 	server := s.app.Server()
 	server.Handler = s.handler
 	server.ConnState = s.trackConn
-	server.KeepHijackedConns = true   // so that a websocket outlives its request, whose memory serves others
+	server.KeepHijackedConns = true   // a websocket outlives its request
 	unreadable := server.ErrorHandler // answers requests that fasthttp cannot parse, which bypass server.Handler
 	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
 		defer s.recoverPanic(c)

@@ -1,63 +1,87 @@
 package web
 
 import (
-	"bufio"
+	"encoding/base64"
+	"fmt"
 	"net"
-	"net/http"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 
+	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
-	"github.com/gorilla/websocket"
+	fiberws "github.com/gofiber/websocket/v2"
 )
 
-var errUpgradeRequired = &httpError{status: fiber.StatusUpgradeRequired, code: codeInvalid, text: "error.upgrade"}
+// upgrader makes a websocket of a connection whose request the site has accepted. It is an application of its own with
+// small buffers: fasthttp's buffer for reading a request, 8 KiB in the site, stays with a websocket as long as it is open.
+type upgrader struct{ app *fiber.App }
 
-// upgrader makes websockets of which an idle one holds only a small buffer for reading. Its errors are not answered here.
-var upgrader = websocket.Upgrader{
-	ReadBufferSize:  512,
-	WriteBufferPool: new(sync.Pool),
-	CheckOrigin:     func(*http.Request) bool { return true }, // checkUpgrade has done it
-	Error:           func(http.ResponseWriter, *http.Request, int, error) {},
+// Sizes of the upgrader's buffers, in bytes.
+const (
+	handshakeBuffer = 1 << 10 // holds the request that handshake makes
+	readBuffer      = 256     // larger frames are read piece by piece
+)
+
+func newUpgrader(s *Site) upgrader {
+	app := fiber.New(fiber.Config{DisableStartupMessage: true, ReadBufferSize: handshakeBuffer})
+	app.Use(func(c *fiber.Ctx) error {
+		s.setCommonHeaders(c.Context())
+		return c.Next()
+	}, fiberws.New(func(pooled *fiberws.Conn) {
+		conn := pooled.Conn // the outer one goes back to a pool, and serves another client
+		client := conn.NetConn().(interface{ UnsafeConn() net.Conn }).UnsafeConn().(*handshakeConn).client
+		client.conn = conn
+		go client.serve() // the handler returns, and releases what the request needed
+	}, fiberws.Config{ReadBufferSize: readBuffer, WriteBufferPool: new(sync.Pool)}))
+	server := app.Server()
+	server.Handler = app.Handler()
+	server.KeepHijackedConns = true // a websocket outlives its request
+	return upgrader{app}
 }
 
-// isUpgrade reports whether a request asks for a websocket.
-func isUpgrade(c *fiber.Ctx) bool {
-	return strings.Contains(strings.ToLower(c.Get(fiber.HeaderConnection)), "upgrade") &&
-		strings.EqualFold(c.Get(fiber.HeaderUpgrade), "websocket")
-}
-
-// upgrade answers the status 101 and returns the websocket, on the connection as it was accepted. The one that fasthttp
-// gives to a hijacker holds a buffer of 8 KiB as long as it is open. What a client has sent before the answer is lost; RFC
-// 6455 (4.1) forbids it.
-func (s *Site) upgrade(c *fiber.Ctx) (*websocket.Conn, error) {
+// upgrade answers a request with the status 101 and then serves the client on its connection. What the browser has sent
+// before the answer is lost; RFC 6455 (4.1) forbids it.
+func (u upgrader) upgrade(c *fiber.Ctx, client *client) {
+	conn := &handshakeConn{Conn: c.Context().Conn(), request: handshake(c), client: client}
+	limitUnsent(conn.Conn)
 	c.Status(fiber.StatusSwitchingProtocols) // for the metrics
-	s.setCommonHeaders(c.Context())
-	answer := make(http.Header)
-	for name, value := range c.Response().Header.All() {
-		answer.Add(string(name), string(value))
-	}
-	answer.Del(fiber.HeaderContentType)
-	answer.Del(fiber.HeaderConnection) // the upgrader sets its own
-	r := &http.Request{Method: c.Method(), Header: c.GetReqHeaders()}
-	conn, err := upgrader.Upgrade(&hijacker{conn: c.Context().Conn()}, r, answer)
-	if err != nil {
-		return nil, errUpgradeRequired
-	}
-	limitUnsent(conn.NetConn())
-	return conn, nil
+	c.Context().HijackSetNoResponse(true)
+	c.Context().Hijack(func(net.Conn) { _ = u.app.Server().ServeConn(conn) }) // it closes what it can't upgrade
 }
 
-// hijacker gives the upgrader a connection that net/http has not accepted.
-type hijacker struct {
-	http.ResponseWriter // not used
-	conn                net.Conn
+// handshakeConn is a connection from which the upgrader reads the handshake, and then what the client sends.
+type handshakeConn struct {
+	net.Conn
+	request string // not read yet
+	client  *client
 }
 
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 0), bufio.NewWriterSize(h.conn, 512)), nil
+func (c *handshakeConn) Read(p []byte) (int, error) {
+	if c.request == "" {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.request)
+	c.request = c.request[n:]
+	return n, nil
+}
+
+// handshake is the part of a request that an upgrade needs.
+func handshake(c *fiber.Ctx) string {
+	return fmt.Sprintf("GET /ws HTTP/1.1\r\nHost: site\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", c.Get("Sec-WebSocket-Key"))
+}
+
+// isUpgrade reports whether a request asks for a websocket by the protocol's only version, with a key of 16 bytes in base64.
+func isUpgrade(c *fiber.Ctx) bool {
+	return websocket.FastHTTPIsWebSocketUpgrade(c.Context()) && c.Method() == fiber.MethodGet &&
+		c.Get("Sec-WebSocket-Version") == "13" && validKey(c.Get("Sec-WebSocket-Key"))
+}
+
+// validKey reports whether a key is 16 bytes in base64, as RFC 6455 (4.2.1) demands.
+func validKey(key string) bool {
+	b, err := base64.StdEncoding.DecodeString(key)
+	return err == nil && len(b) == 16
 }
 
 // maxUnsent is how many bytes of a websocket may wait in the kernel. Without the limit megabytes do, and an acknowledgement
