@@ -164,7 +164,10 @@ func checkSlowClient(t *testing.T) {
 		if len(content) > maxServerFrame {
 			t.Errorf("frame %d has %d bytes, want at most %d", frames, len(content), maxServerFrame)
 		}
-		var f frame
+		var f struct {
+			frame
+			More bool // the server has more that this page missed
+		}
 		if err := json.Unmarshal(content, &f); err != nil {
 			t.Fatal(err)
 		}
@@ -184,6 +187,9 @@ func checkSlowClient(t *testing.T) {
 				t.Errorf("frame %d brings the page to %d, an earlier one to %d", frames, f.Last, last)
 			}
 			last = f.Last
+			if !f.More && len(missing) > 0 {
+				t.Errorf("frame %d says that the page has all, and %d messages are missing", frames, len(missing))
+			}
 		}
 	}
 	took, needed := time.Since(began), timeOnSlowLine(counted.n.Load())
