@@ -26,14 +26,16 @@ const (
 	appendTime   = 5 * time.Second
 	callers      = 32 // goroutines of each process, each of which waits for its message before it appends the next
 	maxLatencies = 5000
+	graceTime    = 500 * time.Millisecond // for the last messages of a rate to be stored
+	settleTime   = 3 * time.Second        // after which every process has counted the others
 )
 
 // appendLoads are what section append puts on each store: that many processes, and the messages per second that they offer
 // in all; 0: as many as they can store.
 var appendLoads = []struct{ processes, rate int }{{1, 0}, {8, 0}, {1, 100}, {8, 100}, {25, 100}, {50, 100}}
 
-// appends measures what several processes append to one log, each of which also follows it as with an open page. On the
-// real stores the processes are real. On the ideal ones, whose every call takes the same time and no processor, they are
+// appends measures what several processes append to one log. With a rate each of them also follows it as with an open page. On
+// the real stores the processes are real. On the ideal ones, whose every call takes the same time and no processor, they are
 // logs of this process, of which it holds hundreds.
 func appends(ctx context.Context, b *bench) error {
 	for _, load := range appendLoads {
@@ -94,6 +96,10 @@ func appendsBy(ctx context.Context, config storeConfig, processes, rate int) err
 		case <-ready:
 		case <-ctx.Done():
 		}
+	}
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
 	}
 	close(start)
 	if err := group.Wait(); err != nil {
@@ -201,7 +207,9 @@ func runLog(ctx context.Context, s store.Store, rate float64, start func()) (res
 	counted := &countedLog{Store: s}
 	clock := store.NewClock(s, slog.New(slog.DiscardHandler))
 	log := eventlog.New(counted, clock, func() store.Process { return store.Process{Server: "bench"} })
-	log.AddPages(1) // as in a server whose users chat
+	if rate > 0 {
+		log.AddPages(1) // as in a server whose users chat; without a rate all of the store's time is for appending
+	}
 	running, stop := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return log.Run(running) })
@@ -214,6 +222,10 @@ func runLog(ctx context.Context, s store.Store, rate float64, start func()) (res
 	start()
 	before := counted.counts()
 	deadline := time.Now().Add(appendTime)
+	countedUntil := deadline // one acknowledged later is stored, but outside the measured time
+	if rate > 0 {
+		countedUntil = deadline.Add(graceTime)
+	}
 	var mu sync.Mutex // guards result
 	send := func() error {
 		began := time.Now()
@@ -223,7 +235,7 @@ func runLog(ctx context.Context, s store.Store, rate float64, start func()) (res
 		if _, err := log.Append(ctx, sampleMessage()); err != nil {
 			return err
 		}
-		if time.Now().Before(deadline) { // one acknowledged later is stored, but outside the measured time
+		if time.Now().Before(countedUntil) {
 			mu.Lock()
 			defer mu.Unlock()
 			result.Stored++
@@ -246,9 +258,8 @@ func runLog(ctx context.Context, s store.Store, rate float64, start func()) (res
 			})
 		}
 	} else {
-		// The end leaves the last messages time, so that all that were offered can be stored within the measured time.
 		interval := time.Duration(float64(time.Second) / rate)
-		for next := time.Now().Add(time.Duration(float64(interval) * randomFraction())); next.Before(deadline.Add(-time.Second / 2)); next = next.Add(interval) {
+		for next := time.Now().Add(time.Duration(float64(interval) * randomFraction())); next.Before(deadline); next = next.Add(interval) {
 			time.Sleep(time.Until(next))
 			senders.Go(send)
 		}

@@ -103,7 +103,7 @@ func appendsToIdeal(ctx context.Context, delay time.Duration, processes, rate in
 			results[i], err = runLog(ctx, s, float64(rate)/float64(processes), func() {
 				ready.Done()
 				ready.Wait()
-				time.Sleep(time.Second) // until each has counted the others
+				time.Sleep(settleTime)
 				before.CompareAndSwap(0, s.calls.Load())
 			})
 			return err

@@ -13,6 +13,8 @@ const (
 	maxBatch   = 500                   // entries of one Append, and of one After
 	minBackoff = 20 * time.Millisecond // after store.ErrUnavailable
 	maxBackoff = time.Second
+	// gatherShare is which part of the time that a batch took the next one waits for more entries: an eighth.
+	gatherShare = 8
 )
 
 // request is one call of Submit.
@@ -48,6 +50,7 @@ type queue struct {
 func (l *Log) append(ctx context.Context) {
 	q := queue{byID: map[entryID]*pendingEntry{}}
 	backoff := minBackoff
+	expected, wait := 0, time.Duration(0)
 	for ctx.Err() == nil {
 		if len(q.order) == 0 {
 			select {
@@ -57,16 +60,40 @@ func (l *Log) append(ctx context.Context) {
 				l.enqueue(&q, r)
 			}
 		}
-		for len(l.requests) > 0 {
-			l.enqueue(&q, <-l.requests)
-		}
+		l.gather(&q, expected, wait)
 		q.dropAbandoned()
+		began, queued := time.Now(), len(q.order)
 		if err := l.appendBatch(ctx, &q); err != nil {
 			sleep(ctx, backoff)
 			backoff = min(2*backoff, maxBackoff)
 			continue
 		}
 		backoff = minBackoff
+		expected, wait = queued, time.Since(began)/gatherShare
+	}
+}
+
+// gather queues the requests that are there, and waits a little while for as many as the last batch had: callers that wait
+// for one message before they send the next all come back at about the same time, and share a batch again. A single caller
+// waits for nobody.
+func (l *Log) gather(q *queue, expected int, wait time.Duration) {
+	timeout := time.After(wait)
+	for {
+		select {
+		case r := <-l.requests:
+			l.enqueue(q, r)
+			continue
+		default:
+		}
+		if len(q.order) >= min(expected, maxBatch) {
+			return
+		}
+		select {
+		case r := <-l.requests:
+			l.enqueue(q, r)
+		case <-timeout:
+			return
+		}
 	}
 }
 

@@ -77,7 +77,8 @@ func (l *Log) step(ctx context.Context, verified bool) (behind bool, err error) 
 // ask reads the entries after the position and takes those up to the first gap. The answer begins with the entry at the
 // position itself, which shows whether the log is still the one that was read.
 func (l *Log) ask(ctx context.Context) error {
-	l.follower.asked = time.Now()
+	began := time.Now()
+	l.follower.asked = began
 	from := l.position - 1
 	if len(l.recent) == 0 {
 		from = l.position
@@ -86,6 +87,7 @@ func (l *Log) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.pace.asked(time.Since(began))
 	l.follower.behind = len(entries) > fullAnswer
 	if len(l.recent) > 0 {
 		if len(entries) == 0 || !sameEntry(entries[0], l.recent[len(l.recent)-1]) {

@@ -89,6 +89,12 @@ func (m *memoryStore) set(f func()) {
 	f()
 }
 
+func (m *memoryStore) readCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reads
+}
+
 // write appends entries as another process does.
 func (m *memoryStore) write(clientIDs ...string) {
 	m.set(func() {
@@ -337,13 +343,13 @@ func TestHole(t *testing.T) {
 			if waited := time.Since(began); waited > 0 {
 				t.Errorf("the append waited %v for the hole", waited)
 			}
-			reads := m.reads
+			reads := m.readCount()
 			time.Sleep(900 * time.Millisecond)
 			synctest.Wait()
 			if len(got) > 0 {
 				t.Errorf("delivered beside a hole whose writer may live: %v", got)
 			}
-			if reads = m.reads - reads; reads > 100 {
+			if reads = m.readCount() - reads; reads > 100 {
 				t.Errorf("%d questions in 0.9 s of waiting", reads)
 			}
 			time.Sleep(1100 * time.Millisecond) // 2 s in all
@@ -413,8 +419,8 @@ func TestShareOfQuestions(t *testing.T) {
 					}
 					time.Sleep(time.Millisecond)
 				}
-				if m.reads*processes > maxQuestions*11/10 {
-					t.Errorf("appending %v: %d questions a second of each of %d processes", appending, m.reads, processes)
+				if reads := m.readCount(); reads*processes > maxQuestions*11/10 {
+					t.Errorf("appending %v: %d questions a second of each of %d processes", appending, reads, processes)
 				}
 			})
 		}

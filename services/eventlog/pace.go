@@ -22,18 +22,45 @@ const (
 	recordLifetime = 3 * recordInterval
 )
 
+// crowding is how many pauses of excess a process makes after a question, for each process: the excess is the time that a
+// question takes beyond the fastest one. So the questions of all processes together keep a store busy for at most half of
+// the time, whether it is fast or slow, and appends find it free.
+const crowding = 2
+
+// The longest pauses that crowding makes: while a page is open, and while none is.
+const (
+	maxPause     = time.Second
+	maxIdlePause = 5 * time.Second
+)
+
 // pace is what decides how often this process may ask.
 type pace struct {
 	processes  atomic.Int64 // live ones, at the last count
 	appendedAt atomic.Int64 // nanoseconds since 1970
+
+	// These belong to the follower.
+	fastest time.Duration // question
+	excess  time.Duration // of the last questions, a moving average
 }
 
 // appended notes that this process has appended.
 func (p *pace) appended() { p.appendedAt.Store(time.Now().UnixNano()) }
 
+// asked notes how long a question took. The fastest one is forgotten slowly: a server may have moved farther away.
+func (p *pace) asked(took time.Duration) {
+	p.fastest += p.fastest / 1000
+	if p.fastest == 0 || took < p.fastest {
+		p.fastest = took
+	}
+	p.excess += (took - p.fastest - p.excess) / 8
+}
+
+// count is the number of live processes, this one included.
+func (p *pace) count() int64 { return max(1, p.processes.Load()) }
+
 // share is the shortest time between two questions of this process.
 func (p *pace) share() time.Duration {
-	share := time.Duration(max(1, p.processes.Load())) * time.Second / maxQuestions
+	share := time.Duration(p.count()) * time.Second / maxQuestions
 	if time.Since(time.Unix(0, p.appendedAt.Load())) > appendingFor {
 		share *= 2
 	}
@@ -48,8 +75,9 @@ func (l *Log) nextQuestion() time.Time {
 	interval := openInterval
 	f := &l.follower
 	switch {
-	case f.behind: // also when a hole was just filled
+	case f.behind && pages > 0: // also when a hole was just filled
 		interval = 0
+	case f.behind: // nobody waits for what is missing
 	case f.hole.end > 0:
 		interval = activeInterval
 	case appended > 0: // other entries before these are not read yet
@@ -59,14 +87,23 @@ func (l *Log) nextQuestion() time.Time {
 	case time.Since(f.lastEntryAt) < activeFor:
 		interval = activeInterval
 	}
-	return f.asked.Add(max(interval, l.pace.share()))
+	longest := maxPause
+	switch {
+	case pages <= 0:
+		longest = maxIdlePause
+	case f.behind: // pages wait for what there is
+		longest = l.pace.excess
+	}
+	crowded := crowding * time.Duration(l.pace.count()) * l.pace.excess
+	return f.asked.Add(max(interval, l.pace.share(), min(crowded, longest)))
 }
 
 // keepRecord writes the record of this process and counts those of all, until ctx ends. While the store does not answer the
 // last count stays.
 func (l *Log) keepRecord(ctx context.Context) {
 	id := rand.Text()
-	for interval := recordInterval / 10; ctx.Err() == nil; interval = recordInterval { // soon again at the start: others start too
+	// Sooner again at the start, since the other processes often start too.
+	for interval := recordInterval / 8; ctx.Err() == nil; interval = min(2*interval, recordInterval) {
 		if n, err := l.writeRecord(ctx, id); err == nil {
 			l.pace.processes.Store(int64(n))
 		}

@@ -25,7 +25,7 @@ var schema string
 const (
 	openTimeout   = 10 * time.Second // enough for eight processes that create the file at the same time
 	maxReaders    = 4                // connections of one process that read
-	maxRetryDelay = 4 * time.Millisecond
+	maxRetryDelay = 300 * time.Microsecond
 )
 
 // database implements store.Store. All writes go through one connection: the writers of one process then queue in order
