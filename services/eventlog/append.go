@@ -69,13 +69,13 @@ func (l *Log) append(ctx context.Context) {
 			continue
 		}
 		backoff = minBackoff
-		expected, wait = queued, time.Since(began)/gatherShare
+		expected, wait = queued+len(l.requests), time.Since(began)/gatherShare
 	}
 }
 
-// gather queues the requests that are there, and waits a little while for as many as the last batch had: callers that wait
-// for one message before they send the next all come back at about the same time, and share a batch again. A single caller
-// waits for nobody.
+// gather queues the requests that are there, and waits a little while for as many as the last batch had and left waiting:
+// callers that wait for one message before they send the next come back at about the same time, and all share one batch. A
+// single caller waits for nobody.
 func (l *Log) gather(q *queue, expected int, wait time.Duration) {
 	timeout := time.After(wait)
 	for {

@@ -83,12 +83,16 @@ func (l *Log) ask(ctx context.Context) error {
 	if len(l.recent) == 0 {
 		from = l.position
 	}
-	entries, err := l.store.After(ctx, from, maxBatch+1)
+	limit := maxBatch
+	if l.openPages() <= 0 { // nobody waits
+		limit = fullAnswer
+	}
+	entries, err := l.store.After(ctx, from, limit+1)
 	if err != nil {
 		return err
 	}
 	l.pace.asked(time.Since(began))
-	l.follower.behind = len(entries) > fullAnswer
+	l.follower.behind = len(entries) >= fullAnswer
 	if len(l.recent) > 0 {
 		if len(entries) == 0 || !sameEntry(entries[0], l.recent[len(l.recent)-1]) {
 			return l.verifyRecent(ctx)
@@ -105,7 +109,8 @@ func (l *Log) ask(ctx context.Context) error {
 	return l.handleHole(ctx, entries[0].N)
 }
 
-// fullAnswer is how many entries make an answer after which the next question follows without a pause.
+// fullAnswer is how many entries make an answer after which the next question follows without a pause, and the most that
+// are asked for while no page is open.
 const fullAnswer = 50
 
 // handleHole fills the gap between the position and an entry once it is old enough. The store decides between the filler and

@@ -139,6 +139,13 @@ func (l *Log) AddPages(delta int) {
 	}
 }
 
+// openPages is the sum of the calls of AddPages.
+func (l *Log) openPages() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pages
+}
+
 // Ready returns a channel that is closed once the log's position is known. From then on Recent holds at least the last
 // entries, if the log has any.
 func (l *Log) Ready() <-chan struct{} { return l.ready }

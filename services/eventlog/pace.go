@@ -25,7 +25,10 @@ const (
 // crowding is how many pauses of excess a process makes after a question, for each process: the excess is the time that a
 // question takes beyond the fastest one. So the questions of all processes together keep a store busy for at most half of
 // the time, whether it is fast or slow, and appends find it free.
-const crowding = 2
+const (
+	crowding     = 2
+	idleCrowding = 4 // times as many while no page is open
+)
 
 // The longest pauses that crowding makes: while a page is open, and while none is.
 const (
@@ -87,14 +90,13 @@ func (l *Log) nextQuestion() time.Time {
 	case time.Since(f.lastEntryAt) < activeFor:
 		interval = activeInterval
 	}
-	longest := maxPause
+	crowded, longest := crowding*time.Duration(l.pace.count())*l.pace.excess, maxPause
 	switch {
 	case pages <= 0:
-		longest = maxIdlePause
+		crowded, longest = idleCrowding*crowded, maxIdlePause
 	case f.behind: // pages wait for what there is
 		longest = l.pace.excess
 	}
-	crowded := crowding * time.Duration(l.pace.count()) * l.pace.excess
 	return f.asked.Add(max(interval, l.pace.share(), min(crowded, longest)))
 }
 
