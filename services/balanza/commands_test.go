@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"balanza/e2e/testenv"
+	"balanza/services/workers/control"
 )
 
 // snapshot returns the paths, modes and contents of everything below some folders.
@@ -203,6 +204,34 @@ func TestFlagsAfterTwoHyphensAreTheServers(t *testing.T) {
 	}
 	if s := p.settings; s.Name != "server" || s.Port != 8085 || s.Mode != clusterMode || c.Flags().NArg() != 0 {
 		t.Errorf("%+v, arguments %q", s, c.Flags().Args())
+	}
+}
+
+// A clock that was set back since a server's start does not make ps show a negative duration.
+func TestDurationsWithoutTheWallClock(t *testing.T) {
+	start := time.Now().Add(10 * time.Minute)
+	s := serverStatus{
+		Status:  control.Status{Name: "one", Status: "online", Since: start, Uptime: 3},
+		Workers: []processStatus{{WorkerStatus: control.WorkerStatus{Worker: 1, Pid: 7, Status: "online", Since: start, Uptime: 2}}},
+	}
+	var out bytes.Buffer
+	if err := table(&out, []serverStatus{s}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if text := out.String(); !strings.Contains(text, "3s") || !strings.Contains(text, "2s") || strings.Contains(text, "-") {
+		t.Errorf("ps shows\n%s", text)
+	}
+	h := newHome(t)
+	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
+	var all []struct {
+		Uptime  float64
+		Workers []struct{ Uptime float64 }
+	}
+	if err := json.Unmarshal([]byte(h.must("ps", "--json", "one")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if all[0].Uptime <= 0 || all[0].Workers[0].Uptime <= 0 {
+		t.Errorf("a server that runs: %+v", all[0])
 	}
 }
 

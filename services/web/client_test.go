@@ -276,6 +276,11 @@ type panickingStore struct {
 	armed atomic.Bool
 }
 
+func (s *panickingStore) wrap(inner store.Store) store.Store {
+	s.Store = inner
+	return s
+}
+
 func (s *panickingStore) TouchSession(ctx context.Context, id string, expires time.Time) error {
 	if s.armed.Swap(false) {
 		panic("a test")

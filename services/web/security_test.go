@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -443,10 +444,71 @@ func TestSessionExtension(t *testing.T) {
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusSeeOther)
 }
 
+// countingStore notes the calls that a log-in makes.
+type countingStore struct {
+	store.Store
+	mu    sync.Mutex
+	calls []string
+}
+
+func (s *countingStore) wrap(inner store.Store) store.Store {
+	s.Store = inner
+	return s
+}
+
+func (s *countingStore) note(call string) store.Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, call)
+	return s.Store
+}
+
+func (s *countingStore) Count(ctx context.Context, key string, n int, expires time.Time) (int, error) {
+	return s.note("Count").Count(ctx, key, n, expires)
+}
+
+func (s *countingStore) User(ctx context.Context, email string) (store.User, error) {
+	return s.note("User").User(ctx, email)
+}
+
+func (s *countingStore) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
+	return s.note("Session").Session(ctx, id, now)
+}
+
+func (s *countingStore) CreateSession(ctx context.Context, session store.Session) error {
+	return s.note("CreateSession").CreateSession(ctx, session)
+}
+
+func (s *countingStore) TouchSession(ctx context.Context, id string, expires time.Time) error {
+	return s.note("TouchSession").TouchSession(ctx, id, expires)
+}
+
+func (s *countingStore) DeleteSession(ctx context.Context, id string) error {
+	return s.note("DeleteSession").DeleteSession(ctx, id)
+}
+
+// A log-in makes at most six calls of the store. On MongoDB each of them is one round trip (mongostore's TestRoundTrips).
+func TestLoginRoundTrips(t *testing.T) {
+	st := &countingStore{}
+	p := startOn(t, t.TempDir(), Config{Store: st}, listen(t))
+	addUser(t, p.store, "ana@example.org")
+	p.send(t, call{method: "POST", path: "/login", form: credentials("ana@example.org", knownPassword)}).want(t, http.StatusSeeOther)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.calls) == 0 || len(st.calls) > 6 {
+		t.Errorf("a log-in called %v", st.calls)
+	}
+}
+
 // skewedStore is a store whose server's clock differs from this machine's.
 type skewedStore struct {
 	store.Store
 	skew time.Duration
+}
+
+func (s *skewedStore) wrap(inner store.Store) store.Store {
+	s.Store = inner
+	return s
 }
 
 func (s *skewedStore) Now(ctx context.Context) (time.Time, error) {

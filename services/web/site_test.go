@@ -45,11 +45,8 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	}
 	t.Cleanup(func() { db.Close() })
 	st := store.Store(db)
-	switch wrapper := config.Store.(type) {
-	case *panickingStore:
-		wrapper.Store, st = db, wrapper
-	case *skewedStore:
-		wrapper.Store, st = db, wrapper
+	if wrapper, ok := config.Store.(interface{ wrap(store.Store) store.Store }); ok {
+		st = wrapper.wrap(db)
 	}
 	config.Logger = slog.New(slog.DiscardHandler)
 	clock := store.NewClock(st, config.Logger)
