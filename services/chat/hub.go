@@ -129,7 +129,7 @@ func (h *Hub) read(ctx context.Context, after, end int64) (messages []store.Entr
 		if err != nil {
 			return messages, after, err
 		}
-		entries = entries[:len(entries)-len(above(entries, end))]
+		entries = entries[:len(entries)-len(store.Above(entries, end))]
 		if len(entries) == 0 {
 			break
 		}
@@ -219,7 +219,7 @@ func (h *Hub) framesAfter(after int64) func() [][]byte {
 	if frames := h.encoded[after]; frames != nil {
 		return frames
 	}
-	messages, last := above(h.messages, after), max(after, h.last)
+	messages, last := store.Above(h.messages, after), max(after, h.last)
 	if after == 0 {
 		messages = messages[max(0, len(messages)-recentCount):]
 	}
@@ -234,7 +234,7 @@ func (h *Hub) framesAfter(after int64) func() [][]byte {
 // stepBack drops what came after n: the store lost it in a crash, and gave its numbers to other entries. Pages keep messages
 // by number, so delivering the new ones also corrects what they show. h.mu is locked.
 func (h *Hub) stepBack(n int64) {
-	h.messages = slices.Clip(h.messages[:len(h.messages)-len(above(h.messages, n))]) // an encoder may read what follows
+	h.messages = slices.Clip(h.messages[:len(h.messages)-len(store.Above(h.messages, n))]) // an encoder may read what follows
 	h.floor = min(h.floor, n)
 	for l := range h.listeners {
 		l.after = min(l.after, n)
@@ -265,12 +265,6 @@ func (h *Hub) stop() {
 // onlyMessages returns the messages among entries, in a slice of its own.
 func onlyMessages(entries []store.Entry) []store.Entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e store.Entry) bool { return e.Kind != store.MessagePosted })
-}
-
-// above returns the part of entries with numbers greater than n.
-func above(entries []store.Entry, n int64) []store.Entry {
-	i, _ := slices.BinarySearchFunc(entries, n+1, func(e store.Entry, n int64) int { return int(e.N - n) })
-	return entries[i:]
 }
 
 // wake wakes the goroutine that reads from a channel of capacity 1.

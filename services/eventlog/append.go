@@ -29,11 +29,6 @@ type result struct {
 	err   error
 }
 
-// entryID is the part of an entry that is unique in the log and known before the entry has a number.
-type entryID struct{ author, clientID string }
-
-func idOf(e store.Entry) entryID { return entryID{e.Author, e.ClientID} }
-
 // pendingEntry is an entry that is not known to be stored, with all requests for it.
 type pendingEntry struct {
 	entry    store.Entry
@@ -43,12 +38,12 @@ type pendingEntry struct {
 // queue holds the pending entries in the order of their first requests.
 type queue struct {
 	order []*pendingEntry
-	byID  map[entryID]*pendingEntry
+	byID  map[store.EntryID]*pendingEntry
 }
 
 // append stores what Submit queues until ctx ends: one batch after the other, so that entries keep their order.
 func (l *Log) append(ctx context.Context) {
-	q := queue{byID: map[entryID]*pendingEntry{}}
+	q := queue{byID: map[store.EntryID]*pendingEntry{}}
 	backoff := minBackoff
 	expected, wait := 0, time.Duration(0)
 	for ctx.Err() == nil {
@@ -100,10 +95,10 @@ func (l *Log) gather(q *queue, expected int, wait time.Duration) {
 // enqueue completes a request whose message is among the recent entries, and queues the entry of any other. Pages whose
 // process died all repeat their unacknowledged messages at once: most of them cost no call of the store this way.
 func (l *Log) enqueue(q *queue, r *request) {
-	id := idOf(r.entry)
+	id := r.entry.ID()
 	if r.entry.Kind == store.MessagePosted {
 		recent := l.Recent()
-		if i := slices.IndexFunc(recent, func(e store.Entry) bool { return idOf(e) == id }); i >= 0 {
+		if i := slices.IndexFunc(recent, func(e store.Entry) bool { return e.ID() == id }); i >= 0 {
 			r.result <- result{entry: recent[i]}
 			return
 		}
@@ -122,7 +117,7 @@ func (q *queue) dropAbandoned() {
 	q.order = slices.DeleteFunc(q.order, func(p *pendingEntry) bool {
 		abandoned := !slices.ContainsFunc(p.requests, func(r *request) bool { return r.ctx.Err() == nil })
 		if abandoned {
-			delete(q.byID, idOf(p.entry))
+			delete(q.byID, p.entry.ID())
 		}
 		return abandoned
 	})
@@ -160,7 +155,7 @@ func (l *Log) appendBatch(ctx context.Context, q *queue) error {
 		for _, r := range p.requests {
 			r.result <- res
 		}
-		delete(q.byID, idOf(p.entry))
+		delete(q.byID, p.entry.ID())
 	}
 	q.order = slices.Delete(q.order, 0, len(batch))
 	return nil
@@ -185,7 +180,7 @@ func (l *Log) handToFollower(stored []store.Entry) {
 	l.appended = append(l.appended, stored...)
 	slices.SortFunc(l.appended, func(a, b store.Entry) int { return int(a.N - b.N) })
 	l.mu.Unlock()
-	l.pace.appended()
+	l.polling.appended()
 	l.wake()
 }
 

@@ -22,7 +22,7 @@ const (
 
 // follower is the state of the goroutine that follows the log.
 type follower struct {
-	asked       time.Time // when the store was asked last
+	polledAt    time.Time
 	lastEntryAt time.Time // when the last new entry came
 	behind      bool      // the last answer was a full one, so there may be more
 	hole        hole
@@ -66,19 +66,19 @@ func (l *Log) step(ctx context.Context, verified bool) (behind bool, err error) 
 		}
 	}
 	l.takeAppended()
-	if time.Until(l.nextQuestion()) <= 0 {
-		if err := l.ask(ctx); err != nil {
+	if time.Until(l.nextPoll()) <= 0 {
+		if err := l.poll(ctx); err != nil {
 			return false, err
 		}
 	}
 	return l.deliver(ctx)
 }
 
-// ask reads the entries after the position and takes those up to the first gap. The answer begins with the entry at the
+// poll reads the entries after the position and takes those up to the first gap. The answer begins with the entry at the
 // position itself, which shows whether the log is still the one that was read.
-func (l *Log) ask(ctx context.Context) error {
+func (l *Log) poll(ctx context.Context) error {
 	began := time.Now()
-	l.follower.asked = began
+	l.follower.polledAt = began
 	from := l.position - 1
 	if len(l.recent) == 0 {
 		from = l.position
@@ -91,7 +91,7 @@ func (l *Log) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.pace.asked(time.Since(began))
+	l.polling.polled(time.Since(began))
 	l.follower.behind = len(entries) >= fullAnswer
 	if len(l.recent) > 0 {
 		if len(entries) == 0 || !sameEntry(entries[0], l.recent[len(l.recent)-1]) {
@@ -101,7 +101,7 @@ func (l *Log) ask(ctx context.Context) error {
 	}
 	l.advance(entries)
 	l.takeAppended()
-	entries = above(entries, l.position)
+	entries = store.Above(entries, l.position)
 	if len(entries) == 0 {
 		l.follower.hole = hole{}
 		return nil
@@ -109,8 +109,8 @@ func (l *Log) ask(ctx context.Context) error {
 	return l.handleHole(ctx, entries[0].N)
 }
 
-// fullAnswer is how many entries make an answer after which the next question follows without a pause, and the most that
-// are asked for while no page is open.
+// fullAnswer is how many entries make an answer after which the next poll follows without a pause, and the most that
+// a poll asks for while no page is open.
 const fullAnswer = 50
 
 // handleHole fills the gap between the position and an entry once it is old enough. The store decides between the filler and
@@ -130,11 +130,11 @@ func (l *Log) handleHole(ctx context.Context, end int64) error {
 // come with the next answer.
 func (l *Log) takeAppended() {
 	l.mu.Lock()
-	appended := above(l.appended, l.position)
+	appended := store.Above(l.appended, l.position)
 	l.mu.Unlock()
 	l.advance(appended)
 	l.mu.Lock()
-	l.appended = above(l.appended, l.position)
+	l.appended = store.Above(l.appended, l.position)
 	l.mu.Unlock()
 }
 
@@ -182,17 +182,14 @@ func (l *Log) deliver(ctx context.Context) (behind bool, err error) {
 	return behind, nil
 }
 
-// wait returns when the next question is due, or earlier when wake was called.
+// wait returns when the next poll is due, or earlier when wake was called.
 func (l *Log) wait(ctx context.Context) {
 	select {
-	case <-time.After(time.Until(l.nextQuestion())):
+	case <-time.After(time.Until(l.nextPoll())):
 	case <-l.wakeup:
 	case <-ctx.Done():
 	}
 }
 
-// above returns the entries with numbers above n.
-func above(entries []store.Entry, n int64) []store.Entry { return entries[len(through(entries, n)):] }
-
 // sameEntry reports whether two entries are the same one, read at different times.
-func sameEntry(a, b store.Entry) bool { return a.N == b.N && idOf(a) == idOf(b) }
+func sameEntry(a, b store.Entry) bool { return a.N == b.N && a.ID() == b.ID() }

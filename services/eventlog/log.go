@@ -1,6 +1,6 @@
 // Package eventlog appends to the log of a store and follows it: one Log for each process. One goroutine appends
 // (append.go), one follows (follow.go), and one keeps the record of the process by which all processes share the number of
-// questions that they ask the store (pace.go).
+// polls of the store (poll.go).
 package eventlog
 
 import (
@@ -30,7 +30,7 @@ type Log struct {
 	subscribers []*subscriber
 	pages       int // open pages, the sum of the calls of AddPages
 
-	pace     pace
+	polling  polling
 	follower follower
 }
 
@@ -193,8 +193,7 @@ func (l *Log) read(ctx context.Context, n, last int64) ([]store.Entry, error) {
 
 // through returns the entries with numbers up to last.
 func through(entries []store.Entry, last int64) []store.Entry {
-	i, _ := slices.BinarySearchFunc(entries, last+1, func(e store.Entry, n int64) int { return int(e.N - n) })
-	return entries[:i]
+	return entries[:len(entries)-len(store.Above(entries, last))]
 }
 
 // wake ends the follower's wait.

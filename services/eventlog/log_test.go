@@ -35,7 +35,7 @@ func (m *memoryStore) Append(_ context.Context, entries []store.Entry) ([]store.
 	}
 	stored := slices.Clone(entries)
 	for i, e := range entries {
-		if known := slices.IndexFunc(m.entries, func(o store.Entry) bool { return o.N > 0 && idOf(o) == idOf(e) }); known >= 0 {
+		if known := slices.IndexFunc(m.entries, func(o store.Entry) bool { return o.N > 0 && o.ID() == e.ID() }); known >= 0 {
 			stored[i] = m.entries[known]
 			continue
 		}
@@ -403,7 +403,7 @@ func TestStartBesideHole(t *testing.T) {
 	})
 }
 
-// All processes together ask at most maxQuestions times a second, whatever each of them does.
+// All processes together ask at most maxPolls times a second, whatever each of them does.
 func TestShareOfQuestions(t *testing.T) {
 	for _, processes := range []int{1, 40, 400} {
 		for _, appending := range []bool{false, true} {
@@ -419,7 +419,7 @@ func TestShareOfQuestions(t *testing.T) {
 					}
 					time.Sleep(time.Millisecond)
 				}
-				if reads := m.readCount(); reads*processes > maxQuestions*11/10 {
+				if reads := m.readCount(); reads*processes > maxPolls*11/10 {
 					t.Errorf("appending %v: %d questions a second of each of %d processes", appending, reads, processes)
 				}
 			})

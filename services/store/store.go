@@ -4,10 +4,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -114,6 +116,18 @@ type Message struct {
 	Author Author
 	Text   string
 	Time   time.Time // UTC, stored in whole milliseconds
+}
+
+// EntryID is the part of an entry that is unique in the log and known before the entry has a number.
+type EntryID struct{ Author, ClientID string }
+
+// ID returns the entry's Author and ClientID.
+func (e Entry) ID() EntryID { return EntryID{e.Author, e.ClientID} }
+
+// Above returns the part of entries, which are in the order of their numbers, with numbers greater than n.
+func Above(entries []Entry, n int64) []Entry {
+	i, _ := slices.BinarySearchFunc(entries, n+1, func(e Entry, n int64) int { return cmp.Compare(e.N, n) })
+	return entries[i:]
 }
 
 // NewEventID returns a ClientID for an entry that is not a message. It sorts by time, like a UUID of version 7, so that the

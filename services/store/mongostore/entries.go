@@ -42,7 +42,7 @@ func (d *database) Append(ctx context.Context, entries []store.Entry) ([]store.E
 	if err != nil {
 		return nil, err
 	}
-	stored := map[identity]store.Entry{}
+	stored := map[store.EntryID]store.Entry{}
 	pending := entries
 	for range maxAttempts {
 		if len(pending) == 0 {
@@ -57,21 +57,16 @@ func (d *database) Append(ctx context.Context, entries []store.Entry) ([]store.E
 	}
 	result := make([]store.Entry, len(entries))
 	for i, e := range entries {
-		result[i] = stored[identityOf(e)]
+		result[i] = stored[e.ID()]
 		d.known(result[i].N)
 	}
 	return result, nil
 }
 
-// identity is what is unique in the log besides the number.
-type identity struct{ author, clientID string }
-
-func identityOf(e store.Entry) identity { return identity{e.Author, e.ClientID} }
-
-// appendOnce reserves numbers for the entries and inserts them in order, up to the first conflict: its number or its
-// identity is in the log. It adds the entries that the log has to stored, and returns those that it has not.
+// appendOnce reserves numbers for the entries and inserts them in order, up to the first conflict: its number or its ID is
+// in the log. It adds the entries that the log has to stored, and returns those that it has not.
 func (d *database) appendOnce(
-	ctx context.Context, t *tables, entries []store.Entry, stored map[identity]store.Entry,
+	ctx context.Context, t *tables, entries []store.Entry, stored map[store.EntryID]store.Entry,
 ) (pending []store.Entry, err error) {
 	first, err := d.reserve(ctx, t, len(entries))
 	if err != nil {
@@ -92,13 +87,13 @@ func (d *database) appendOnce(
 	}
 	for _, doc := range docs[:inserted] {
 		e := doc.(store.Entry)
-		stored[identityOf(e)] = e
+		stored[e.ID()] = e
 	}
 	rest := entries[inserted:]
 	if len(rest) == 0 {
 		return nil, nil
 	}
-	found, err := t.findByIdentity(ctx, rest)
+	found, err := t.findByID(ctx, rest)
 	if err != nil {
 		return nil, err
 	}
@@ -108,13 +103,13 @@ func (d *database) appendOnce(
 		return nil, err
 	}
 	for _, e := range rest {
-		if f, ok := found[identityOf(e)]; ok {
-			stored[identityOf(e)] = f
+		if f, ok := found[e.ID()]; ok {
+			stored[e.ID()] = f
 		} else {
 			pending = append(pending, e)
 		}
 	}
-	if len(pending) > 0 && identityOf(pending[0]) == identityOf(rest[0]) { // its number was taken
+	if len(pending) > 0 && pending[0].ID() == rest[0].ID() { // its number was taken
 		return pending, d.raiseSequence(ctx, t)
 	}
 	return pending, nil
@@ -160,17 +155,17 @@ func (d *database) known(n int64) {
 	}
 }
 
-// findByIdentity returns those of the entries that the log has, as they are stored there.
-func (t *tables) findByIdentity(ctx context.Context, entries []store.Entry) (map[identity]store.Entry, error) {
+// findByID returns those of the entries that the log has, as they are stored there.
+func (t *tables) findByID(ctx context.Context, entries []store.Entry) (map[store.EntryID]store.Entry, error) {
 	var authors, clientIDs []string
 	for _, e := range entries {
 		authors, clientIDs = append(authors, e.Author), append(clientIDs, e.ClientID)
 	}
 	// The query also matches the client ids of one author with another author; the map tells them apart.
 	docs, err := findAll[store.Entry](ctx, t.entries, bson.D{where("author", "$in", authors), where("clientId", "$in", clientIDs)}, nil)
-	found := make(map[identity]store.Entry, len(docs))
+	found := make(map[store.EntryID]store.Entry, len(docs))
 	for _, e := range docs {
-		found[identityOf(e)] = e
+		found[e.ID()] = e
 	}
 	return found, err
 }

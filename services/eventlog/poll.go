@@ -8,49 +8,45 @@ import (
 )
 
 const (
-	activeInterval = 10 * time.Millisecond // between two questions while a page is open and entries come
+	activeInterval = 10 * time.Millisecond // between two polls while a page is open and entries come
 	openInterval   = 50 * time.Millisecond // while a page is open and no entries come
 	idleInterval   = time.Second           // while no page is open
 	activeFor      = 3 * time.Second       // after an entry, more entries are expected for this long
 
-	// maxQuestions is how often per second all processes together ask the store for news. A process that has appended within
+	// maxPolls is how often per second all processes together ask the store for news. A process that has appended within
 	// appendingFor takes its whole share, any other one half of it.
-	maxQuestions = 4000
+	maxPolls     = 4000
 	appendingFor = time.Second
 
 	recordInterval = 5 * time.Second // between two writes of a process's record
 	recordLifetime = 3 * recordInterval
 )
 
-// crowding is how many pauses of excess a process makes after a question, for each process: the excess is the time that a
-// question takes beyond the fastest one. So the questions of all processes together keep a store busy for at most half of
-// the time, whether it is fast or slow, and appends find it free.
+// After a poll a process also pauses for pauseFactor times the number of processes times the excess: by how much longer the
+// last polls took than the fastest one. So the polls of all processes together keep a store busy for at most half of the
+// time, whether it is near or far, and appends find it free.
 const (
-	crowding     = 2
-	idleCrowding = 4 // times as many while no page is open
+	pauseFactor     = 2
+	idlePauseFactor = 4 // more, while no page is open
+	maxPause        = time.Second
+	maxIdlePause    = 5 * time.Second // while no page is open
 )
 
-// The longest pauses that crowding makes: while a page is open, and while none is.
-const (
-	maxPause     = time.Second
-	maxIdlePause = 5 * time.Second
-)
-
-// pace is what decides how often this process may ask.
-type pace struct {
+// polling is what decides how often this process polls the store.
+type polling struct {
 	processes  atomic.Int64 // live ones, at the last count
 	appendedAt atomic.Int64 // nanoseconds since 1970
 
 	// These belong to the follower.
-	fastest time.Duration // question
-	excess  time.Duration // of the last questions, a moving average
+	fastest time.Duration // poll
+	excess  time.Duration // of the last polls beyond the fastest, a moving average
 }
 
-// appended notes that this process has appended.
-func (p *pace) appended() { p.appendedAt.Store(time.Now().UnixNano()) }
+// appended takes in that this process has appended.
+func (p *polling) appended() { p.appendedAt.Store(time.Now().UnixNano()) }
 
-// asked notes how long a question took. The fastest one is forgotten slowly: a server may have moved farther away.
-func (p *pace) asked(took time.Duration) {
+// polled takes in how long a poll took. The fastest one is forgotten slowly: a server may have moved farther away.
+func (p *polling) polled(took time.Duration) {
 	p.fastest += p.fastest / 1000
 	if p.fastest == 0 || took < p.fastest {
 		p.fastest = took
@@ -59,19 +55,19 @@ func (p *pace) asked(took time.Duration) {
 }
 
 // count is the number of live processes, this one included.
-func (p *pace) count() int64 { return max(1, p.processes.Load()) }
+func (p *polling) count() int64 { return max(1, p.processes.Load()) }
 
-// share is the shortest time between two questions of this process.
-func (p *pace) share() time.Duration {
-	share := time.Duration(p.count()) * time.Second / maxQuestions
+// share is the shortest time between two polls of this process.
+func (p *polling) share() time.Duration {
+	share := time.Duration(p.count()) * time.Second / maxPolls
 	if time.Since(time.Unix(0, p.appendedAt.Load())) > appendingFor {
 		share *= 2
 	}
 	return share
 }
 
-// nextQuestion returns when the store is to be asked next. Short intervals are for pages that show entries as they come.
-func (l *Log) nextQuestion() time.Time {
+// nextPoll returns when the next poll is due. Short intervals are for pages that show entries as they come.
+func (l *Log) nextPoll() time.Time {
 	l.mu.Lock()
 	pages, appended := l.pages, len(l.appended)
 	l.mu.Unlock()
@@ -90,14 +86,14 @@ func (l *Log) nextQuestion() time.Time {
 	case time.Since(f.lastEntryAt) < activeFor:
 		interval = activeInterval
 	}
-	crowded, longest := crowding*time.Duration(l.pace.count())*l.pace.excess, maxPause
+	pause, longest := pauseFactor*time.Duration(l.polling.count())*l.polling.excess, maxPause
 	switch {
 	case pages <= 0:
-		crowded, longest = idleCrowding*crowded, maxIdlePause
+		pause, longest = idlePauseFactor*pause, maxIdlePause
 	case f.behind: // pages wait for what there is
-		longest = l.pace.excess
+		longest = l.polling.excess
 	}
-	return f.asked.Add(max(interval, l.pace.share(), min(crowded, longest)))
+	return f.polledAt.Add(max(interval, l.polling.share(), min(pause, longest)))
 }
 
 // keepRecord writes the record of this process and counts those of all, until ctx ends. While the store does not answer the
@@ -107,7 +103,7 @@ func (l *Log) keepRecord(ctx context.Context) {
 	// Sooner again at the start, since the other processes often start too.
 	for interval := recordInterval / 8; ctx.Err() == nil; interval = min(2*interval, recordInterval) {
 		if n, err := l.writeRecord(ctx, id); err == nil {
-			l.pace.processes.Store(int64(n))
+			l.polling.processes.Store(int64(n))
 		}
 		sleep(ctx, interval)
 	}
