@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	minRecent   = 1000 // entries kept in memory; up to twice as many, since trimming copies the slice
-	initialRead = 100  // entries read at the start
+	// minRecent is how many entries are read at the start and kept in memory; up to twice as many, since trimming copies
+	// the slice. A number that is missing among them may still be written, one before them was deleted.
+	minRecent = keepRecent
 
 	// holeTimeout is how long a number stays without an entry, while later ones have theirs, until followers fill it: far
 	// longer than a live process needs from its reservation to its insert. holeJitter spreads the followers.

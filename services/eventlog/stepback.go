@@ -39,7 +39,7 @@ func (l *Log) verifyRecent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := max(0, last-initialRead)
+	before := max(0, last-minRecent)
 	if len(l.recent) > 0 {
 		before = min(before, l.recent[0].N-1)
 	}
