@@ -131,7 +131,7 @@ func (l *Log) handleHole(ctx context.Context, end int64) error {
 // come with the next answer.
 func (l *Log) takeAppended() {
 	l.mu.Lock()
-	appended := store.Above(l.appended, l.position)
+	appended := slices.Clone(store.Above(l.appended, l.position)) // the appender sorts the original in place
 	l.mu.Unlock()
 	l.advance(appended)
 	l.mu.Lock()
