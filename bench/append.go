@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
@@ -259,7 +260,8 @@ func runLog(ctx context.Context, s store.Store, rate float64, start func()) (res
 		}
 	} else {
 		interval := time.Duration(float64(time.Second) / rate)
-		for next := time.Now().Add(time.Duration(float64(interval) * randomFraction())); next.Before(deadline); next = next.Add(interval) {
+		// The first pause is random, so that processes of one rate do not all offer at the same moment.
+		for next := time.Now().Add(rand.N(interval)); next.Before(deadline); next = next.Add(interval) {
 			time.Sleep(time.Until(next))
 			senders.Go(send)
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,6 +120,3 @@ func appendsToIdeal(ctx context.Context, delay time.Duration, processes, rate in
 		fmt.Sprintf("; %.2f calls a batch", calls/float64(max(1, batches))))
 	return nil
 }
-
-// randomFraction is between 0 and 1: processes that offer messages at one rate do not all do so at the same moment.
-func randomFraction() float64 { return rand.Float64() }

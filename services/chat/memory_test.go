@@ -18,10 +18,9 @@ type memory struct {
 	mu        sync.Mutex
 	entries   []store.Entry
 	products  map[string]store.Product
-	down      bool  // every call fails
-	noProduct bool  // Product fails
-	slow      bool  // After takes a second
-	hole      int64 // After returns only entries below this number to a call from below it; 0: all entries
+	down      bool // every call fails
+	noProduct bool // Product fails
+	slow      bool // After takes a second
 }
 
 // maxAfter is the highest number of entries that After returns.
@@ -66,9 +65,6 @@ func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, 
 		return nil, err
 	}
 	rest := m.entries[min(n, int64(len(m.entries))):]
-	if n < m.hole {
-		rest = rest[:min(m.hole-n-1, int64(len(rest)))]
-	}
 	rest, slow := slices.Clone(rest[:min(limit, len(rest), maxAfter)]), m.slow
 	unlock()
 	if slow {
