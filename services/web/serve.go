@@ -34,7 +34,7 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	s.background.Go(func() { s.sweep(s.work) })
 
 	failed := make(chan error, 1)
-	go func() { failed <- s.app.Listener(ln) }()
+	go func() { failed <- s.app.Listener(lingeringListener{ln}) }()
 	s.started.Store(true)
 	select {
 	case err := <-failed:

@@ -148,6 +148,9 @@ func New(config Config) (*Site, error) {
 	unreadable := server.ErrorHandler // answers requests that fasthttp cannot parse, which bypass server.Handler
 	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
 		defer s.recoverPanic(c)
+		if conn, ok := c.Conn().(*lingeringConn); ok {
+			conn.unread.Store(true)
+		}
 		unreadable(c, err)
 	}
 	return s, nil
