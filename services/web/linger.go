@@ -38,8 +38,9 @@ func (c *lingeringConn) Close() error {
 		end := time.Now().Add(lingerTime)
 		discarded := make([]byte, 4<<10)
 		var err error
-		for err == nil && time.Now().Before(end) {
-			_ = c.SetReadDeadline(time.Now().Add(lingerSilence)) // fails only when the connection is closed, as Read then does
+		for err == nil {
+			// SetReadDeadline fails only when the connection is closed, as Read then does.
+			_ = c.SetReadDeadline(time.Now().Add(min(lingerSilence, time.Until(end))))
 			_, err = c.Read(discarded)
 		}
 	}
