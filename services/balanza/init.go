@@ -21,6 +21,7 @@ func (p *program) init() *cobra.Command {
 			if err := fromEnvironment(prefix, &s); err != nil {
 				return usageError{err}
 			}
+			s.Limits = p.settings.Limits
 			return provision.Run(args[0], s)
 		},
 	}

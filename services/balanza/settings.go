@@ -18,6 +18,7 @@ import (
 	"github.com/kelseyhightower/envconfig"
 	"github.com/spf13/pflag"
 
+	"balanza/services/limits"
 	"balanza/services/watch"
 	"balanza/services/workers"
 )
@@ -49,6 +50,9 @@ type settings struct {
 	TrustedProxies   []string      `split_words:"true"`
 	KeepMessages     time.Duration `split_words:"true"`
 
+	// What one client or one account can take.
+	Limits limits.Limits `envconfig:"LIMIT"`
+
 	// Names without the prefix are those that other programs use for the same.
 	WatchPoll pollInterval `envconfig:"WATCH_POLL"`
 
@@ -68,7 +72,11 @@ func loadSettings() (s settings, err error) {
 	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf(".env: %w", err)
 	}
+	s.Limits = limits.Default()
 	if err := fromEnvironment(prefix, &s); err != nil {
+		return s, err
+	}
+	if err := s.Limits.Check(); err != nil {
 		return s, err
 	}
 	if s.Home == "" {

@@ -51,7 +51,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	})
 	pages, err = web.New(web.Config{
 		Store: st, Clock: clock, Log: log, Process: process, Logger: s.log,
-		TrustedProxies: s.settings.TrustedProxies, KeepMessages: s.settings.KeepMessages,
+		Limits: s.settings.Limits, TrustedProxies: s.settings.TrustedProxies, KeepMessages: s.settings.KeepMessages,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
 		Replaced: w.Replaced, Totals: w.Totals,
 	})

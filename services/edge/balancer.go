@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"balanza/services/limits"
 )
 
 // Limits of a client's connection.
@@ -44,6 +47,8 @@ type Config struct {
 	// WaitTimeout is how long requests wait for an upstream to become ready, from the moment the last one became
 	// unready. It bridges a restart; during a longer outage the answer is 503 at once. 0 means 5 s.
 	WaitTimeout time.Duration
+	// Limits are what one client can take. Zero: the defaults.
+	Limits limits.Limits
 	// Logger gets changes of the upstreams' health, and failed requests. nil means slog's default.
 	Logger *slog.Logger
 }
@@ -82,6 +87,7 @@ func New(c Config) (*Balancer, error) {
 	if c.WaitTimeout == 0 {
 		c.WaitTimeout = defaultWaitTimeout
 	}
+	c.Limits = cmp.Or(c.Limits, limits.Default())
 	b := &Balancer{config: c, log: c.Logger, noKeepAlive: newTransport(), headerTimeout: headerTimeout}
 	b.noKeepAlive.DisableKeepAlives = true
 	b.draining, b.startDrain = context.WithCancel(context.Background())

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"balanza/services/limits"
 )
 
 // The users that the containers run as. Each file is readable only by those that need it.
@@ -47,6 +49,8 @@ type Settings struct {
 	ForceHTTPS   bool   `envconfig:"FORCE_HTTPS"`              // plain HTTP is redirected
 	HTTPSPort    int    `envconfig:"HTTPS_PORT" default:"443"` // as browsers reach it
 	Certificates string `envconfig:"CERTIFICATES"`             // folder that may hold certificate.pem and key.pem
+
+	Limits limits.Limits `ignored:"true"` // of nginx
 }
 
 // Run makes in dir what is missing: two MongoDB passwords, nginx's certificate and key, and site.conf. Passwords are made

@@ -22,6 +22,7 @@ import (
 
 	"balanza/services/chat"
 	"balanza/services/eventlog"
+	"balanza/services/limits"
 	"balanza/services/store"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	// TrustedProxies are the addresses and CIDR ranges of proxies. X-Forwarded-Proto, and the last address of
 	// X-Forwarded-For, are believed when a request comes from one of them.
 	TrustedProxies []string
+
+	// Limits are what one client or one account can take. Zero: the defaults.
+	Limits limits.Limits
 
 	// KeepMessages is how long messages are kept at least. 0: for ever.
 	KeepMessages time.Duration
@@ -112,6 +116,7 @@ func New(config Config) (*Site, error) {
 			return nil, fmt.Errorf("trusted proxy %q: neither an IP address nor a CIDR range", proxy)
 		}
 	}
+	config.Limits = cmp.Or(config.Limits, limits.Default())
 	config.DrainIdle = cmp.Or(config.DrainIdle, 2*time.Second)
 	config.DrainTimeout = cmp.Or(config.DrainTimeout, 10*time.Second)
 	assets := loadAssets()
