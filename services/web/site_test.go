@@ -81,7 +81,7 @@ var cheapHash = sync.OnceValue(func() []byte {
 })
 
 // addUser creates a user with knownPassword.
-func addUser(t *testing.T, st store.Store, email string) {
+func addUser(t testing.TB, st store.Store, email string) {
 	t.Helper()
 	err := st.CreateUser(t.Context(), store.User{
 		Email:        email,
@@ -95,7 +95,7 @@ func addUser(t *testing.T, st store.Store, email string) {
 }
 
 // addSession logs a user in and returns the cookie.
-func addSession(t *testing.T, st store.Store, email string) *http.Cookie {
+func addSession(t testing.TB, st store.Store, email string) *http.Cookie {
 	t.Helper()
 	var random [32]byte
 	_, _ = rand.Read(random[:])
