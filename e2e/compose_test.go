@@ -138,6 +138,7 @@ func TestCompose(t *testing.T) {
 		{"kills", testKills},
 		{"reload", testReload},
 		{"slow clients", testSlowClients},
+		{"attackers", testAttackers},
 		{"HTTPS forced", testForceHTTPS},
 		{"update", testUpdate},
 		{"four times two", testFourTimesTwo},
