@@ -1,0 +1,66 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/kelseyhightower/envconfig"
+
+	"balanza/services/limits"
+)
+
+// TestEnvExample checks that .env.example lists every setting, and every limit with the number that holds without it.
+func TestEnvExample(t *testing.T) {
+	example, err := os.ReadFile("../../.env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operations, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys strings.Builder
+	if err := envconfig.Usagef(prefix, new(settings), &keys, "{{range .}}{{usage_key .}}\n{{end}}"); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	for key := range strings.Lines(keys.String()) {
+		key = strings.TrimSpace(key)
+		line := regexp.MustCompile(`(?m)^#(?:BALANZA_)?` + strings.TrimPrefix(key, "BALANZA_") + `=(\S*)`).FindSubmatch(example)
+		if line == nil {
+			t.Errorf(".env.example does not list %s", key)
+			continue
+		}
+		if strings.HasPrefix(key, "BALANZA_LIMIT_") {
+			t.Setenv(key, string(line[1]))
+			if !strings.Contains(string(operations), "`"+key+"`") {
+				t.Errorf("docs/operations.md does not list %s", key)
+			}
+		}
+	}
+	s, err := loadSettings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Limits != limits.Default() {
+		t.Errorf(".env.example says %+v, and the defaults are %+v", s.Limits, limits.Default())
+	}
+}
+
+// TestLimitsAreChecked checks that a limit that makes no sense is an error which names its variable.
+func TestLimitsAreChecked(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for variable, value := range map[string]string{
+		"BALANZA_LIMIT_BODY": "0", "BALANZA_LIMIT_HEADER": "12", "BALANZA_LIMIT_URL": "9000", "BALANZA_LIMIT_DRAWS": "-1",
+		"BALANZA_LIMIT_CLIENT_TIMEOUT": "10ms", "BALANZA_LIMIT_MESSAGES": "many", "BALANZA_LIMIT_FRAMES": "",
+	} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, value)
+			if _, err := loadSettings(); err == nil || !strings.Contains(err.Error(), variable) {
+				t.Errorf("%s=%s: error %v", variable, value, err)
+			}
+		})
+	}
+}
