@@ -17,7 +17,7 @@ func largeBodies(ctx context.Context, t *target, done *atomic.Int64) {
 	repeat(ctx, 2, 100*time.Millisecond, done, func(n int) {
 		size := []int{64<<10 + 1, 100_000, 130_000, 300_000}[n/2%4]
 		method := []string{"GET", "POST", "PUT"}[n%3]
-		head := method + " /api/productos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+		head := method + " /api/productos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 		body := bytes.Repeat([]byte("x"), size)
 		if n%2 == 0 {
 			head += "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"
