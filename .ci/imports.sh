@@ -5,10 +5,10 @@ broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
-  [store]='' [limits]='' [draw]='' [edge]='limits' [watch]='' [logfile]='' [provision]='limits'
+  [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [provision]='hosts limits'
   [workers/control]='' [workers/share]='' [workers]='workers/control workers/share'
   [eventlog]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'
-  [web]='store eventlog chat draw limits' [balanza]='.*'
+  [web]='store eventlog chat draw hosts limits' [balanza]='.*'
 )
 declare -A owners=(
   [github.com/gofiber/]='web' [go.mongodb.org/mongo-driver]='store/mongostore' [modernc.org/sqlite]='store/sqlitestore'
