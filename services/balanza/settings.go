@@ -18,6 +18,7 @@ import (
 	"github.com/kelseyhightower/envconfig"
 	"github.com/spf13/pflag"
 
+	"balanza/services/hosts"
 	"balanza/services/limits"
 	"balanza/services/watch"
 	"balanza/services/workers"
@@ -48,6 +49,8 @@ type settings struct {
 	MaxMemory        size          `split_words:"true"`
 	MaxRequests      uint32        `split_words:"true"`
 	TrustedProxies   []string      `split_words:"true"`
+	ServerNames      string        `split_words:"true"`
+	EdgeToken        string        `split_words:"true"`
 	KeepMessages     time.Duration `split_words:"true"`
 
 	// What one client or one account can take.
@@ -78,6 +81,9 @@ func loadSettings() (s settings, err error) {
 	}
 	if err := s.Limits.Check(); err != nil {
 		return s, err
+	}
+	if _, err := hosts.Parse(s.ServerNames); err != nil {
+		return s, fmt.Errorf("BALANZA_SERVER_NAMES: %w", err)
 	}
 	if s.Home == "" {
 		s.Home = defaultHome()

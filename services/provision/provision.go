@@ -19,13 +19,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
 
+	"balanza/services/hosts"
 	"balanza/services/limits"
 )
 
@@ -57,10 +57,11 @@ type Settings struct {
 // once and never again; a certificate that the user supplies replaces the one there, and one made here is made again when
 // it lacks a name or is about to expire. Each file belongs to the containers' user that reads it, if root runs this.
 func Run(dir string, settings Settings) error {
-	names, err := serverNames(settings.ServerNames)
+	known, err := hosts.Parse(settings.ServerNames)
 	if err != nil {
-		return err
+		return fmt.Errorf("SERVER_NAMES: %w", err)
 	}
+	names := known.List()
 	if settings.HTTPSPort == 0 {
 		settings.HTTPSPort = 443
 	}
@@ -77,25 +78,6 @@ func Run(dir string, settings Settings) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, "site.conf"), siteConf(names, settings), 0o444, nginxUser, nginxUser)
-}
-
-// hostName is what may follow server_name: nothing that could end the directive.
-var hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
-
-// serverNames gives the names that the stack answers to, as nginx writes them: IPv6 addresses in brackets.
-func serverNames(list string) ([]string, error) {
-	names := []string{"localhost", "127.0.0.1", "[::1]"}
-	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }) {
-		if ip := net.ParseIP(strings.Trim(name, "[]")); ip != nil && ip.To4() == nil {
-			name = "[" + ip.String() + "]"
-		} else if !hostName.MatchString(name) {
-			return nil, fmt.Errorf("SERVER_NAMES: %q is neither a host name nor an address", name)
-		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 // siteConf is what nginx.conf includes in its server block: the names that nginx answers to, and with ForceHTTPS the
