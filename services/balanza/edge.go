@@ -40,7 +40,7 @@ const edgeDrainDelay = time.Second
 func (p *program) serveEdge(listen port, c edge.Config) error {
 	s := p.settings
 	s.Name, s.Mode, s.Port, s.Instances = "edge", edgeMode, listen, 1
-	c.Limits = s.Limits
+	c.Limits, c.ServerNames, c.Token = s.Limits, s.ServerNames, s.EdgeToken
 	c.Logger, c.DrainDelay, c.DrainTimeout = p.logger(), max(s.DrainDelay, edgeDrainDelay), s.DrainTimeout
 	balancer, err := edge.New(c)
 	if err != nil {

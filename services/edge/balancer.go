@@ -11,23 +11,23 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"balanza/services/hosts"
 	"balanza/services/limits"
 )
 
-// Limits of a client's connection.
+// Limits of a client's connection, besides Config.Limits.
 const (
-	maxHeader     = 16 << 10         // bytes of a request's line and headers
-	maxBody       = 1 << 20          // bytes of a request's body
 	headerTimeout = 10 * time.Second // for all headers: a client that sends them slowly holds no connection for long
-	bodyTimeout   = time.Minute      // for a whole body
-	sendTimeout   = 2 * time.Minute  // for a client to take its whole answer
 	clientIdle    = 75 * time.Second // between two requests of one client connection
+	maxToken      = 256              // bytes of Config.Token
 
 	defaultWaitTimeout = 5 * time.Second
 	connsPollInterval  = 10 * time.Millisecond
@@ -49,6 +49,12 @@ type Config struct {
 	WaitTimeout time.Duration
 	// Limits are what one client can take. Zero: the defaults.
 	Limits limits.Limits
+	// ServerNames are the host names that the balancer answers to, besides localhost and the machine's addresses, as
+	// hosts.Parse reads them.
+	ServerNames string
+	// Token, unless it is empty, is sent to the upstreams as X-Balanza-Edge-Token. It proves that the client's address in
+	// X-Forwarded-For comes from this balancer.
+	Token string
 	// Logger gets changes of the upstreams' health, and failed requests. nil means slog's default.
 	Logger *slog.Logger
 }
@@ -73,10 +79,17 @@ type Balancer struct {
 	toDraws       *httputil.ReverseProxy
 	toSite        *httputil.ReverseProxy
 	noKeepAlive   *http.Transport // a connection for each request
-	conns         atomic.Int64    // clients' connections, websockets included
+	names         *hosts.Names
 	headerTimeout time.Duration
 	draining      context.Context // ends when the drain begins
 	startDrain    context.CancelFunc
+
+	conns           atomic.Int64 // clients' connections, websockets included
+	maxConns        int64
+	idle            idleConns
+	clients         clients
+	forms           *formLimiter
+	exhaustedLogged atomic.Pointer[time.Time] // when the log was told last
 }
 
 // New makes a Balancer that takes no connection yet. The error names the address that is wrong.
@@ -88,7 +101,19 @@ func New(c Config) (*Balancer, error) {
 		c.WaitTimeout = defaultWaitTimeout
 	}
 	c.Limits = cmp.Or(c.Limits, limits.Default())
-	b := &Balancer{config: c, log: c.Logger, noKeepAlive: newTransport(), headerTimeout: headerTimeout}
+	names, err := hosts.Parse(c.ServerNames)
+	if err != nil {
+		return nil, fmt.Errorf("edge: server names: %w", err)
+	}
+	if len(c.Token) > maxToken || strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, fmt.Errorf("edge: the token must have at most %d characters, all of ASCII and visible", maxToken)
+	}
+	b := &Balancer{
+		config: c, log: c.Logger, noKeepAlive: newTransport(), names: names, maxConns: maxConnections(),
+		headerTimeout: min(headerTimeout, c.Limits.ClientTimeout),
+		clients:       clients{limits: c.Limits, byAddress: map[netip.Addr]*client{}},
+		forms:         newFormLimiter(c.Limits.AccountForms),
+	}
 	b.noKeepAlive.DisableKeepAlives = true
 	b.draining, b.startDrain = context.WithCancel(context.Background())
 
@@ -107,8 +132,8 @@ func New(c Config) (*Balancer, error) {
 	if len(c.Primary) == 0 || len(c.Default) == 0 {
 		return nil, errors.New("edge: at least one primary and one default server must be named")
 	}
-	b.draws = &pool{tiers: []*tier{primary, backup}, waitTimeout: c.WaitTimeout}
-	b.site = &pool{tiers: []*tier{defaults}, waitTimeout: c.WaitTimeout}
+	b.draws = &pool{tiers: []*tier{primary, backup}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
+	b.site = &pool{tiers: []*tier{defaults}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
 	b.toDraws, b.toSite = b.newProxy(b.draws), b.newProxy(b.site)
 	return b, nil
 }
@@ -150,25 +175,19 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 	}
 
 	// net/http limits no time by default, so a client could hold a connection without making progress. The limits for
-	// bodies and answers are set for each request, by newRequestBody and responseWriter.
+	// bodies and answers are set for each read and write, by readBody and clientConn. With MaxHeaderBytes net/http reads
+	// 4 KiB more than that: handle checks the exact size.
 	httpServer := &http.Server{
 		Handler:           http.HandlerFunc(b.handle),
 		ReadHeaderTimeout: b.headerTimeout,
 		IdleTimeout:       clientIdle,
-		MaxHeaderBytes:    maxHeader,
+		MaxHeaderBytes:    b.config.Limits.Header,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return work },
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				b.conns.Add(1)
-			case http.StateClosed: // wsConn.Close counts hijacked ones
-				b.conns.Add(-1)
-			}
-		},
+		ConnState:         func(c net.Conn, state http.ConnState) { c.(*clientConn).setState(state) },
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- httpServer.Serve(ln) }()
+	go func() { ended <- httpServer.Serve(&clientListener{ln, b}) }()
 	select {
 	case err := <-ended: // the listener has failed
 		b.startDrain()

@@ -16,13 +16,20 @@ import (
 	"time"
 )
 
-// childArgument makes the test binary serve on the listener that it inherits as descriptor 3.
-const childArgument = "child-server"
+const (
+	// childArgument makes the test binary serve on the listener that it inherits as descriptor 3.
+	childArgument = "child-server"
+	// starvedArgument and an upstream's address make it a balancer that may open few files.
+	starvedArgument = "starved-balancer"
+)
 
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == childArgument {
 		runChild()
 		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == starvedArgument {
+		runStarved(os.Args[2])
 	}
 	os.Exit(m.Run())
 }

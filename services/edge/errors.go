@@ -6,6 +6,7 @@ import (
 	"html"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // texts are the balancer's own answers, in Spanish and in English, by status.
@@ -18,6 +19,15 @@ var texts = map[int][2]string{
 		"el cuerpo de la petición tardó demasiado", "the request's body took too long"},
 	http.StatusRequestEntityTooLarge: {
 		"el cuerpo de la petición es demasiado grande", "the request's body is too large"},
+	http.StatusRequestURITooLong: {
+		"la dirección es demasiado larga", "the URL is too long"},
+	http.StatusMisdirectedRequest: {
+		"Balanza no atiende este nombre; para que lo atienda, agréguelo a BALANZA_SERVER_NAMES",
+		"Balanza does not answer to this name; to make it, add the name to BALANZA_SERVER_NAMES"},
+	http.StatusTooManyRequests: {
+		"demasiadas peticiones; reintente en un momento", "too many requests; try again in a moment"},
+	http.StatusRequestHeaderFieldsTooLarge: {
+		"los encabezados de la petición son demasiado grandes", "the request's header is too large"},
 	http.StatusBadGateway: {
 		"el servidor cortó la conexión; no se sabe si la petición se cumplió",
 		"the server broke the connection; it is not known whether the request was carried out"},
@@ -41,8 +51,16 @@ func (b *Balancer) writeError(w http.ResponseWriter, r *http.Request, status int
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Vary", "Accept, Accept-Language")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if status == http.StatusRequestEntityTooLarge || status == http.StatusRequestTimeout {
-		w.Header().Set("Connection", "close") // the rest of the body is not read
+	w.Header().Set(requestID, r.Header.Get(requestID))
+	switch status {
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", "2") // as nginx's answer
+	case http.StatusBadRequest, http.StatusRequestTimeout:
+		w.Header().Set("Connection", "close") // the rest of the body can't be read
+	case http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
+		w.Header().Set("Connection", "close")
+		// After the answer net/http reads the rest, of which it may only discard some: see clientConn.CloseWrite.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime))
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -54,8 +54,9 @@ func (t *tier) next(failed []*upstream) *upstream {
 
 // pool is an http.RoundTripper over tiers. A tier is used only while no upstream of an earlier one is up.
 type pool struct {
-	tiers       []*tier
-	waitTimeout time.Duration
+	tiers           []*tier
+	waitTimeout     time.Duration
+	freeDescriptors func(cause error)
 }
 
 // lastChange returns when an upstream's health changed last: while none is up, when the last one went down.
@@ -109,6 +110,13 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if ctx.Err() != nil {
 			return nil, err // the client has disconnected
+		}
+		if dialFailed(err) && exhausted(err) { // no fault of the upstream
+			if time.Since(start) > p.waitTimeout {
+				return nil, errNoUpstream
+			}
+			p.freeDescriptors(err)
+			continue
 		}
 		u.failures.Add(1)
 		switch {

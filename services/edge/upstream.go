@@ -138,7 +138,7 @@ func (u *upstream) check(ctx context.Context) {
 		return
 	}
 	res, err := u.checks.Do(req)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || exhausted(err) { // the latter says nothing about the upstream
 		return
 	}
 	if err == nil {

@@ -7,19 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"sync"
-	"syscall"
 	"time"
 )
 
 const (
-	websocketPiece        = 4 << 10          // bytes, of which the client must read some within …
-	websocketWriteTimeout = 30 * time.Second // … this time, or it is dropped
-	closeTimeout          = 2 * time.Second  // for the client's answer to a close frame
-	// maxUnsent is how many bytes of a websocket may wait in the kernel. Without the limit megabytes do, and a client on a
-	// slow line gets the acknowledgement of its message only after them.
-	maxUnsent = 16 << 10
+	websocketPiece = 4 << 10         // bytes, of which the client must read some within Limits.ClientTimeout
+	closeTimeout   = 2 * time.Second // for the client's answer to a close frame
 )
 
 // serviceRestart is a close frame with code 1012, at which pages connect again: to the balancer's successor.
@@ -28,10 +22,10 @@ var serviceRestart = []byte{0x88, 2, 1012 >> 8, 1012 & 0xff}
 // wsConn is the client's end of a proxied websocket. It follows the frames to the client, so that at the drain it can
 // send a close frame between two of them.
 type wsConn struct {
-	net.Conn
-	b      *Balancer
-	opened sync.Once
-	closed sync.Once
+	net.Conn // the TCP connection, without clientConn's limits of time
+	client   *clientConn
+	b        *Balancer
+	opened   sync.Once
 
 	mu             sync.Mutex
 	cancel         func() bool // of the close frame at the drain
@@ -46,22 +40,8 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	limitUnsent(conn)
-	return &wsConn{Conn: conn, b: w.b}, rw, nil
-}
-
-// limitUnsent sets maxUnsent, on Linux.
-func limitUnsent(conn net.Conn) {
-	const notsentLowat = 25 // TCP_NOTSENT_LOWAT: syscall has no name for it
-	socket, ok := conn.(syscall.Conn)
-	if !ok || runtime.GOOS != "linux" {
-		return
-	}
-	if raw, err := socket.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { // fails only for another kind of socket
-			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, notsentLowat, maxUnsent)
-		})
-	}
+	c := conn.(*clientConn) // Serve's listener accepts no other
+	return &wsConn{Conn: c.tcp, client: c, b: w.b}, rw, nil
 }
 
 // Read reads from the client. End of file becomes an error, since a websocket has no half-open state.
@@ -100,7 +80,7 @@ func (s *wsConn) Write(p []byte) (n int, err error) {
 // extendWriteDeadline gives the next piece its time, unless the drain has begun: closeForDrain has set its own limit then.
 func (s *wsConn) extendWriteDeadline() {
 	if s.b.draining.Err() == nil {
-		_ = s.SetWriteDeadline(time.Now().Add(websocketWriteTimeout))
+		_ = s.SetWriteDeadline(time.Now().Add(s.b.config.Limits.ClientTimeout))
 		if s.b.draining.Err() != nil { // since the check above: closeForDrain may have set its limit before
 			_ = s.SetWriteDeadline(time.Now().Add(closeTimeout))
 		}
@@ -121,7 +101,7 @@ func (s *wsConn) sendCloseFrame() {
 	if s.draining && !s.closeFrameSent && s.frames.complete() {
 		s.closeFrameSent = true
 		if _, err := s.Conn.Write(serviceRestart); err == nil {
-			s.closeWrite()
+			_ = s.client.tcp.CloseWrite()
 		}
 	}
 }
@@ -136,21 +116,12 @@ func (s *wsConn) CloseWrite() error {
 		return nil
 	}
 	s.closeFrameSent = true
-	return s.closeWrite()
-}
-
-// closeWrite sends end of file where the connection can be closed in one direction.
-func (s *wsConn) closeWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
+	return s.client.tcp.CloseWrite()
 }
 
 // Close ends the connection.
 func (s *wsConn) Close() error {
-	s.closed.Do(func() { s.b.conns.Add(-1) })
-	err := s.Conn.Close() // before the lock, since a Write may hold that
+	err := s.client.Close() // before the lock, since a Write may hold that
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cancel != nil {

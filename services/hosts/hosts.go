@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// maxHost is how long a Host header can be: a name of DNS and a port. Proxies repeat it in headers of their own.
+const maxHost = 253 + len(":65535")
+
 // lookupInterval is the time between two look-ups of the machine's addresses, which change with its networks.
 const lookupInterval = time.Second
 
@@ -72,7 +75,7 @@ func (n *Names) Allowed(host string) bool {
 // an IPv6 address without brackets.
 func withoutPort(host string) (name string, ok bool) {
 	end := strings.LastIndexByte(host, ']') + 1
-	if (end > 0) != strings.HasPrefix(host, "[") {
+	if len(host) > maxHost || (end > 0) != strings.HasPrefix(host, "[") {
 		return "", false
 	}
 	rest := host[end:]

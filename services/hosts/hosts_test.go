@@ -41,6 +41,7 @@ func TestAllowed(t *testing.T) {
 		"xexample.org", "*.example.org.evil", "192.168.1.6", "203.0.113.77", "[2001:db8::2]", "2001:db8::1", "::1",
 		"localhost:80:80", "localhost:x", "[::1]x", "[::1", "::1]", "[localhost]", "[127.0.0.1]", "local host", "localhost/", "localhost@x",
 		"localhost..", "[::1]:80x", "[]", "127.0.0.1.evil.org", strings.Repeat("a", 1<<16),
+		strings.Repeat("a.", 200) + "example.org", "localhost:" + strings.Repeat("0", 300),
 	} {
 		if names.Allowed(host) {
 			t.Errorf("%q is allowed", host)

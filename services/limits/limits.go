@@ -35,6 +35,9 @@ type Limits struct {
 	Frames int // from one websocket, in a second
 }
 
+// AccountFormsBurst is how many log-ins and sign-ups of one address may come at once, besides those of AccountForms.
+const AccountFormsBurst = 20
+
 // Default returns the numbers that hold where no setting names others.
 func Default() Limits {
 	return Limits{
