@@ -1,9 +1,7 @@
 package web
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
 	"math"
 	"net/url"
 	"strconv"
@@ -36,10 +34,10 @@ func readForm(c *fiber.Ctx) (*form, error) {
 // readJSONBody reads a single JSON object. Numbers stay text, so that number sees all their digits.
 func readJSONBody(body []byte) (*form, error) {
 	var values map[string]any
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	err := d.Decode(&values)
-	if _, end := d.Token(); err != nil || values == nil || end != io.EOF {
+	if err := decodeJSON(body, &values); err != nil {
+		return nil, err
+	}
+	if values == nil { // null
 		return nil, invalid("", "error.json")
 	}
 	return &form{values: values}, nil
