@@ -2,8 +2,10 @@ package web
 
 import (
 	"encoding/json"
+	"iter"
 	"math"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -44,20 +46,54 @@ func readJSONBody(body []byte) (*form, error) {
 }
 
 // readFormBody reads a form, in which no field may be repeated or nested: which of several values counts would depend on
-// the reader.
+// the reader. A value that is no text is left out and fails the form, so that it can be shown again with the others.
 func readFormBody(c *fiber.Ctx) (*form, error) {
-	values := make(map[string]any)
-	for k, v := range c.Request().PostArgs().All() {
-		key := string(k)
-		if strings.ContainsRune(key, '[') {
-			return nil, invalid(key, "error.nested")
+	f := &form{values: make(map[string]any)}
+	for name, value := range pairs(c.Request().Body()) {
+		if strings.ContainsRune(name, '[') {
+			return nil, invalid(name, "error.nested")
 		}
-		if _, twice := values[key]; twice {
-			return nil, invalid(key, "error.repeated")
+		if _, twice := f.values[name]; twice {
+			return nil, invalid(name, "error.repeated")
 		}
-		values[key] = string(v)
+		f.values[name] = value.text
+		if !value.valid {
+			delete(f.values, name)
+			f.fail(name, "error.unicode")
+		}
 	}
-	return &form{values: values}, nil
+	return f, nil
+}
+
+// encodedValue is a value of a form or a query. It is not valid when it, or its name, has an incomplete escape, invalid
+// UTF-8 or the character U+0000, which fasthttp would hand over as they are.
+type encodedValue struct {
+	text  string
+	valid bool
+}
+
+// pairs decodes the names and values of application/x-www-form-urlencoded. A name that is not valid becomes empty.
+func pairs(encoded []byte) iter.Seq2[string, encodedValue] {
+	decode := func(part string) (string, bool) {
+		text, err := url.QueryUnescape(part)
+		if err != nil || !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+			return "", false
+		}
+		return text, true
+	}
+	return func(yield func(string, encodedValue) bool) {
+		for pair := range strings.SplitSeq(string(encoded), "&") {
+			if pair == "" {
+				continue
+			}
+			name, value, _ := strings.Cut(pair, "=")
+			name, validName := decode(name)
+			value, validValue := decode(value)
+			if !yield(name, encodedValue{value, validName && validValue}) {
+				return
+			}
+		}
+	}
 }
 
 // fail records that a field is wrong, unless an earlier one was.
@@ -86,21 +122,31 @@ func (f *form) text(name string, shortest, longest int) string {
 	return text
 }
 
-// number returns a field that is a finite number from least to most.
+// decimal matches a number as HTML forms send it (HTML, 2.3.4.3), which includes every number of JSON. strconv would also
+// read hexadecimal numbers, digits with underscores, and words such as Inf.
+var decimal = regexp.MustCompile(`^-?([0-9]+(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?$`)
+
+// number returns a field that is a number from least to most. Minus zero is below zero.
 func (f *form) number(name string, least, most float64) float64 {
 	var text string
 	switch value := f.values[name].(type) {
 	case string:
-		text = strings.TrimSpace(value)
+		text = value
 	case json.Number:
 		text = value.String()
 	}
 	number, err := strconv.ParseFloat(text, 64)
-	if err != nil || math.IsNaN(number) || number < least || number > most {
+	if err != nil || !decimal.MatchString(text) || number < least || number > most || least == 0 && math.Signbit(number) {
 		f.fail(name, "error.number", name, least, most)
 		return 0
 	}
 	return number
+}
+
+// wholeNumber reads a number of decimal digits without a sign, as query parameters have it.
+func wholeNumber(text string) (n int64, ok bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil && strings.Trim(text, "0123456789") == ""
 }
 
 // maxURL is the longest address of a picture, in bytes: every message carries its author's, and must fit into a frame of

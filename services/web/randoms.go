@@ -1,8 +1,6 @@
 package web
 
 import (
-	"strconv"
-
 	"github.com/gofiber/fiber/v2"
 
 	"balanza/services/draw"
@@ -15,9 +13,8 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 	switch values := c.Context().QueryArgs().PeekMulti("cant"); len(values) {
 	case 0:
 	case 1:
-		var err error
-		n, err = strconv.ParseInt(string(values[0]), 10, 64)
-		if err != nil || n < 1 || n > draw.Max {
+		var ok bool
+		if n, ok = wholeNumber(string(values[0])); !ok || n < 1 || n > draw.Max {
 			return invalid("cant", "error.cant", draw.Max)
 		}
 	default:

@@ -241,11 +241,15 @@ func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 	}
 }
 
-// checkQuery rejects nested names such as users[99999999]: no route takes them, and Fiber would allocate for the index.
+// checkQuery rejects names and values that are no text, and nested names such as users[99999999]: no route takes them, and
+// Fiber would allocate for the index.
 func checkQuery(c *fiber.Ctx) error {
-	for key := range c.Context().QueryArgs().All() {
-		if strings.ContainsRune(string(key), '[') {
-			return invalid(string(key), "error.nested")
+	for name, value := range pairs(c.Request().URI().QueryString()) {
+		if !value.valid {
+			return invalid(name, "error.unicode")
+		}
+		if strings.ContainsRune(name, '[') {
+			return invalid(name, "error.nested")
 		}
 	}
 	return nil
