@@ -21,6 +21,7 @@ import (
 	"balanza/services/hosts"
 	"balanza/services/limits"
 	"balanza/services/watch"
+	"balanza/services/web"
 	"balanza/services/workers"
 )
 
@@ -84,6 +85,9 @@ func loadSettings() (s settings, err error) {
 	}
 	if _, err := hosts.Parse(s.ServerNames); err != nil {
 		return s, fmt.Errorf("BALANZA_SERVER_NAMES: %w", err)
+	}
+	if err := web.CheckProxies(s.TrustedProxies); err != nil {
+		return s, fmt.Errorf("BALANZA_TRUSTED_PROXIES: %w", err)
 	}
 	if s.Home == "" {
 		s.Home = defaultHome()

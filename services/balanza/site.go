@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"balanza/services/eventlog"
+	"balanza/services/hosts"
 	"balanza/services/store"
 	"balanza/services/store/mongostore"
 	"balanza/services/store/sqlitestore"
@@ -42,6 +43,10 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	if s.settings.Mode == clusterMode {
 		process.Worker = w.Slot
 	}
+	names, err := hosts.Parse(s.settings.ServerNames)
+	if err != nil {
+		return err
+	}
 	clock := store.NewClock(st, s.log)
 	record := s.record(process)
 	var pages *web.Site
@@ -51,7 +56,8 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	})
 	pages, err = web.New(web.Config{
 		Store: st, Clock: clock, Log: log, Process: process, Logger: s.log,
-		Limits: s.settings.Limits, TrustedProxies: s.settings.TrustedProxies, KeepMessages: s.settings.KeepMessages,
+		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
+		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
 		Replaced: w.Replaced, Totals: w.Totals,
 	})

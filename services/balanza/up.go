@@ -1,9 +1,9 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -91,7 +91,8 @@ func (p *program) up() *cobra.Command {
 }
 
 // runTopology serves all parts, and the balancer on the port edge. The balancer's output is opened first: its log is where
-// standard output goes in the background. The servers trust the balancer's X-Forwarded-For, which comes from 127.0.0.1.
+// standard output goes in the background. A secret of each start shows the servers which requests come from the balancer:
+// its address, 127.0.0.1, is that of every process of this machine.
 func (p *program) runTopology(parts []part, edge int, watching bool) error {
 	workers.ReapOrphans(p.logger())
 	var w *watch.Watcher
@@ -102,6 +103,7 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 			return err
 		}
 	}
+	token := rand.Text()
 	edgeOutput := p.openOutput("edge", label("edge"))
 	defer edgeOutput.Close()
 	var servers []*workers.Server
@@ -119,7 +121,7 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 		if err != nil {
 			return err
 		}
-		config.Env = append(config.Env, "BALANZA_TRUSTED_PROXIES="+strings.Join(append(s.TrustedProxies, "127.0.0.1"), ","))
+		config.Env = append(config.Env, "BALANZA_EDGE_TOKEN="+token)
 		config.KeepStopped, config.Metadata.Fleet = true, fleet
 		if watching {
 			config.Path, config.Metadata.Watching = binary, true

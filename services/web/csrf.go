@@ -36,7 +36,7 @@ func sameOrigin(c *fiber.Ctx, origin string) bool {
 
 // secure reports whether the client's connection uses TLS, which a trusted proxy may terminate.
 func secure(c *fiber.Ctx) bool {
-	return c.Context().IsTLS() || c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedProto) == "https"
+	return c.Context().IsTLS() || c.Get(fiber.HeaderXForwardedProto) == "https"
 }
 
 // checkOrigin wraps the handler of a route that changes something: it rejects requests of other sites, and compressed

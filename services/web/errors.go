@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 
 	"balanza/services/store"
 )
@@ -53,20 +54,24 @@ func temporaryError(text string) *httpError {
 	return &httpError{status: fiber.StatusServiceUnavailable, code: codeUnavailable, text: text, retryAfter: 1}
 }
 
-// notImplemented is the 404 of a route that does not exist, in the course's form.
-func notImplemented(c *fiber.Ctx) error {
-	path := string(c.Request().URI().PathOriginal())
+// notImplemented is the 404 of a route that does not exist.
+func notImplemented(c *fiber.Ctx) error { return noRoute(c.Context()) }
+
+// noRoute is the 404 of a route that does not exist, in the course's form.
+func noRoute(c *fasthttp.RequestCtx) *httpError {
+	path := string(c.URI().PathOriginal())
 	return &httpError{
 		status: fiber.StatusNotFound,
 		code:   codeNotImplemented,
 		text:   "error.route",
-		args:   []any{path, string(c.Request().Header.Method())},
+		args:   []any{path, string(c.Method())},
 	}
 }
 
 var (
 	errUnavailable = temporaryError("error.unavailable")
 	errStopping    = temporaryError("error.draining")
+	errMisdirected = &httpError{status: fiber.StatusMisdirectedRequest, code: codeInvalid, text: "error.host"}
 	errInternal    = &httpError{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
 )
 
@@ -89,10 +94,10 @@ func (s *Site) toHTTPError(c *fiber.Ctx, err error) *httpError {
 		return unreadable
 	}
 	if errors.Is(err, store.ErrUnavailable) {
-		s.outages.Do(func() { s.log.Warn("store unavailable", "path", c.Path(), "error", err) })
+		s.outages.Do(func() { s.log.Warn("store unavailable", "path", c.Path(), "request", requestID(c), "error", err) })
 		return errUnavailable
 	}
-	s.log.Error("internal error", "method", c.Method(), "path", c.Path(), "error", err)
+	s.log.Error("internal error", "method", c.Method(), "path", c.Path(), "request", requestID(c), "error", err)
 	return errInternal
 }
 

@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
-	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -59,28 +57,4 @@ func (s *Site) countLogin(ctx context.Context, c *fiber.Ctx, email string) (func
 		}
 		return nil
 	}, nil
-}
-
-// clientAddress is the client's address: behind a trusted proxy the last one of X-Forwarded-For, which the proxy added.
-func clientAddress(c *fiber.Ctx) string {
-	if lines := c.Request().Header.PeekAll(fiber.HeaderXForwardedFor); len(lines) > 0 && c.IsProxyTrusted() {
-		chain := string(lines[len(lines)-1])
-		return strings.TrimSpace(chain[strings.LastIndexByte(chain, ',')+1:])
-	}
-	return c.Context().RemoteIP().String()
-}
-
-// network is the range that one client is assumed to own: an IPv4 address, or an IPv6 network of 64 bits, in which a
-// client can choose any address. Texts that are no address share one range.
-func network(address string) string {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return "unknown"
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
-	}
-	prefix, _ := ip.Prefix(64) // an IPv6 address has 64 bits
-	return prefix.String()
 }

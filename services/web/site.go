@@ -8,7 +8,6 @@ import (
 	"html/template"
 	"log/slog"
 	"net"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 
 	"balanza/services/chat"
 	"balanza/services/eventlog"
+	"balanza/services/hosts"
 	"balanza/services/limits"
 	"balanza/services/store"
 )
@@ -44,9 +44,16 @@ type Config struct {
 	Process Process
 	Logger  *slog.Logger
 
-	// TrustedProxies are the addresses and CIDR ranges of proxies. X-Forwarded-Proto, and the last address of
-	// X-Forwarded-For, are believed when a request comes from one of them.
+	// TrustedProxies are the addresses, CIDR ranges and host names of proxies. X-Forwarded-Proto, the last address of
+	// X-Forwarded-For and X-Request-Id are believed when a request comes from one of them. A name is looked up when such
+	// a request comes, and again every few seconds.
 	TrustedProxies []string
+	// EdgeToken, when set, is a secret: a request that has it in the header X-Balanza-Edge-Token comes from a trusted
+	// proxy, too.
+	EdgeToken string
+	// Hosts are the names that the site answers to; requests for others get 421. nil: localhost and the machine's
+	// addresses.
+	Hosts *hosts.Names
 
 	// Limits are what one client or one account can take. Zero: the defaults.
 	Limits limits.Limits
@@ -85,6 +92,7 @@ const (
 type Site struct {
 	config   Config
 	log      *slog.Logger
+	proxies  proxies
 	app      *fiber.App
 	handler  fasthttp.RequestHandler // the outermost one, recoverPanics
 	info     *info
@@ -109,12 +117,12 @@ type Site struct {
 // New returns a site that answers once Serve is called. The error names the wrong trusted proxy. The store is not asked,
 // so it may be down.
 func New(config Config) (*Site, error) {
-	for _, proxy := range config.TrustedProxies {
-		_, errAddress := netip.ParseAddr(proxy)
-		_, errRange := netip.ParsePrefix(proxy)
-		if errAddress != nil && errRange != nil {
-			return nil, fmt.Errorf("trusted proxy %q: neither an IP address nor a CIDR range", proxy)
-		}
+	proxies, err := newProxies(config.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
+	if config.Hosts == nil {
+		config.Hosts, _ = hosts.Parse("") // an empty list has no wrong name
 	}
 	config.Limits = cmp.Or(config.Limits, limits.Default())
 	config.DrainIdle = cmp.Or(config.DrainIdle, 2*time.Second)
@@ -123,6 +131,7 @@ func New(config Config) (*Site, error) {
 	s := &Site{
 		config:  config,
 		log:     config.Logger,
+		proxies: proxies,
 		info:    newInfo(config.Process),
 		hub:     chat.NewHub(config.Store, config.Log),
 		hashers: newHashers(),
@@ -139,13 +148,12 @@ func New(config Config) (*Site, error) {
 		ReadTimeout:                  readTimeout,
 		IdleTimeout:                  idleTimeout,
 		DisablePreParseMultipartForm: true,
-		EnableTrustedProxyCheck:      true,
-		TrustedProxies:               config.TrustedProxies,
+		EnableTrustedProxyCheck:      true, // Fiber's own list stays empty: it knows no names. See checkForwarded.
 		ErrorHandler:                 s.writeError,
 	})
 	s.upgrader = newUpgrader(s)
 	s.routes()
-	s.handler = s.recoverPanics(s.app.Handler())
+	s.handler = s.recoverPanics(s.checkRequests(s.app.Handler()))
 	server := s.app.Server()
 	server.Handler = s.handler
 	server.ConnState = s.trackConn
@@ -156,6 +164,8 @@ func New(config Config) (*Site, error) {
 		if conn, ok := c.Conn().(*lingeringConn); ok {
 			conn.unread.Store(true)
 		}
+		s.checkForwarded(c)
+		setRequestID(c)
 		unreadable(c, err)
 	}
 	return s, nil
@@ -255,26 +265,49 @@ func checkQuery(c *fiber.Ctx) error {
 	return nil
 }
 
-// recoverPanics wraps the Fiber handler: it runs for every request, including those whose method Fiber rejects.
+// recoverPanics wraps the other handlers: it runs for every request, including those that no route gets.
 func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
 		defer s.setCommonHeaders(c)
 		defer s.recoverPanic(c)
-		if !slices.Contains(fiber.DefaultMethods, string(c.Method())) { // Fiber would answer these in its own form
-			unknown := s.app.AcquireCtx(c)
-			defer s.app.ReleaseCtx(unknown)
-			_ = s.writeError(unknown, notImplemented(unknown))
-			return
-		}
 		next(c)
 	}
+}
+
+// checkRequests wraps the Fiber handler within recoverPanics: it prepares the headers that all handlers believe, and
+// answers the requests that no route gets.
+func (s *Site) checkRequests(next fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(c *fasthttp.RequestCtx) {
+		s.checkForwarded(c)
+		setRequestID(c)
+		err := s.checkRequest(c)
+		if err == nil {
+			next(c)
+			return
+		}
+		rejected := s.app.AcquireCtx(c)
+		defer s.app.ReleaseCtx(rejected)
+		_ = s.writeError(rejected, err)
+	}
+}
+
+// checkRequest returns the error of a request that no route gets, nil for others.
+func (s *Site) checkRequest(c *fasthttp.RequestCtx) *httpError {
+	switch {
+	case !s.config.Hosts.Allowed(string(c.Host())):
+		return errMisdirected
+	case !slices.Contains(fiber.DefaultMethods, string(c.Method())): // Fiber would answer these in its own form
+		return noRoute(c)
+	}
+	return nil
 }
 
 // recoverPanic answers 500 to the request whose handler has panicked. fasthttp does not recover: without it one request
 // would end the process.
 func (s *Site) recoverPanic(c *fasthttp.RequestCtx) {
 	if r := recover(); r != nil {
-		s.log.Error("panic in a handler", "path", string(c.Path()), "panic", r, "stack", string(debug.Stack()))
+		s.log.Error("panic in a handler", "path", string(c.Path()), "request", string(c.Request.Header.PeekBytes(headerRequestID)),
+			"panic", r, "stack", string(debug.Stack()))
 		c.Response.Reset()
 		c.SetStatusCode(fasthttp.StatusInternalServerError)
 		c.SetConnectionClose()
@@ -295,6 +328,7 @@ func (s *Site) setCommonHeaders(c *fasthttp.RequestCtx) {
 	h.SetCanonical(headerPid, s.info.pid)
 	h.SetCanonical(headerServer, s.info.server)
 	h.SetCanonical(headerOptions, nosniff)
+	h.SetCanonical(headerRequestID, c.Request.Header.PeekBytes(headerRequestID))
 	if s.draining.Load() {
 		c.SetConnectionClose()
 	}
@@ -314,7 +348,7 @@ func (s *Site) ready(c *fiber.Ctx) error {
 func (s *Site) Healthy() error {
 	var c fasthttp.RequestCtx
 	c.Init(&fasthttp.Request{}, nil, nil)
-	c.Request.SetRequestURI("/healthz")
+	c.Request.SetRequestURI("http://localhost/healthz")
 	s.handler(&c)
 	if status := c.Response.StatusCode(); status != fasthttp.StatusOK {
 		return fmt.Errorf("/healthz answered %d", status)

@@ -69,7 +69,8 @@ func (c *handshakeConn) Read(p []byte) (int, error) {
 // handshake is the part of a request that an upgrade needs.
 func handshake(c *fiber.Ctx) string {
 	return fmt.Sprintf("GET /ws HTTP/1.1\r\nHost: site\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", c.Get("Sec-WebSocket-Key"))
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\nX-Request-Id: %s\r\n\r\n",
+		c.Get("Sec-WebSocket-Key"), requestID(c))
 }
 
 // isUpgrade reports whether a request asks for a websocket by the protocol's only version, with a key of 16 bytes in base64.
