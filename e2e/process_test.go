@@ -117,10 +117,10 @@ func TestReloadDrains(t *testing.T) {
 
 		body := strings.Repeat(" ", 998) + "{}"
 		requests := map[string]*partialRequest{
-			"half-sent headers": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n", "\r\n"),
-			"slow upload": startRequest(t, s, "POST /login HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"+
+			"half-sent headers": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: localhost\r\n", "\r\n"),
+			"slow upload": startRequest(t, s, "POST /login HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"+
 				"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"+body[:500], body[500:]),
-			"idle keep-alive": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: x\r\n\r\n", "GET /info HTTP/1.1\r\nHost: x\r\n\r\n"),
+			"idle keep-alive": startRequest(t, s, "GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n"),
 		}
 		requests["idle keep-alive"].response(t)
 

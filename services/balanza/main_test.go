@@ -158,6 +158,7 @@ func TestBadSettingIsOneLineAndStatus2(t *testing.T) {
 	h := newHome(t)
 	for _, setting := range [][2]string{
 		{"BALANZA_LOG_FORMAT", "yaml"}, {"BALANZA_KEEP_MESSAGES", "1h"}, {"BALANZA_KEEP_MESSAGES", "-48h"}, {"BALANZA_KEEP_MESSAGES", "x"},
+		{"BALANZA_TRUSTED_PROXIES", "10.0.0.300"}, {"BALANZA_TRUSTED_PROXIES", "nginx,http://nginx"},
 	} {
 		t.Run(setting[0]+"="+setting[1], func(t *testing.T) {
 			t.Setenv(setting[0], setting[1])

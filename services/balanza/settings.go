@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,6 +112,25 @@ func loadSettings() (s settings, err error) {
 		return s, errorf("BALANZA_LOG_FORMAT: %q is not auto, text or json", s.LogFormat)
 	}
 	return s, nil
+}
+
+// withoutSettings returns an environment without the variables of settings, and of what processes of Balanza tell each
+// other.
+func withoutSettings(env []string) []string {
+	return slices.DeleteFunc(env, func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return strings.HasPrefix(name, prefix+"_") || slices.Contains(unprefixed(), name)
+	})
+}
+
+// unprefixed are the names of the settings that other programs use for the same.
+func unprefixed() (names []string) {
+	for field := range reflect.TypeFor[settings]().Fields() {
+		if name := field.Tag.Get("envconfig"); field.Type.Kind() != reflect.Struct && name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // fromEnvironment fills a struct by envconfig, with errors of one line that name the variable.

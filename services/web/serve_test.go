@@ -203,7 +203,7 @@ func TestDrain(t *testing.T) {
 	if a, _ := get(t, v.url+"/readyz"); a.StatusCode != http.StatusOK || a.Close {
 		t.Fatalf("before the drain: %s, close %v", a.Status, a.Close)
 	}
-	if answer := raw(t, kept, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); strings.Contains(answer, "Connection: close") {
+	if answer := raw(t, kept, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"); strings.Contains(answer, "Connection: close") {
 		t.Fatalf("before the drain: %s", answer)
 	}
 	long := make(chan int, 1)
@@ -238,7 +238,7 @@ func TestDrain(t *testing.T) {
 		c.Close()
 		time.Sleep(5 * time.Millisecond)
 	}
-	if answer := raw(t, kept, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.Contains(answer, "Connection: close") {
+	if answer := raw(t, kept, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"); !strings.Contains(answer, "Connection: close") {
 		t.Errorf("a kept connection's last answer: %s", answer)
 	}
 	v.end(t)
