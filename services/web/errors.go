@@ -68,6 +68,20 @@ func noRoute(c *fasthttp.RequestCtx) *httpError {
 	}
 }
 
+// errLongURL and errLongHeader are for requests that exceed the limits.
+func (s *Site) errLongURL() *httpError {
+	return &httpError{
+		status: fiber.StatusRequestURITooLong, code: codeInvalid, text: "error.longurl", args: []any{s.config.Limits.URL},
+	}
+}
+
+func (s *Site) errLongHeader() *httpError {
+	return &httpError{
+		status: fiber.StatusRequestHeaderFieldsTooLarge, code: codeInvalid, text: "error.longheader",
+		args: []any{s.config.Limits.Header},
+	}
+}
+
 var (
 	errUnavailable = temporaryError("error.unavailable")
 	errStopping    = temporaryError("error.draining")
@@ -85,9 +99,9 @@ func (s *Site) toHTTPError(c *fiber.Ctx, err error) *httpError {
 		unreadable := &httpError{status: e.Code, code: codeInvalid, text: "error.request"}
 		switch e.Code {
 		case fiber.StatusRequestEntityTooLarge:
-			unreadable.text, unreadable.args = "error.toolarge", []any{maxBody}
+			unreadable.text, unreadable.args = "error.toolarge", []any{s.config.Limits.Body}
 		case fiber.StatusRequestHeaderFieldsTooLarge:
-			unreadable.text, unreadable.args = "error.toolarge", []any{maxHeader}
+			return s.errLongHeader()
 		case fiber.StatusRequestTimeout:
 			unreadable.text = "error.timeout"
 		}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/limits"
 	"balanza/services/store"
 
 	"github.com/gorilla/websocket"
@@ -387,7 +388,7 @@ func TestHeaderInjection(t *testing.T) {
 func TestLargeBodies(t *testing.T) {
 	p := start(t)
 	// The large one exceeds what the kernel buffers, so the server answers while the client is sending.
-	for _, size := range []int{maxBody + 1, 16 << 20} {
+	for _, size := range []int{limits.Default().Body + 1, 16 << 20} {
 		e := p.send(t, call{method: "POST", path: "/login", body: strings.Repeat("a", size)}).
 			want(t, http.StatusRequestEntityTooLarge).jsonError(t)
 		if e.Error != codeInvalid {
@@ -403,7 +404,7 @@ func TestLargeBodies(t *testing.T) {
 			header: map[string]string{"Content-Encoding": encoding, "Content-Type": "application/json"}}).
 			want(t, http.StatusUnsupportedMediaType).jsonError(t)
 	}
-	a := p.send(t, call{path: "/info", header: map[string]string{"X-Long": strings.Repeat("a", 2*maxHeader)}})
+	a := p.send(t, call{path: "/info", header: map[string]string{"X-Long": strings.Repeat("a", 2*limits.Default().Header)}})
 	a.want(t, http.StatusRequestHeaderFieldsTooLarge).jsonError(t)
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
-	"github.com/valyala/fasthttp"
 
 	"balanza/services/eventlog"
 )
@@ -34,7 +33,7 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	s.background.Go(func() { s.sweep(s.work) })
 
 	failed := make(chan error, 1)
-	go func() { failed <- s.app.Listener(lingeringListener{ln}) }()
+	go func() { failed <- s.app.Listener(newClientListener(s, ln)) }()
 	s.started.Store(true)
 	select {
 	case err := <-failed:
@@ -92,16 +91,6 @@ func (s *Site) drain(ln net.Listener, accepting <-chan error) {
 
 // Websockets returns the number of open websockets.
 func (s *Site) Websockets() int { return s.clients.count() }
-
-// trackConn keeps conns up to date; it is fasthttp's ConnState hook. A hijacked connection is a websocket from then on.
-func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
-	switch state {
-	case fasthttp.StateNew:
-		s.conns.add(c)
-	case fasthttp.StateClosed, fasthttp.StateHijacked:
-		s.conns.remove(c)
-	}
-}
 
 // sweep deletes what has expired, and old entries of the log, every few minutes until ctx ends. All processes do so, at
 // different times.

@@ -4,6 +4,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
@@ -77,12 +78,9 @@ type Config struct {
 	Totals func(own map[string]float64) map[string]float64
 }
 
-// Limits of a request and of a connection.
 const (
-	maxBody   = 64 << 10 // bytes; forms and products are far smaller
-	maxHeader = 8 << 10  // bytes, the request line among them
-
-	readTimeout = 30 * time.Second // of a whole request
+	// forwardingSpace is how many bytes of a request's header are for what a trusted proxy adds to the client's.
+	forwardingSpace = 2 << 10
 	// nginx keeps its upstream connections for 60 s; with a shorter time here it would send requests into closed sockets.
 	idleTimeout = 75 * time.Second
 )
@@ -90,21 +88,23 @@ const (
 // Site answers the requests of one process. Its fields do not change after New, except the sets of connections, the
 // counters and the two flags.
 type Site struct {
-	config   Config
-	log      *slog.Logger
-	proxies  proxies
-	app      *fiber.App
-	handler  fasthttp.RequestHandler // the outermost one, recoverPanics
-	info     *info
-	metrics  metrics
-	conns    openSet[net.Conn] // HTTP
-	clients  openSet[*client]  // websockets
-	hub      *chat.Hub
-	upgrader upgrader
-	hashers  hashers
-	pages    map[string]*template.Template
-	assets   assets
-	texts    map[string]texts // by language
+	config  Config
+	log     *slog.Logger
+	proxies proxies
+	app     *fiber.App
+	handler fasthttp.RequestHandler // the outermost one, recoverPanics
+	// unreadable is Fiber's handler of requests that fasthttp cannot parse, which bypass handler.
+	unreadable func(*fasthttp.RequestCtx, error)
+	info       *info
+	metrics    metrics
+	conns      openSet[net.Conn] // HTTP
+	clients    openSet[*client]  // websockets
+	hub        *chat.Hub
+	upgrader   upgrader
+	hashers    hashers
+	pages      map[string]*template.Template
+	assets     assets
+	texts      map[string]texts // by language
 
 	outages rate.Sometimes // limits the log lines of an outage, which every request meets
 
@@ -143,9 +143,9 @@ func New(config Config) (*Site, error) {
 	s.work, s.stop = context.WithCancel(context.Background())
 	s.app = fiber.New(fiber.Config{
 		DisableStartupMessage:        true,
-		BodyLimit:                    maxBody,
-		ReadBufferSize:               maxHeader,
-		ReadTimeout:                  readTimeout,
+		BodyLimit:                    config.Limits.Body,
+		ReadBufferSize:               s.headerBuffer(),
+		ReadTimeout:                  config.Limits.ClientTimeout, // of a whole request
 		IdleTimeout:                  idleTimeout,
 		DisablePreParseMultipartForm: true,
 		EnableTrustedProxyCheck:      true, // Fiber's own list stays empty: it knows no names. See checkForwarded.
@@ -157,17 +157,9 @@ func New(config Config) (*Site, error) {
 	server := s.app.Server()
 	server.Handler = s.handler
 	server.ConnState = s.trackConn
-	server.KeepHijackedConns = true   // a websocket outlives its request
-	unreadable := server.ErrorHandler // answers requests that fasthttp cannot parse, which bypass server.Handler
-	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
-		defer s.recoverPanic(c)
-		if conn, ok := c.Conn().(*lingeringConn); ok {
-			conn.unread.Store(true)
-		}
-		s.checkForwarded(c)
-		setRequestID(c)
-		unreadable(c, err)
-	}
+	server.KeepHijackedConns = true // a websocket outlives its request
+	s.unreadable = server.ErrorHandler
+	server.ErrorHandler = s.rejectUnreadable
 	return s, nil
 }
 
@@ -278,21 +270,63 @@ func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandl
 // answers the requests that no route gets.
 func (s *Site) checkRequests(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
+		err := s.checkSize(c)
 		s.checkForwarded(c)
 		setRequestID(c)
-		err := s.checkRequest(c)
+		if err == nil {
+			err = s.checkRoute(c)
+		}
 		if err == nil {
 			next(c)
-			return
+		} else {
+			s.reject(c, err)
 		}
-		rejected := s.app.AcquireCtx(c)
-		defer s.app.ReleaseCtx(rejected)
-		_ = s.writeError(rejected, err)
 	}
 }
 
-// checkRequest returns the error of a request that no route gets, nil for others.
-func (s *Site) checkRequest(c *fasthttp.RequestCtx) *httpError {
+// reject answers a request that no route gets.
+func (s *Site) reject(c *fasthttp.RequestCtx, err *httpError) {
+	rejected := s.app.AcquireCtx(c)
+	defer s.app.ReleaseCtx(rejected)
+	_ = s.writeError(rejected, err)
+}
+
+// checkSize returns the error of a request whose URL or header is too large. The header is measured as it was received,
+// with the blank line at its end; the space for what a proxy adds is only for proxies.
+func (s *Site) checkSize(c *fasthttp.RequestCtx) (err *httpError) {
+	h := &c.Request.Header
+	line := len(h.Method()) + len(" ") + len(h.RequestURI()) + len(" ") + len(h.Protocol()) + len("\r\n")
+	switch {
+	case len(h.RequestURI()) > s.config.Limits.URL:
+		err = s.errLongURL()
+	case line+len(h.RawHeaders()) > s.config.Limits.Header && !s.fromProxy(c):
+		err = s.errLongHeader()
+	}
+	if err != nil {
+		closeAfter(c, true)
+	}
+	return err
+}
+
+// rejectUnreadable answers a request that fasthttp cannot read, and closes the connection.
+func (s *Site) rejectUnreadable(c *fasthttp.RequestCtx, err error) {
+	defer s.recoverPanic(c)
+	s.checkForwarded(c)
+	setRequestID(c)
+	closeAfter(c, true)
+	conn, ok := c.Conn().(*clientConn)
+	if _, full := errors.AsType[*fasthttp.ErrSmallBuffer](err); ok && full && conn.lineSize.Load() >= int64(s.headerBuffer()) {
+		s.reject(c, s.errLongURL()) // the whole buffer is one line, so it is the first one
+		return
+	}
+	s.unreadable(c, err)
+}
+
+// headerBuffer is the size of fasthttp's buffer for a request's header.
+func (s *Site) headerBuffer() int { return s.config.Limits.Header + forwardingSpace }
+
+// checkRoute returns the error of a request that no route gets, nil for others.
+func (s *Site) checkRoute(c *fasthttp.RequestCtx) *httpError {
 	switch {
 	case !s.config.Hosts.Allowed(string(c.Host())):
 		return errMisdirected
@@ -310,7 +344,7 @@ func (s *Site) recoverPanic(c *fasthttp.RequestCtx) {
 			"panic", r, "stack", string(debug.Stack()))
 		c.Response.Reset()
 		c.SetStatusCode(fasthttp.StatusInternalServerError)
-		c.SetConnectionClose()
+		closeAfter(c, false)
 	}
 }
 
@@ -329,8 +363,8 @@ func (s *Site) setCommonHeaders(c *fasthttp.RequestCtx) {
 	h.SetCanonical(headerServer, s.info.server)
 	h.SetCanonical(headerOptions, nosniff)
 	h.SetCanonical(headerRequestID, c.Request.Header.PeekBytes(headerRequestID))
-	if s.draining.Load() {
-		c.SetConnectionClose()
+	if s.draining.Load() || c.Response.ConnectionClose() {
+		closeAfter(c, false)
 	}
 }
 

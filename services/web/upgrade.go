@@ -43,7 +43,7 @@ func newUpgrader(s *Site) upgrader {
 // upgrade answers a request with the status 101 and then serves the client on its connection. What the browser has sent
 // before the answer is lost; RFC 6455 (4.1) forbids it.
 func (u upgrader) upgrade(c *fiber.Ctx, client *client) {
-	conn := &handshakeConn{Conn: c.Context().Conn(), request: handshake(c), client: client}
+	conn := &handshakeConn{Conn: tcpConn(c.Context().Conn()), request: handshake(c), client: client}
 	limitUnsent(conn.Conn)
 	c.Status(fiber.StatusSwitchingProtocols) // for the metrics
 	c.Context().HijackSetNoResponse(true)
