@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"fmt"
 	"strings"
 	"sync"
@@ -126,17 +124,20 @@ func (s *server) createSessions(ctx context.Context, config storeConfig, n int) 
 		return nil, err
 	}
 	defer func() { _ = st.Close() }()
+	user, err := st.User(ctx, "ana@example.com")
+	if err != nil {
+		return nil, err
+	}
 	cookies := make([]string, n)
 	var group errgroup.Group
 	group.SetLimit(parallelDials)
 	for i := range cookies {
-		var random [32]byte
-		_, _ = rand.Read(random[:]) // never fails
-		id := base64.RawURLEncoding.EncodeToString(random[:])
-		cookies[i] = name + "=" + id
+		token := store.NewToken()
+		cookies[i] = name + "=" + token
 		group.Go(func() error {
 			return st.CreateSession(ctx, store.Session{
-				ID: id, Email: "ana@example.com", Expires: time.Now().Add(10 * time.Minute),
+				ID: store.HashToken(token), Email: user.Email, Generation: user.Generation,
+				Created: time.Now(), Expires: time.Now().Add(10 * time.Minute),
 			})
 		})
 	}

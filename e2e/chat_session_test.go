@@ -79,7 +79,7 @@ func checkSessionEnd(t *testing.T, site string, db store.Store) {
 
 	other := newUser(t, site, "beto")
 	conn, _ = openWebsocket(t, other, site)
-	if err := db.DeleteSession(context.Background(), sessionCookies(t, other, site)[0].Value); err != nil {
+	if err := db.DeleteSession(context.Background(), store.HashToken(sessionCookies(t, other, site)[0].Value)); err != nil {
 		t.Fatal(err)
 	}
 	deleted := time.Now()

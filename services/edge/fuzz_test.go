@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"path"
@@ -97,7 +98,7 @@ func FuzzRequestLine(f *testing.F) {
 	upstream := &strictUpstream{ln, make(chan string, 100)}
 	go upstream.serve()
 	address := ln.Addr().String()
-	b, err := New(Config{Primary: []string{address}, Default: []string{address}})
+	b, err := New(Config{Primary: []string{address}, Default: []string{address}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -116,6 +117,7 @@ func FuzzRequestLine(f *testing.F) {
 		"GET /%6d%65trics%2f HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\n\r\n",
 		"GET http://localhost/info HTTP/1.0\r\nHost: example.org\r\nConnection: X-Request-Id, keep-alive\r\n\r\n",
 		"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n",
+		"GET a:b HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\na",
 		"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x01a",
 		"GET /\xff\x00 HTTP/1.1\r\nHost: localhost:8000\r\nX-A: b\r\n c\r\n\r\n",

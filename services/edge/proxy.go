@@ -38,6 +38,10 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 		b.writeError(out, r, bodyStatus(err))
 		return
 	}
+	if r.URL.Opaque != "" { // no path that an upstream could get, as in "GET a:b HTTP/1.1"
+		b.writeError(out, r, http.StatusBadRequest)
+		return
+	}
 	if !b.names.Allowed(r.Host) {
 		b.writeError(out, r, http.StatusMisdirectedRequest)
 		return
@@ -135,6 +139,8 @@ func (b *Balancer) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery // unparsed: the site answers a wrong query with its reason
 	r.Out.Header.Del("Expect")             // the balancer has answered 100-continue
 	r.SetXForwarded()
+	// Once more: the client may have named the field in Connection, by which ReverseProxy has removed it.
+	r.Out.Header.Set(requestID, r.In.Header.Get(requestID))
 	r.Out.Header.Del(edgeToken)
 	if b.config.Token != "" {
 		r.Out.Header.Set(edgeToken, b.config.Token)

@@ -20,10 +20,15 @@ func CheckText(texts ...string) error {
 
 // Check applies CheckText to every text of a user.
 func (u User) Check() error {
-	if err := CheckText(u.Email); err != nil {
+	if err := CheckText(append(u.Devices, u.Email, u.Generation)...); err != nil {
 		return err
 	}
 	return u.Author.check()
+}
+
+// Check applies CheckText to every text of a session.
+func (s Session) Check() error {
+	return CheckText(s.ID, s.Email, s.Generation, s.Agent, s.Address)
 }
 
 // Check applies CheckText to every text of a product, and fails with ErrInvalid when the price is NaN or infinite: JSON
@@ -32,7 +37,7 @@ func (p Product) Check() error {
 	if math.IsNaN(p.Precio) || math.IsInf(p.Precio, 0) {
 		return fmt.Errorf("%w: precio %v is not a number", ErrInvalid, p.Precio)
 	}
-	return CheckText(p.ID, p.Nombre, p.Foto)
+	return CheckText(p.ID, p.Nombre, p.Foto, p.Owner)
 }
 
 // Check applies CheckText to every text of an entry, and fails with ErrInvalid unless the entry contains a message exactly

@@ -16,8 +16,10 @@ import (
 var (
 	// ErrNotFound reports that no user, session, product or entry matches. An expired session is not found either.
 	ErrNotFound = errors.New("not found")
-	// ErrTaken reports that a user of that email, or a session of that id, exists already.
+	// ErrTaken reports that a user of that email, or a session or a product of that id, exists already.
 	ErrTaken = errors.New("already taken")
+	// ErrFull reports that an account has as many products as it may have.
+	ErrFull = errors.New("too many")
 	// ErrUnavailable reports that the store cannot be reached or did not answer in time. The operation may have taken
 	// effect, now or a little later. Implementations wrap their driver's errors in it: see WrapError.
 	ErrUnavailable = errors.New("store unavailable")
@@ -56,6 +58,12 @@ type User struct {
 	PasswordHash []byte `bson:"password"` // bcrypt
 	Author       Author
 	Created      time.Time // UTC, stored in whole milliseconds
+	// Generation is random and changes with the password. A session belongs to the generation in which it was started, so
+	// that a new password, or a new user of the same email, ends all earlier sessions at once, also one that a log-in with
+	// the old password starts at that moment. It is empty for users of an earlier version.
+	Generation string
+	// Devices are the hashes (HashToken) of the cookies of browsers that have logged in, the latest last.
+	Devices []string
 }
 
 // Author is the part of a user that the chat shows. Its JSON is the "authors" entity of the normalised chat.
@@ -70,9 +78,13 @@ type Author struct {
 
 // Session is a logged-in browser.
 type Session struct {
-	ID      string `bson:"_id"` // opaque, the value of the cookie
-	Email   string
-	Expires time.Time // UTC, stored in whole milliseconds
+	ID         string `bson:"_id"` // HashToken of the cookie's value, which is not stored
+	Email      string
+	Generation string    // of the user, when the session was started
+	Created    time.Time // UTC, stored in whole milliseconds: the time of the log-in
+	Expires    time.Time // UTC, stored in whole milliseconds
+	Agent      string    // the browser, as it calls itself
+	Address    string    // of the client that logged in
 }
 
 // Product is an article of the shop. Its JSON is that of the REST interface.
@@ -81,6 +93,8 @@ type Product struct {
 	Nombre string  `json:"nombre"`
 	Precio float64 `json:"precio"`
 	Foto   string  `json:"foto"` // URL
+	// Owner is the email of the user who created the product, empty for products of an earlier version.
+	Owner string `json:"-"`
 }
 
 // Kind is the type of the event that an Entry records. Its values are stored, so they never change.
@@ -157,32 +171,46 @@ type Store interface {
 	CreateUser(ctx context.Context, u User) error
 	// User fails with ErrNotFound.
 	User(ctx context.Context, email string) (User, error)
+	// SetPassword sets a user's PasswordHash, Generation and Devices, and SetDevices only the Devices. Both fail with
+	// ErrNotFound.
+	SetPassword(ctx context.Context, email string, hash []byte, generation string, devices []string) error
+	SetDevices(ctx context.Context, email string, devices []string) error
+	// DeleteUser deletes a user and the user's sessions, and returns the ids of the sessions. A missing user is no error.
+	// Products and messages stay.
+	DeleteUser(ctx context.Context, email string) (sessions []string, err error)
 
 	// CreateSession fails with ErrTaken when the id exists.
 	CreateSession(ctx context.Context, s Session) error
-	// Session fails with ErrNotFound when no session has that id or the session expired at or before now.
+	// Session fails with ErrNotFound when no session has that id, when the session expired at or before now, and when its
+	// user does not exist or is of another generation.
 	Session(ctx context.Context, id string, now time.Time) (Session, error)
+	// SessionsOf returns the sessions of a user that Session would find, the latest log-in first, at most limit.
+	SessionsOf(ctx context.Context, email string, now time.Time, limit int) ([]Session, error)
 	// LiveSessions returns those of the ids that Session would find, in any order.
 	LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error)
 	// TouchSession sets a session's expiry. It does not bring a deleted session back, and a missing one is no error.
 	TouchSession(ctx context.Context, id string, expires time.Time) error
 	// DeleteSession deletes a session. A missing one is no error.
 	DeleteSession(ctx context.Context, id string) error
+	// DeleteSessionsOf deletes all sessions of a user except that of one id, which may be empty, and returns their ids.
+	DeleteSessionsOf(ctx context.Context, email, except string) ([]string, error)
 
-	// Products returns all products in the order of their ids.
-	Products(ctx context.Context) ([]Product, error)
+	// Products returns at most limit products in the order of their ids, those with ids after that one. The first come
+	// after the empty id.
+	Products(ctx context.Context, after string, limit int) ([]Product, error)
 	// Product fails with ErrNotFound.
 	Product(ctx context.Context, id string) (Product, error)
-	// PutProduct creates a product or replaces the one of the same id.
-	PutProduct(ctx context.Context, p Product) error
-	// UpdateProduct replaces a product. It fails with ErrNotFound when no product has that id.
+	// CreateProduct fails with ErrFull when the owner has most products, and with ErrTaken when the id exists. Concurrent
+	// calls never leave the owner with more than most; near it each of them may fail.
+	CreateProduct(ctx context.Context, p Product, most int) error
+	// UpdateProduct replaces a product except for its owner. It fails with ErrNotFound when no product has that id.
 	UpdateProduct(ctx context.Context, p Product) error
 	// DeleteProduct fails with ErrNotFound when no product has that id.
 	DeleteProduct(ctx context.Context, id string) error
 
 	// Count adds n to the counter of that key and returns its new value. A counter starts at 0 and is deleted some time
 	// after expires, so callers put the period that they count in into the key. n may be negative, or 0 to read the
-	// value.
+	// value, which writes nothing.
 	Count(ctx context.Context, key string, n int, expires time.Time) (int, error)
 
 	// Append stores entries in the log under the next numbers, in their order, and ignores their N. It returns them as the

@@ -23,7 +23,7 @@ type Page struct {
 	Error string // what was wrong with the form that was sent
 	Field string // in which of its fields
 	// Data depends on the page: for login and signup the values typed before by field, for info an Info, for
-	// productos-test the products, for logout the email of the former user; nil for the others.
+	// productos-test the products, for account an Account, for loggedout the email of the former user; nil for the others.
 	Data  any
 	texts texts
 }

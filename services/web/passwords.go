@@ -1,99 +1,143 @@
 package web
 
 import (
-	"context"
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"errors"
-	"runtime"
+	"slices"
 	"strings"
-	"sync"
-	"time"
+	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/text/unicode/norm"
 )
 
 const (
-	minPassword = 8               // characters
-	maxPassword = 256             // characters
-	hashCost    = 10              // of bcrypt, about 50 ms of a core
-	hashTimeout = 5 * time.Second // for a free hasher
+	minPassword  = 8   // characters
+	maxPassword  = 256 // characters
+	minDistinct  = 5   // different characters of a password
+	maxAffix     = 6   // digits and signs before and after a common password that do not make it better
+	minUserWord  = 3   // letters; a shorter word of the email or the name is in too many passwords
+	siteName     = "balanza"
+	minRemainder = 4 // characters of a password besides the user's words and siteName
 )
 
-var errBusy = temporaryError("error.busy")
-
-// The most common passwords of eight characters and more, one a line.
+// commonPasswords is Django's list of the 20,000 most common passwords, in lower case, one a line; the licence is beside it.
+// It stays compressed: a look-up takes 2 ms, a fraction of the hash that follows, and unpacked it would take a megabyte of
+// every process. (The zxcvbn ports for Go keep 10 MB, and some passwords of 100 characters cost them seconds.)
 //
-//go:embed passwords.txt
-var commonText string
+//go:embed common-passwords.txt.gz
+var commonPasswords []byte
 
-var commonPasswords = sync.OnceValue(func() map[string]bool {
-	common := make(map[string]bool)
-	for password := range strings.Lines(commonText) {
-		common[strings.TrimSpace(password)] = true
-	}
-	return common
-})
-
-// checkPassword rejects passwords that are too short, too long, or among the first that an attacker tries.
-func checkPassword(password, email string) error {
+// checkStrength rejects passwords that are too short, too long, or among the first that an attacker tries (NIST SP 800-63B,
+// 3.1.1.2): those of commonPasswords, also in other letter case, with accents, with signs in place of letters, repeated, or
+// with up to maxAffix digits and signs around them; those of fewer than minDistinct characters, sequences and numbers; and
+// those that consist of siteName and the words of the user.
+func checkStrength(field, password string, userWords ...string) error {
 	n := utf8.RuneCountInString(password)
-	lower := strings.ToLower(password)
-	name, _, _ := strings.Cut(email, "@")
-	switch {
-	case !utf8.ValidString(password) || n < minPassword || n > maxPassword:
-		return invalid("password", "error.password", minPassword, maxPassword)
-	case commonPasswords()[lower] || lower == email || lower == name || strings.Count(lower, lower[:1]) == len(lower):
-		return invalid("password", "error.common")
+	if !utf8.ValidString(password) || n < minPassword || n > maxPassword {
+		return invalid(field, "error.password", minPassword, maxPassword)
+	}
+	if isWeak(fold(password), userWords) {
+		return invalid(field, "error.common")
 	}
 	return nil
 }
 
-// hashers limits how many hashes are computed at a time, so that log-ins leave processor time to other requests.
-type hashers chan struct{}
-
-// newHashers allows as many hashes at a time as half of the processors can compute.
-func newHashers() hashers { return make(hashers, max(1, runtime.GOMAXPROCS(0)/2)) }
-
-// acquire waits for a free hasher. It fails with errBusy after hashTimeout, or when ctx ends.
-func (h hashers) acquire(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, hashTimeout)
-	defer cancel()
-	select {
-	case h <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return errBusy
+// isWeak is the part of checkStrength for a folded password.
+func isWeak(text string, userWords []string) bool {
+	if distinct(text) < minDistinct || isSequence(text) || strings.Trim(text, "0123456789") == "" {
+		return true
 	}
+	text = repeatedUnit(text)
+	rest := withoutWords(text, userWords)
+	if utf8.RuneCountInString(rest) < minRemainder || core(rest) == "" {
+		return true
+	}
+	return isCommon(text, core(text), unleet(core(text), 'i'), unleet(core(text), 'l'))
 }
 
-// hash returns the bcrypt hash of a new password. It fails with errBusy.
-func (h hashers) hash(ctx context.Context, password string) ([]byte, error) {
-	if err := h.acquire(ctx); err != nil {
-		return nil, err
-	}
-	defer func() { <-h }()
-	return bcrypt.GenerateFromPassword(digest(password), hashCost)
+// fold returns a text in lower case and without accents.
+func fold(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Mn, r) {
+			return -1
+		}
+		return r
+	}, norm.NFD.String(strings.ToLower(text)))
 }
 
-// match reports whether a password has the hash. Without a hash it is false, after the same time, so that the time does
-// not show which emails have an account.
-func (h hashers) match(ctx context.Context, hash []byte, password string) (bool, error) {
-	noUser := len(hash) == 0
-	if noUser {
-		hash = dummyHash
+// repeatedUnit returns the shortest text of which the given one is a repetition, mostly the text itself.
+func repeatedUnit(text string) string {
+	// A text that is a repetition of its first n bytes is found in its double at n.
+	n := 1 + strings.Index((text + text)[1:], text)
+	return text[:n]
+}
+
+// distinct counts the different characters of a text.
+func distinct(text string) int {
+	runes := []rune(text)
+	slices.Sort(runes)
+	return len(slices.Compact(runes))
+}
+
+// isSequence reports whether each character follows the one before it, as in 23456789 and hgfedcba.
+func isSequence(text string) bool {
+	runes := []rune(text)
+	for i, r := range runes[1:] {
+		if step := r - runes[i]; step != runes[1]-runes[0] || step < -1 || step > 1 {
+			return false
+		}
 	}
-	if err := h.acquire(ctx); err != nil {
-		return false, err
+	return true
+}
+
+// withoutWords removes the words of the user and siteName from a folded text.
+func withoutWords(text string, userWords []string) string {
+	words := []string{siteName}
+	for _, word := range userWords {
+		words = append(words, strings.FieldsFunc(fold(word), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })...)
 	}
-	defer func() { <-h }()
-	err := bcrypt.CompareHashAndPassword(hash, digest(password))
-	if err != nil && !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
-		return false, err
+	// The longest first: otherwise a part of a word would leave the rest of it.
+	slices.SortFunc(words, func(a, b string) int { return len(b) - len(a) })
+	for _, word := range words {
+		if utf8.RuneCountInString(word) >= minUserWord {
+			text = strings.ReplaceAll(text, word, "")
+		}
 	}
-	return err == nil && !noUser, nil
+	return text
+}
+
+// core returns a text without the digits and signs around it, if they are at most maxAffix.
+func core(text string) string {
+	trimmed := strings.TrimFunc(text, func(r rune) bool { return !unicode.IsLetter(r) })
+	if utf8.RuneCountInString(text)-utf8.RuneCountInString(trimmed) > maxAffix {
+		return text
+	}
+	return trimmed
+}
+
+// unleet replaces the signs that are often typed for letters; one stands for i or l.
+func unleet(text string, one rune) string {
+	return strings.NewReplacer(
+		"@", "a", "4", "a", "3", "e", "1", string(one), "!", string(one), "0", "o", "$", "s", "5", "s", "7", "t",
+	).Replace(text)
+}
+
+// isCommon reports whether one of the texts is in commonPasswords.
+func isCommon(texts ...string) bool {
+	unpacked := must(gzip.NewReader(bytes.NewReader(commonPasswords)))
+	for lines := bufio.NewScanner(unpacked); lines.Scan(); {
+		for _, text := range texts {
+			if string(lines.Bytes()) == text {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // digest is the input of bcrypt, which itself ignores what follows byte 72 and, in some implementations, a NUL. It is
@@ -102,6 +146,3 @@ func digest(password string) []byte {
 	sum := sha256.Sum256([]byte(password))
 	return base64.StdEncoding.AppendEncode(nil, sum[:])
 }
-
-// dummyHash is compared with when there is no such user. Its cost is hashCost.
-var dummyHash = []byte("$2a$10$NsZra8KZqdk86a8MsQIhxuX92K.JMI92o8ucyqUKMwz0hNH/DWy4u")

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -14,23 +16,62 @@ import (
 	"balanza/services/store"
 )
 
-// maxPrice keeps prices in the range in which a float64 is exact to a thousandth.
-const maxPrice = 1e12
+const (
+	maxPrice     = 1e12 // a float64 is exact to a thousandth up to it
+	maxPage      = 100  // products of one answer
+	maxProductID = 100  // bytes; ids are shorter
+)
+
+// codeFull is the code of a JSON error: the account has as many products as it may have. See the codes in errors.go.
+const codeFull = -9
 
 var errNoProduct = &httpError{status: fiber.StatusNotFound, code: codeNotFound, text: "error.product"}
 
-// products lists all products, to anybody.
+// products lists the products in the order of their ids, to anybody, maxPage at a time: those after the id in the query. When
+// there are more, the header Link has the address of the next page (RFC 8288).
 func (s *Site) products(c *fiber.Ctx) error {
-	ctx, cancel := s.storeContext()
-	defer cancel()
-	all, err := s.config.Store.Products(ctx)
+	after, limit, err := readPage(c)
 	if err != nil {
 		return err
 	}
-	if all == nil {
-		all = []store.Product{} // in JSON [], where nil is null
+	ctx, cancel := s.storeContext()
+	defer cancel()
+	page, err := s.config.Store.Products(ctx, after, limit+1) // one more shows whether there is a next page
+	if err != nil {
+		return err
 	}
-	return sendUncached(c, all)
+	if len(page) > limit {
+		page = page[:limit]
+		c.Set(fiber.HeaderLink, fmt.Sprintf(`</api/productos?after=%s&limit=%d>; rel="next"`,
+			url.QueryEscape(page[limit-1].ID), limit))
+	}
+	if page == nil {
+		page = []store.Product{} // in JSON [], where nil is null
+	}
+	return sendUncached(c, page)
+}
+
+// readPage reads the parameters of a page of products.
+func readPage(c *fiber.Ctx) (after string, limit int, err error) {
+	limit = maxPage
+	query := c.Context().QueryArgs()
+	for _, name := range []string{"after", "limit"} {
+		if len(query.PeekMulti(name)) > 1 {
+			return "", 0, invalid(name, "error.repeated")
+		}
+	}
+	after = string(query.Peek("after"))
+	if store.CheckText(after) != nil || len(after) > maxProductID {
+		return "", 0, invalid("after", "error.after")
+	}
+	if query.Has("limit") {
+		n, err := strconv.ParseUint(string(query.Peek("limit")), 10, 32)
+		if err != nil || n < 1 || n > maxPage {
+			return "", 0, invalid("limit", "error.limit", maxPage)
+		}
+		limit = int(n)
+	}
+	return after, limit, nil
 }
 
 // product answers with one product, to anybody.
@@ -44,16 +85,24 @@ func (s *Site) product(c *fiber.Ctx) error {
 	return sendUncached(c, p)
 }
 
-// createProduct stores a new product under an id of its own.
-func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
+// createProduct stores a new product under an id of its own. It fails when the user has too many products.
+func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, session store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {
+		return err
+	}
+	if err := s.countChange(ctx, c, session); err != nil {
 		return err
 	}
 	if p.ID, err = s.newProductID(ctx); err != nil {
 		return err
 	}
-	if err := s.config.Store.PutProduct(ctx, p); err != nil {
+	p.Owner = session.Email
+	most := s.config.Limits.Products
+	if err := s.config.Store.CreateProduct(ctx, p, most); errors.Is(err, store.ErrFull) {
+		s.auditRefusal(c, auditProductRefused, session.Email)
+		return &httpError{status: fiber.StatusForbidden, code: codeFull, text: "error.full", args: []any{most}}
+	} else if err != nil {
 		return err
 	}
 	s.announceProduct(ctx, p.ID)
@@ -61,10 +110,22 @@ func (s *Site) createProduct(ctx context.Context, c *fiber.Ctx, _ store.Session)
 	return c.Status(fiber.StatusCreated).JSON(p)
 }
 
+// countChange counts a user's change of the products, and fails with 429 after too many.
+func (s *Site) countChange(ctx context.Context, c *fiber.Ctx, session store.Session) error {
+	err := s.spend(ctx, budget{"products/" + session.Email, s.config.Limits.ProductChanges, changeWindow}, "error.changes")
+	if _, refused := errors.AsType[*httpError](err); refused {
+		s.auditRefusal(c, auditProductRefused, session.Email)
+	}
+	return err
+}
+
 // updateProduct replaces a product. Fiber reuses the memory of parameters, so the id, which is kept, is copied.
-func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
+func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, session store.Session) error {
 	p, err := readProduct(c)
 	if err != nil {
+		return err
+	}
+	if err := s.countChange(ctx, c, session); err != nil {
 		return err
 	}
 	p.ID = utils.CopyString(c.Params("id"))
@@ -76,7 +137,10 @@ func (s *Site) updateProduct(ctx context.Context, c *fiber.Ctx, _ store.Session)
 }
 
 // deleteProduct deletes a product. A second deletion gets 404.
-func (s *Site) deleteProduct(ctx context.Context, c *fiber.Ctx, _ store.Session) error {
+func (s *Site) deleteProduct(ctx context.Context, c *fiber.Ctx, session store.Session) error {
+	if err := s.countChange(ctx, c, session); err != nil {
+		return err
+	}
 	id := utils.CopyString(c.Params("id"))
 	if err := s.config.Store.DeleteProduct(ctx, id); err != nil {
 		return productError(err)
@@ -100,7 +164,7 @@ func readProduct(c *fiber.Ctx) (store.Product, error) {
 		return store.Product{}, err
 	}
 	p := store.Product{
-		Nombre: f.text("nombre", 1, maxName),
+		Nombre: f.visibleText("nombre", 1, maxName),
 		Precio: f.number("precio", 0, maxPrice),
 		Foto:   f.picture("foto"),
 	}

@@ -211,4 +211,6 @@ func TestRequestIDs(t *testing.T) {
 // failingStore has errors that no client has caused.
 type failingStore struct{ downStore }
 
-func (failingStore) Products(context.Context) ([]store.Product, error) { return nil, errBroken }
+func (failingStore) Products(context.Context, string, int) ([]store.Product, error) {
+	return nil, errBroken
+}

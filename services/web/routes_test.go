@@ -111,7 +111,8 @@ func TestPages(t *testing.T) {
 	addUser(t, p.store, "ana@example.org")
 	cookie := addSession(t, p.store, "ana@example.org")
 	for _, path := range []string{
-		"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test",
+		"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test", "/account", "/account/deleted",
+		"/logout",
 	} {
 		for _, language := range []string{"es", "en"} {
 			header := map[string]string{"Accept-Language": language + "-AR"}
@@ -187,7 +188,7 @@ func TestUsers(t *testing.T) {
 	if login.body != `{"email":"ana@example.org"}` {
 		t.Errorf("%s", login.body)
 	}
-	p.send(t, call{path: "/logout", cookie: login.session(t)}).want(t, http.StatusOK)
+	p.send(t, call{method: "POST", path: "/logout", cookie: login.session(t)}).want(t, http.StatusOK)
 	p.send(t, call{path: "/", cookie: login.session(t)}).want(t, http.StatusSeeOther)
 	p.send(t, call{path: "/", cookie: cookie}).want(t, http.StatusOK)
 	p.send(t, call{path: "/", header: acceptJSON}).want(t, http.StatusUnauthorized).jsonError(t)

@@ -62,7 +62,7 @@ func (downStore) User(context.Context, string) (store.User, error) {
 
 func (downStore) Now(context.Context) (time.Time, error) { return time.Time{}, store.ErrUnavailable }
 
-func (downStore) Products(context.Context) ([]store.Product, error) {
+func (downStore) Products(context.Context, string, int) ([]store.Product, error) {
 	return nil, store.ErrUnavailable
 }
 

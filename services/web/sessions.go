@@ -2,8 +2,6 @@ package web
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"maps"
 	"slices"
@@ -11,12 +9,15 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
+	"golang.org/x/sync/errgroup"
 
 	"balanza/services/store"
 )
 
 const (
 	sessionLength = 10 * time.Minute // from the last access
+	maxSession    = 12 * time.Hour   // from the log-in, whatever is done meanwhile
+	maxAgent      = 200              // bytes that are kept of the browser's User-Agent
 	touchInterval = time.Second      // accesses within it extend the session once: most requests write nothing
 	// storeTimeout limits all calls of the store in one request, so that a 503 comes within 3 s.
 	storeTimeout = 2500 * time.Millisecond
@@ -63,14 +64,14 @@ func setCookie(c *fiber.Ctx, value string) {
 	c.Cookie(&cookie)
 }
 
-// sessionID returns the session id of the cookie, empty when there is no cookie or its value is not an id of 32 bytes in
-// base64. So arbitrary text never reaches the store.
+// sessionID returns the id of the session of the cookie, which is the hash of its value, empty when there is no cookie or
+// its value is no token.
 func sessionID(c *fiber.Ctx) string {
-	id := string(c.Request().Header.Cookie(cookieName(secure(c))))
-	if b, err := base64.RawURLEncoding.DecodeString(id); err != nil || len(b) != 32 {
+	token := string(c.Request().Header.Cookie(cookieName(secure(c))))
+	if !store.IsToken(token) {
 		return ""
 	}
-	return id
+	return store.HashToken(token)
 }
 
 // currentSession returns the session of a request and extends it. It fails with errLoginRequired.
@@ -93,14 +94,22 @@ func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session,
 	return session, err
 }
 
-// touchSession extends a session to sessionLength from now, unless that was done within touchInterval. It updates session
-// and the store.
+// expiry is when a session that is used now ends.
+func expiry(created, now time.Time) time.Time {
+	idle, absolute := now.Add(sessionLength), created.Add(maxSession)
+	if absolute.Before(idle) {
+		return absolute
+	}
+	return idle
+}
+
+// touchSession extends a session from now, unless that was done within touchInterval. It updates session and the store.
 func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
 	now, err := s.now(ctx)
 	if err != nil {
 		return err
 	}
-	expires := now.Add(sessionLength)
+	expires := expiry(session.Created, now)
 	if expires.Sub(session.Expires) < touchInterval {
 		return nil
 	}
@@ -110,7 +119,7 @@ func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
 
 // startSession starts a session with a new id, in place of the request's session: an id that somebody else has put into
 // the browser never becomes a logged-in one (session fixation).
-func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, email string) error {
+func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, user store.User) error {
 	if old := sessionID(c); old != "" {
 		if err := s.endSession(ctx, old); err != nil {
 			return err
@@ -120,30 +129,46 @@ func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, email string) err
 	if err != nil {
 		return err
 	}
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails
-	session := store.Session{
-		ID:      base64.RawURLEncoding.EncodeToString(random[:]),
-		Email:   email,
-		Expires: now.Add(sessionLength),
-	}
-	if err := s.config.Store.CreateSession(ctx, session); err != nil {
+	token := store.NewToken()
+	err = s.config.Store.CreateSession(ctx, store.Session{
+		ID:         store.HashToken(token),
+		Email:      user.Email,
+		Generation: user.Generation,
+		Created:    now,
+		Expires:    expiry(now, now),
+		Agent:      cut(visible(c.Get(fiber.HeaderUserAgent)), maxAgent),
+		Address:    visible(clientAddress(c)),
+	})
+	if err != nil {
 		return err
 	}
-	setCookie(c, session.ID)
+	setCookie(c, token)
 	return nil
 }
 
-// endSession deletes a session. Every process gets the log entry and closes its websockets of that session. Without the
-// entry they are closed all the same, by watchSessions, so that a failure to append is no error.
+// endSession deletes a session and closes its websockets.
 func (s *Site) endSession(ctx context.Context, id string) error {
 	if err := s.config.Store.DeleteSession(ctx, id); err != nil {
 		return err
 	}
-	if _, err := s.config.Log.Append(ctx, store.Entry{Kind: store.LoggedOut, Subject: id}); err != nil {
+	s.announceEnd(ctx, id)
+	return nil
+}
+
+// announceEnd appends an entry for each of the sessions, which are deleted, at which every process closes their websockets.
+// Without an entry they are closed all the same, by watchSessions, so that a failure to append is no error. That also
+// closes those of the sessions beyond maxLookup, which no browser has.
+func (s *Site) announceEnd(ctx context.Context, ids ...string) {
+	var appends errgroup.Group // the log stores those of one moment together
+	for _, id := range ids[:min(len(ids), maxLookup)] {
+		appends.Go(func() error {
+			_, err := s.config.Log.Append(ctx, store.Entry{Kind: store.LoggedOut, Subject: id})
+			return err
+		})
+	}
+	if err := appends.Wait(); err != nil {
 		s.log.Warn("log-out not in the log; other processes find it at their next look-up", "error", err)
 	}
-	return nil
 }
 
 // loggedIn wraps a handler that needs a session: without one pages redirect to the log-in, other clients get 401.

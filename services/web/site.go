@@ -101,7 +101,9 @@ type Site struct {
 	clients    openSet[*client]  // websockets
 	hub        *chat.Hub
 	upgrader   upgrader
-	hashers    hashers
+	hashers    *hashers
+	usedUp     usedUp
+	refusals   refusalLog
 	pages      map[string]*template.Template
 	assets     assets
 	texts      map[string]texts // by language
@@ -163,8 +165,7 @@ func New(config Config) (*Site, error) {
 	return s, nil
 }
 
-// routes registers every route with its aliases. The last one catches the rest. GET /logout is the course's; since it
-// changes something, it too rejects requests of other sites.
+// routes registers every route with its aliases. The last one catches the rest.
 func (s *Site) routes() {
 	s.get("/info", s.showInfo)
 	s.get("/api/randoms", s.randoms, "/test/randoms", "/test/random")
@@ -182,8 +183,14 @@ func (s *Site) routes() {
 	}
 	s.get("/faillogin", s.page("faillogin"))
 	s.get("/failsignup", s.page("failsignup"))
-	s.get("/logout", checkOrigin(s.loggedIn(s.logout)))
+	s.get("/logout", s.loggedIn(s.showLogout))
 	s.handleUnsafe(fiber.MethodPost, "/logout", s.loggedIn(s.logout))
+
+	s.get("/account", s.loggedIn(s.showAccount))
+	s.handleUnsafe(fiber.MethodPost, "/account/password", s.accountAction("password", s.changePassword))
+	s.handleUnsafe(fiber.MethodPost, "/account/sessions", s.accountAction("sessions", s.endSessions))
+	s.handleUnsafe(fiber.MethodPost, "/account/delete", s.accountAction("delete", s.deleteAccount))
+	s.get("/account/deleted", s.page("deleted"))
 
 	s.get("/api/productos", s.products)
 	s.handleUnsafe(fiber.MethodPost, "/api/productos", s.loggedIn(s.createProduct))

@@ -2,8 +2,6 @@ package web
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -97,14 +95,14 @@ func addUser(t testing.TB, st store.Store, email string) {
 // addSession logs a user in and returns the cookie.
 func addSession(t testing.TB, st store.Store, email string) *http.Cookie {
 	t.Helper()
-	var random [32]byte
-	_, _ = rand.Read(random[:])
-	id := base64.RawURLEncoding.EncodeToString(random[:])
-	session := store.Session{ID: id, Email: email, Expires: time.Now().Add(time.Minute)}
+	token := store.NewToken()
+	session := store.Session{
+		ID: store.HashToken(token), Email: email, Created: time.Now(), Expires: time.Now().Add(time.Minute),
+	}
 	if err := st.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
-	return &http.Cookie{Name: "balanza", Value: id}
+	return &http.Cookie{Name: "balanza", Value: token}
 }
 
 // call is a request to send; empty fields are left out.
@@ -186,6 +184,18 @@ func (a response) session(t *testing.T) *http.Cookie {
 		}
 	}
 	t.Fatalf("no session cookie in %v", a.Header)
+	return nil
+}
+
+// device returns the device cookie that an answer sets.
+func (a response) device(t *testing.T) *http.Cookie {
+	t.Helper()
+	for _, c := range a.Cookies() {
+		if strings.HasSuffix(c.Name, "balanza-device") && c.Value != "" {
+			return c
+		}
+	}
+	t.Fatalf("no device cookie in %v", a.Header)
 	return nil
 }
 

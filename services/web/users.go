@@ -1,7 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/mail"
 	"strings"
@@ -25,111 +27,176 @@ var (
 	errEmailTaken       = &httpError{status: fiber.StatusConflict, code: codeTaken, text: "failsignup.text", field: "email"}
 )
 
-// accountForm handles the form of a page, login or signup: it logs the user in whose email identify returns, and answers
+// accountForm handles the form of a page, login or signup: it logs the user in whom identify returns, and answers
 // JSON clients with status. Wrong credentials and an email that is taken have pages of their own.
-func (s *Site) accountForm(page string, status int, identify func(*fiber.Ctx, *form) (string, error)) fiber.Handler {
+func (s *Site) accountForm(page string, status int, identify func(*fiber.Ctx, *form) (store.User, error)) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		f, err := readForm(c)
 		if err != nil {
 			return err
 		}
-		email, err := identify(c, f)
+		user, err := identify(c, f)
 		if (err == errWrongCredentials || err == errEmailTaken) && !acceptsJSON(c) {
 			return c.Redirect("/fail"+page, fiber.StatusSeeOther)
 		}
 		if err != nil {
 			return s.redisplayForm(c, page, f, err)
 		}
-		return s.logIn(c, email, status)
+		return s.logIn(c, user, status)
 	}
 }
 
-// authenticate returns the email of the user whose email and password the form has. It fails with errWrongCredentials.
-// The attempt is counted before the slow comparison, so that attempts in parallel cannot exceed the limit, and taken off
-// the count after a success.
-func (s *Site) authenticate(c *fiber.Ctx, f *form) (string, error) {
-	email := store.NormalEmail(f.text("email", 1, maxEmail))
-	password, _ := f.values["password"].(string)
-	if password == "" {
-		f.fail("password", "error.text", "password")
-	}
+// authenticate returns the user whose email and password the form has. It fails with errWrongCredentials.
+func (s *Site) authenticate(c *fiber.Ctx, f *form) (store.User, error) {
+	email := store.NormalEmail(f.visibleText("email", 1, maxEmail))
+	password := f.password("password")
 	if f.err != nil {
-		return "", f.err
+		return store.User{}, f.err
 	}
-	undo, hash, err := s.findHash(c, email) // its context ends with it: the comparison may take longer than a call
+	return s.verify(c, email, password)
+}
+
+// password returns a field that is to be compared with a password.
+func (f *form) password(name string) string {
+	password, _ := f.values[name].(string)
+	if password == "" {
+		f.fail(name, "error.text", name)
+	}
+	return password
+}
+
+// verify returns the user of an email if that is the password. It fails with errWrongCredentials, with 429 after too many
+// failures, and with errBusy. Failures and refusals are in the audit log.
+func (s *Site) verify(c *fiber.Ctx, email, password string) (user store.User, err error) {
+	defer func() {
+		switch e, _ := errors.AsType[*httpError](err); {
+		case e == errWrongCredentials:
+			s.audit(c, auditLoginFailed, email)
+		case e != nil:
+			s.auditRefusal(c, auditLoginRefused, email)
+		}
+	}()
+	t, err := s.hashers.enter(loginLane, ticketClient(c))
 	if err != nil {
-		return "", err
+		return store.User{}, err
 	}
-	matches, err := s.hashers.match(s.work, hash, password)
+	defer t.close()
+	user, attempt, err := s.findUser(c, email) // its context ends with it: the comparison may take longer than a call
+	if err != nil {
+		return store.User{}, err
+	}
+	matches, err := t.match(s.work, user.PasswordHash, password)
 	switch {
 	case err != nil:
-		return "", err
+		return store.User{}, err
 	case !matches:
-		return "", errWrongCredentials
+		return store.User{}, errWrongCredentials
 	}
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	return email, undo(ctx)
+	return user, attempt.undo(ctx)
 }
 
-// findHash counts the attempt to log in and returns the hash of the user's password, nil when there is no such user.
-func (s *Site) findHash(c *fiber.Ctx, email string) (undo func(context.Context) error, hash []byte, err error) {
+// findUser returns the user, without a hash when there is none of that email, and counts the attempt to log in.
+func (s *Site) findUser(c *fiber.Ctx, email string) (store.User, *loginAttempt, error) {
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	if undo, err = s.countLogin(ctx, c, email); err != nil {
-		return nil, nil, err
-	}
 	user, err := s.config.Store.User(ctx, email)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, nil, err
+		return store.User{}, nil, err
 	}
-	return undo, user.PasswordHash, nil
+	attempt, err := s.beginLogin(ctx, c, email, user)
+	return user, attempt, err
 }
 
-// register creates the user of a form and returns the email. It fails with errEmailTaken.
-func (s *Site) register(_ *fiber.Ctx, f *form) (string, error) {
+// ticketClient is the client for whom hashes are computed: a browser that has logged in before does not wait behind others
+// of its address.
+func ticketClient(c *fiber.Ctx) string {
+	return cmp.Or(deviceID(c), network(clientAddress(c)))
+}
+
+// register creates the user of a form. It fails with errEmailTaken, with 429 after too many sign-ups, and with errBusy.
+func (s *Site) register(c *fiber.Ctx, f *form) (store.User, error) {
 	author := readAuthor(f)
 	password, ok := f.values["password"].(string)
 	if !ok {
 		f.fail("password", "error.password", minPassword, maxPassword)
 	}
 	if f.err != nil {
-		return "", f.err
+		return store.User{}, f.err
 	}
-	if err := checkPassword(password, author.ID); err != nil {
-		return "", err
+	if err := checkStrength("password", password, author.ID, author.Nombre, author.Apellido, author.Alias); err != nil {
+		return store.User{}, err
 	}
-	hash, err := s.hashers.hash(s.work, password)
+	user, err := s.createUser(c, author, password)
+	if e, ok := errors.AsType[*httpError](err); ok && e != errEmailTaken {
+		s.auditRefusal(c, auditSignupRefused, author.ID)
+	}
+	return user, err
+}
+
+// createUser counts the sign-up, computes the hash and creates the user.
+func (s *Site) createUser(c *fiber.Ctx, author store.Author, password string) (store.User, error) {
+	t, err := s.hashers.enter(signupLane, ticketClient(c))
 	if err != nil {
-		return "", err
+		return store.User{}, err
+	}
+	defer t.close()
+	if err := s.checkSignup(c, author.ID); err != nil {
+		return store.User{}, err
+	}
+	hash, err := t.hash(s.work, password)
+	if err != nil {
+		return store.User{}, err
 	}
 	ctx, cancel := s.storeContext()
 	defer cancel()
 	now, err := s.now(ctx)
 	if err != nil {
-		return "", err
+		return store.User{}, err
 	}
-	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: now}
+	user := store.User{Email: author.ID, PasswordHash: hash, Author: author, Created: now, Generation: rand.Text()}
 	err = s.config.Store.CreateUser(ctx, user)
 	if errors.Is(err, store.ErrTaken) {
 		err = errEmailTaken
 	}
-	return user.Email, err
+	if err == nil {
+		s.audit(c, auditSignup, user.Email)
+	}
+	return user, err
+}
+
+// checkSignup counts a sign-up from the client's address, and then fails with errEmailTaken when the email has an account.
+func (s *Site) checkSignup(c *fiber.Ctx, email string) error {
+	ctx, cancel := s.storeContext()
+	defer cancel()
+	signups := budget{"signup/" + network(clientAddress(c)), s.config.Limits.Signups, signupWindow}
+	if err := s.spend(ctx, signups, "error.signups"); err != nil {
+		return err
+	}
+	switch _, err := s.config.Store.User(ctx, email); {
+	case err == nil:
+		return errEmailTaken
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	default:
+		return err
+	}
 }
 
 // readAuthor reads the profile of a new user, whose id is the normalised email. Messages carry the profile.
 func readAuthor(f *form) store.Author {
 	a := store.Author{
 		ID:       readEmail(f),
-		Nombre:   f.text("nombre", 1, maxName),
-		Apellido: f.text("apellido", 1, maxName),
+		Nombre:   f.visibleText("nombre", 1, maxName),
+		Apellido: f.visibleText("apellido", 1, maxName),
 	}
 	age := f.number("edad", 1, maxAge)
 	a.Edad = int(age)
 	if age != float64(a.Edad) {
 		f.fail("edad", "error.whole", "edad")
 	}
-	a.Alias = f.text("alias", 1, maxAlias)
+	a.Alias = f.visibleText("alias", 1, maxAlias)
 	if f.values["avatar"] != nil && f.values["avatar"] != "" {
 		a.Avatar = f.picture("avatar")
 	}
@@ -139,26 +206,36 @@ func readAuthor(f *form) store.Author {
 // readEmail reads an address without a display name or quotes: net/mail accepts more forms of an address, of which
 // several would name the same mailbox.
 func readEmail(f *form) string {
-	text := f.text("email", 1, maxEmail)
+	text := f.visibleText("email", 1, maxEmail)
 	address, err := mail.ParseAddress(text)
-	if err != nil || address.Address != text || strings.ContainsAny(text, " \"<>()") || len(text) > maxEmail {
+	email := store.NormalEmail(text)
+	if err != nil || address.Address != text || strings.ContainsAny(text, " \"<>()") || len(email) > maxEmail {
 		f.fail("email", "error.email")
 	}
-	return store.NormalEmail(text)
+	return email
 }
 
 // logIn starts a session for a user whose password was checked. Browsers are redirected to the application; other clients
 // get the status and {"email": …}.
-func (s *Site) logIn(c *fiber.Ctx, email string, status int) error {
+func (s *Site) logIn(c *fiber.Ctx, user store.User, status int) error {
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	if err := s.startSession(ctx, c, email); err != nil {
+	if err := s.startSession(ctx, c, user); err != nil {
 		return err
 	}
+	if err := s.rememberDevice(ctx, c, user); err != nil {
+		return err
+	}
+	s.audit(c, auditLogin, user.Email)
 	if acceptsJSON(c) {
-		return c.Status(status).JSON(fiber.Map{"email": email})
+		return c.Status(status).JSON(fiber.Map{"email": user.Email})
 	}
 	return c.Redirect("/", fiber.StatusSeeOther)
+}
+
+// showLogout shows the button that logs out. A picture or a link of another page can call it, so it changes nothing.
+func (s *Site) showLogout(_ context.Context, c *fiber.Ctx, session store.Session) error {
+	return s.show(c, "logout", Page{Email: session.Email})
 }
 
 // logout ends the session and shows its page, which leads to the log-in after 2 s.
@@ -167,14 +244,15 @@ func (s *Site) logout(ctx context.Context, c *fiber.Ctx, session store.Session) 
 		return err
 	}
 	setCookie(c, "")
+	s.audit(c, auditLogout, session.Email)
 	if acceptsJSON(c) {
 		return c.JSON(fiber.Map{"email": session.Email})
 	}
-	return s.show(c, "logout", Page{Data: session.Email})
+	return s.show(c, "loggedout", Page{Data: session.Email})
 }
 
 // redisplayForm answers a form that has a wrong field with the form, its error and its typed values. The password is
-// left out: it must not stand in a page's source.
+// left out: it must not be in a page's source.
 func (s *Site) redisplayForm(c *fiber.Ctx, page string, typed *form, err error) error {
 	e, ok := errors.AsType[*httpError](err)
 	if !ok || e.field == "" || acceptsJSON(c) {

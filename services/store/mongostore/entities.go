@@ -2,6 +2,8 @@ package mongostore
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -33,16 +35,53 @@ func (d *database) User(ctx context.Context, email string) (u store.User, err er
 	return u, wrap(err)
 }
 
+// SetPassword sets the fields in one update.
+func (d *database) SetPassword(ctx context.Context, email string, hash []byte, generation string, devices []string) error {
+	return d.updateUser(ctx, email, bson.D{
+		{Key: "password", Value: hash}, {Key: "generation", Value: generation}, {Key: "devices", Value: devices},
+	}, append(devices, generation)...)
+}
+
+// SetDevices sets one field.
+func (d *database) SetDevices(ctx context.Context, email string, devices []string) error {
+	return d.updateUser(ctx, email, bson.D{{Key: "devices", Value: devices}}, devices...)
+}
+
+// updateUser sets fields of a user. texts are those among their values.
+func (d *database) updateUser(ctx context.Context, email string, fields bson.D, texts ...string) error {
+	t, err := d.useFor(ctx, append(texts, email)...)
+	if err != nil {
+		return err
+	}
+	return updateOne(ctx, t.users, email, fields)
+}
+
+// DeleteUser deletes the user first: without it no session is found, whatever fails after that.
+func (d *database) DeleteUser(ctx context.Context, email string) ([]string, error) {
+	t, err := d.useFor(ctx, email)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.users.DeleteOne(ctx, byID(email)); err != nil {
+		return nil, wrap(err)
+	}
+	return d.DeleteSessionsOf(ctx, email, "")
+}
+
 // CreateSession inserts a session, or fails with ErrTaken when its _id exists.
 func (d *database) CreateSession(ctx context.Context, s store.Session) error {
-	t, err := d.useFor(ctx, s.ID, s.Email)
+	if err := s.Check(); err != nil {
+		return err
+	}
+	t, err := d.use(ctx)
 	if err != nil {
 		return err
 	}
 	return create(ctx, t.sessions, s)
 }
 
-// Session reads a session by _id and compares its expiry here: a sweep may not have deleted it yet.
+// Session reads a session by _id and then its user. It compares the expiry here: a sweep may not have deleted it yet. One
+// query with $lookup would save a round trip, but not every compatible server has it.
 func (d *database) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
 	t, err := d.useFor(ctx, id)
 	if err != nil {
@@ -55,11 +94,35 @@ func (d *database) Session(ctx context.Context, id string, now time.Time) (store
 	if !s.Expires.After(now) {
 		return store.Session{}, store.ErrNotFound
 	}
+	current, err := t.withUser(ctx, []store.Session{s})
+	if err == nil && len(current) == 0 {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Session{}, err
+	}
 	return s, nil
 }
 
-// LiveSessions checks all sessions in one query and transfers only ids: a process asks for those of all its websockets
-// every few seconds.
+// SessionsOf finds the sessions by the index on email, of which one user has few.
+func (d *database) SessionsOf(ctx context.Context, email string, now time.Time, limit int) ([]store.Session, error) {
+	if limit <= 0 { // which MongoDB takes for no limit
+		return []store.Session{}, nil
+	}
+	t, err := d.useFor(ctx, email)
+	if err != nil {
+		return nil, err
+	}
+	live := bson.D{{Key: "email", Value: email}, where("expires", "$gt", now)}
+	opts := options.Find().SetSort(bson.D{{Key: "created", Value: -1}}).SetLimit(int64(limit))
+	sessions, err := findAll[store.Session](ctx, t.sessions, live, opts)
+	if err != nil {
+		return nil, err
+	}
+	return t.withUser(ctx, sessions)
+}
+
+// LiveSessions checks all sessions in two queries: a process asks for those of all its websockets every few seconds.
 func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
 	t, err := d.useFor(ctx, ids...)
 	if err != nil {
@@ -67,15 +130,50 @@ func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time
 	}
 	// A nil slice would be encoded as null, which $in rejects.
 	live := bson.D{where("_id", "$in", append([]string{}, ids...)), where("expires", "$gt", now)}
-	sessions, err := findAll[store.Session](ctx, t.sessions, live, options.Find().SetProjection(onlyID))
+	fields := bson.D{{Key: "email", Value: 1}, {Key: "generation", Value: 1}} // and _id
+	sessions, err := findAll[store.Session](ctx, t.sessions, live, options.Find().SetProjection(fields))
 	if err != nil {
 		return nil, err
 	}
-	var liveIDs []string
-	for _, s := range sessions {
-		liveIDs = append(liveIDs, s.ID)
+	current, err := t.withUser(ctx, sessions)
+	if err != nil {
+		return nil, err
 	}
-	return liveIDs, nil
+	return idsOf(current), nil
+}
+
+// withUser returns those of the sessions whose users exist and are of the session's generation, in one query.
+func (t *tables) withUser(ctx context.Context, sessions []store.Session) ([]store.Session, error) {
+	if len(sessions) == 0 {
+		return sessions, nil
+	}
+	var emails []string
+	for _, s := range sessions {
+		emails = append(emails, s.Email)
+	}
+	slices.Sort(emails)
+	// A user of an earlier version has no generation, which reads as "". So it is compared here, not in the query.
+	opts := options.Find().SetProjection(bson.D{{Key: "generation", Value: 1}})
+	users, err := findAll[store.User](ctx, t.users, bson.D{where("_id", "$in", slices.Compact(emails))}, opts)
+	if err != nil {
+		return nil, err
+	}
+	generations := make(map[string]string, len(users))
+	for _, u := range users {
+		generations[u.Email] = u.Generation
+	}
+	return slices.DeleteFunc(sessions, func(s store.Session) bool {
+		generation, exists := generations[s.Email]
+		return !exists || generation != s.Generation
+	}), nil
+}
+
+// idsOf returns the ids of sessions.
+func idsOf(sessions []store.Session) (ids []string) {
+	for _, s := range sessions {
+		ids = append(ids, s.ID)
+	}
+	return ids
 }
 
 // TouchSession updates without upsert, so it can never bring a deleted session back.
@@ -84,8 +182,11 @@ func (d *database) TouchSession(ctx context.Context, id string, expires time.Tim
 	if err != nil {
 		return err
 	}
-	_, err = t.sessions.UpdateOne(ctx, byID(id), bson.D{{Key: "$set", Value: bson.D{{Key: "expires", Value: expires}}}})
-	return wrap(err)
+	err = updateOne(ctx, t.sessions, id, bson.D{{Key: "expires", Value: expires}})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // DeleteSession ignores the number of deleted documents: a missing session is no error.
@@ -98,13 +199,36 @@ func (d *database) DeleteSession(ctx context.Context, id string) error {
 	return wrap(err)
 }
 
-// Products reads the whole collection in the order of _id.
-func (d *database) Products(ctx context.Context) ([]store.Product, error) {
-	t, err := d.use(ctx)
+// DeleteSessionsOf looks the sessions up by the index on email, since a deletion does not say which documents it took, and
+// deletes these. A session that is started in between stays.
+func (d *database) DeleteSessionsOf(ctx context.Context, email, except string) ([]string, error) {
+	t, err := d.useFor(ctx, email, except)
 	if err != nil {
 		return nil, err
 	}
-	return findAll[store.Product](ctx, t.products, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}))
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	all := bson.D{{Key: "email", Value: email}, where("_id", "$ne", except)}
+	sessions, err := findAll[store.Session](ctx, t.sessions, all, options.Find().SetProjection(onlyID))
+	if err != nil || len(sessions) == 0 {
+		return nil, err
+	}
+	ids := idsOf(sessions)
+	_, err = t.sessions.DeleteMany(ctx, bson.D{where("_id", "$in", ids)})
+	return ids, wrap(err)
+}
+
+// Products reads a range of _id.
+func (d *database) Products(ctx context.Context, after string, limit int) ([]store.Product, error) {
+	if limit <= 0 { // which MongoDB takes for no limit
+		return []store.Product{}, nil
+	}
+	t, err := d.useFor(ctx, after)
+	if err != nil {
+		return nil, err
+	}
+	opts := options.Find().SetSort(byNumber(1)).SetLimit(int64(limit))
+	return findAll[store.Product](ctx, t.products, bson.D{where("_id", "$gt", after)}, opts)
 }
 
 // Product reads a product by _id.
@@ -117,8 +241,10 @@ func (d *database) Product(ctx context.Context, id string) (p store.Product, err
 	return p, wrap(err)
 }
 
-// PutProduct replaces a product, or inserts it when its _id does not exist.
-func (d *database) PutProduct(ctx context.Context, p store.Product) error {
+// CreateProduct inserts a product and counts those of its owner after that: of concurrent calls that together exceed the
+// limit, each one after the last that fits counts too many, and takes its product back. The count before it keeps an owner
+// who has reached the limit from writing at all.
+func (d *database) CreateProduct(ctx context.Context, p store.Product, most int) error {
 	if err := p.Check(); err != nil {
 		return err
 	}
@@ -126,10 +252,49 @@ func (d *database) PutProduct(ctx context.Context, p store.Product) error {
 	if err != nil {
 		return err
 	}
-	return put(ctx, t.products, p.ID, p)
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	count := func() (int64, error) {
+		n, err := t.products.CountDocuments(ctx, bson.D{{Key: "owner", Value: p.Owner}})
+		return n, wrap(err)
+	}
+	n, err := count()
+	if err != nil {
+		return err
+	}
+	if n >= int64(most) {
+		return t.fullOrTaken(ctx, p.ID)
+	}
+	if err := create(ctx, t.products, p); err != nil {
+		return err
+	}
+	n, err = count()
+	if err == nil && n <= int64(most) {
+		return nil
+	}
+	if _, undo := t.products.DeleteOne(ctx, byID(p.ID)); undo != nil {
+		return wrap(undo)
+	}
+	if err != nil {
+		return err
+	}
+	return store.ErrFull
 }
 
-// UpdateProduct counts matched documents, not modified ones, so an update that changes nothing succeeds.
+// fullOrTaken returns the error of a product that is not created since its owner has too many: ErrTaken when its id exists.
+func (t *tables) fullOrTaken(ctx context.Context, id string) error {
+	err := t.products.FindOne(ctx, byID(id)).Err()
+	switch {
+	case err == nil:
+		return store.ErrTaken
+	case errors.Is(err, mongo.ErrNoDocuments):
+		return store.ErrFull
+	default:
+		return wrap(err)
+	}
+}
+
+// UpdateProduct sets the fields that may change.
 func (d *database) UpdateProduct(ctx context.Context, p store.Product) error {
 	if err := p.Check(); err != nil {
 		return err
@@ -138,11 +303,9 @@ func (d *database) UpdateProduct(ctx context.Context, p store.Product) error {
 	if err != nil {
 		return err
 	}
-	res, err := t.products.ReplaceOne(ctx, byID(p.ID), p)
-	if err != nil {
-		return wrap(err)
-	}
-	return errIfNone(res.MatchedCount)
+	return updateOne(ctx, t.products, p.ID, bson.D{
+		{Key: "nombre", Value: p.Nombre}, {Key: "precio", Value: p.Precio}, {Key: "foto", Value: p.Foto},
+	})
 }
 
 // DeleteProduct fails with ErrNotFound when it deletes no document.
@@ -158,12 +321,20 @@ func (d *database) DeleteProduct(ctx context.Context, id string) error {
 	return errIfNone(res.DeletedCount)
 }
 
-// Count adds n with $inc, which the server applies atomically. The first
-// count of a key inserts the counter together with its expiry, for Sweep.
+// Count adds n with $inc, which the server applies atomically. The first count of a key inserts the counter together with
+// its expiry, for Sweep. Adding 0 only reads.
 func (d *database) Count(ctx context.Context, key string, n int, expires time.Time) (int, error) {
 	t, err := d.useFor(ctx, key)
 	if err != nil {
 		return 0, err
+	}
+	if n == 0 {
+		var counter struct{ Value int }
+		err := wrap(t.counters.FindOne(ctx, byID(key)).Decode(&counter))
+		if errors.Is(err, store.ErrNotFound) {
+			err = nil
+		}
+		return counter.Value, err
 	}
 	value, err := increment(ctx, t.counters, key, "value", n, bson.D{{Key: "expires", Value: expires}})
 	return int(value), err
@@ -234,6 +405,16 @@ func put(ctx context.Context, c *mongo.Collection, id string, doc any) error {
 			return wrap(err)
 		}
 	}
+}
+
+// updateOne sets fields of the document of that _id. It counts matched documents, not modified ones, so an update that
+// changes nothing succeeds. Without the document it fails with ErrNotFound.
+func updateOne(ctx context.Context, c *mongo.Collection, id string, fields bson.D) error {
+	res, err := c.UpdateOne(ctx, byID(id), bson.D{{Key: "$set", Value: fields}})
+	if err != nil {
+		return wrap(err)
+	}
+	return errIfNone(res.MatchedCount)
 }
 
 // errIfNone turns a write that matched no document into ErrNotFound.

@@ -82,9 +82,11 @@ func TestRoundTrips(t *testing.T) {
 		want []string
 	}{
 		{"Count", func() error { _, err := d.Count(ctx, "k", 1, later); return err }, []string{"findAndModify"}},
+		{"Count of 0", func() error { _, err := d.Count(ctx, "k", 0, later); return err }, []string{"find"}},
+		{"CreateUser", func() error { return d.CreateUser(ctx, store.User{Email: "eva"}) }, []string{"insert"}},
 		{"User", func() error { _, _ = d.User(ctx, "ana@example.org"); return nil }, []string{"find"}},
-		{"CreateSession", func() error { return d.CreateSession(ctx, store.Session{ID: "s", Expires: later}) }, []string{"insert"}},
-		{"Session", func() error { _, err := d.Session(ctx, "s", time.Now()); return err }, []string{"find"}},
+		{"CreateSession", func() error { return d.CreateSession(ctx, store.Session{ID: "s", Email: "eva", Expires: later}) }, []string{"insert"}},
+		{"Session", func() error { _, err := d.Session(ctx, "s", time.Now()); return err }, []string{"find", "find"}},
 		{"Append", func() error {
 			_, err := d.Append(ctx, []store.Entry{message("a", "1"), message("a", "2"), message("a", "3")})
 			return err
@@ -208,7 +210,6 @@ func TestQueriesByIndex(t *testing.T) {
 		}
 		now := time.Now().UTC()
 		insert := func(c *mongo.Collection, doc func(n int) any) {
-
 			t.Helper()
 			for from := 1; from <= size; from += 1000 {
 				var docs []any
@@ -229,18 +230,32 @@ func TestQueriesByIndex(t *testing.T) {
 			return e
 		})
 		insert(tables.sessions, func(n int) any {
-			return store.Session{ID: fmt.Sprint("s", n), Expires: now.Add(time.Hour)}
+			return store.Session{ID: fmt.Sprint("s", n), Email: fmt.Sprint("u", n/2), Created: now, Expires: now.Add(time.Hour)}
+		})
+		insert(tables.users, func(n int) any { return store.User{Email: fmt.Sprint("u", n)} })
+		insert(tables.products, func(n int) any {
+			return store.Product{ID: fmt.Sprintf("p%06d", n), Owner: fmt.Sprint("u", n/10)}
 		})
 		last := int64(size)
 		for name, call := range map[string]func() error{
-			"After":        func() error { _, err := d.After(ctx, last-3, 500); return err },
-			"Last":         func() error { _, err := d.Last(ctx); return err },
-			"Append":       func() error { _, err := d.Append(ctx, []store.Entry{message("new", rand.Text())}); return err },
-			"repeat":       func() error { _, err := d.Append(ctx, []store.Entry{message("author7", "7")}); return err },
-			"DeleteEvents": func() error { _, err := d.DeleteEvents(ctx, last, now.Add(-time.Hour)); return err },
-			"Session":      func() error { _, err := d.Session(ctx, "s77", now); return err },
-			"LiveSessions": func() error { _, err := d.LiveSessions(ctx, []string{"s7", "s77"}, now); return err },
-			"Sweep":        func() error { _, err := d.Sweep(ctx, now.Add(-time.Hour)); return err },
+			"After":            func() error { _, err := d.After(ctx, last-3, 500); return err },
+			"Last":             func() error { _, err := d.Last(ctx); return err },
+			"Append":           func() error { _, err := d.Append(ctx, []store.Entry{message("new", rand.Text())}); return err },
+			"repeat":           func() error { _, err := d.Append(ctx, []store.Entry{message("author7", "7")}); return err },
+			"DeleteEvents":     func() error { _, err := d.DeleteEvents(ctx, last, now.Add(-time.Hour)); return err },
+			"Session":          func() error { _, err := d.Session(ctx, "s77", now); return err },
+			"LiveSessions":     func() error { _, err := d.LiveSessions(ctx, []string{"s7", "s77"}, now); return err },
+			"SessionsOf":       func() error { _, err := d.SessionsOf(ctx, "u7", now, 100); return err },
+			"DeleteSessionsOf": func() error { _, err := d.DeleteSessionsOf(ctx, "u9", "s18"); return err },
+			"Products":         func() error { _, err := d.Products(ctx, "p000050", 20); return err },
+			"CreateProduct":    func() error { return d.CreateProduct(ctx, store.Product{ID: rand.Text(), Owner: "u7"}, 1000) },
+			"a full owner": func() error {
+				if err := d.CreateProduct(ctx, store.Product{ID: "new", Owner: "u8"}, 10); err != store.ErrFull {
+					return fmt.Errorf("an owner of 10 products got %v", err)
+				}
+				return nil
+			},
+			"Sweep": func() error { _, err := d.Sweep(ctx, now.Add(-time.Hour)); return err },
 		} {
 			best := time.Hour // of several, since others use the machine too
 			for range 10 {
@@ -261,4 +276,25 @@ func TestQueriesByIndex(t *testing.T) {
 			t.Errorf("%s takes %v with 100,000 documents, and %v with 100", name, d[1], d[0])
 		}
 	}
+}
+
+// Documents of an earlier version, which lack some fields, are read, and their sessions end.
+func TestDocumentsOfEarlierVersion(t *testing.T) {
+	d, _, _ := openMonitored(t)
+	ctx, now := t.Context(), time.Now()
+	tables, err := d.use(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	author := bson.D{{Key: "id", Value: "ana"}, {Key: "nombre", Value: "Ana"}}
+	for collection, doc := range map[*mongo.Collection]bson.D{
+		tables.users:    {{Key: "_id", Value: "ana"}, {Key: "password", Value: []byte("hash")}, {Key: "author", Value: author}},
+		tables.sessions: {{Key: "_id", Value: "cookie"}, {Key: "email", Value: "ana"}, {Key: "expires", Value: now.Add(time.Minute)}},
+		tables.products: {{Key: "_id", Value: "p"}, {Key: "nombre", Value: "Regla"}, {Key: "precio", Value: 1.5}},
+	} {
+		if _, err := collection.InsertOne(ctx, doc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storetest.EarlierVersion(t, d, "ana", "cookie", "p")
 }

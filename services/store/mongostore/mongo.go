@@ -132,6 +132,13 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 			return nil, err
 		}
 	}
+	// These serve the list of a user's sessions, and the count of an owner's products.
+	if _, err := t.sessions.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: bson.D{{Key: "email", Value: 1}}}); err != nil {
+		return nil, err
+	}
+	if _, err := t.products.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: bson.D{{Key: "owner", Value: 1}}}); err != nil {
+		return nil, err
+	}
 	return t, nil
 }
 

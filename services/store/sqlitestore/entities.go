@@ -2,6 +2,7 @@ package sqlitestore
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"time"
@@ -9,31 +10,43 @@ import (
 	"balanza/services/store"
 )
 
+const (
+	// fromSessions joins each session with its user, so that one whose user is gone, or has a new password, is not found.
+	fromSessions = ` FROM sessions JOIN users USING (email, generation) `
+	// selectSession is the start of every query of sessions; scanSession scans its columns in this order.
+	selectSession = `SELECT id, email, generation, sessions.created, expires, agent, address` + fromSessions
+	// selectProduct is the start of every query of products; scanProduct scans its columns in this order.
+	selectProduct = `SELECT id, nombre, precio, foto, owner FROM products `
+)
+
 // CreateUser inserts a user; the primary key on the email makes one of two concurrent sign-ups fail with ErrTaken.
 func (d *database) CreateUser(ctx context.Context, u store.User) error {
 	if err := u.Check(); err != nil {
 		return err
 	}
-	// The profile is one JSON text: no query looks into it.
+	// The profile and the devices are JSON texts: no query looks into them.
 	author, err := json.Marshal(u.Author)
 	if err != nil {
 		return err
 	}
-	// A nil slice would be stored as NULL, which the column does not allow.
-	password := append([]byte{}, u.PasswordHash...)
-	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		u.Email, password, string(author), u.Created.UnixMilli())
+	devices, err := jsonTexts(u.Devices)
+	if err != nil {
+		return err
+	}
+	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO users (email, password, author, created, generation, devices)
+		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		u.Email, notNil(u.PasswordHash), string(author), u.Created.UnixMilli(), u.Generation, devices)
 }
 
 // User reads a user by primary key.
 func (d *database) User(ctx context.Context, email string) (store.User, error) {
 	u := store.User{Email: email}
-	var author string
+	var author, devices string
 	var created int64
-	err := d.readRow(ctx, `SELECT password, author, created FROM users WHERE email = ?`, []any{email},
-		&u.PasswordHash, &author, &created)
+	err := d.readRow(ctx, `SELECT password, author, created, generation, devices FROM users WHERE email = ?`, []any{email},
+		&u.PasswordHash, &author, &created, &u.Generation, &devices)
 	if err == nil {
-		err = json.Unmarshal([]byte(author), &u.Author)
+		err = errors.Join(json.Unmarshal([]byte(author), &u.Author), json.Unmarshal([]byte(devices), &u.Devices))
 	}
 	if err != nil {
 		return store.User{}, err
@@ -42,43 +55,76 @@ func (d *database) User(ctx context.Context, email string) (store.User, error) {
 	return u, nil
 }
 
+// SetPassword updates a user's row.
+func (d *database) SetPassword(ctx context.Context, email string, hash []byte, generation string, devices []string) error {
+	list, err := jsonTexts(devices)
+	if err != nil {
+		return err
+	}
+	return d.writeOne(ctx, store.ErrNotFound, `UPDATE users SET password = ?, generation = ?, devices = ? WHERE email = ?`,
+		notNil(hash), generation, list, email)
+}
+
+// SetDevices updates a user's row.
+func (d *database) SetDevices(ctx context.Context, email string, devices []string) error {
+	list, err := jsonTexts(devices)
+	if err != nil {
+		return err
+	}
+	return d.writeOne(ctx, store.ErrNotFound, `UPDATE users SET devices = ? WHERE email = ?`, list, email)
+}
+
+// DeleteUser deletes the user and the sessions in one transaction.
+func (d *database) DeleteUser(ctx context.Context, email string) (sessions []string, err error) {
+	if err := store.CheckText(email); err != nil {
+		return nil, err
+	}
+	err = d.transact(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM users WHERE email = ?`, email); err != nil {
+			return err
+		}
+		sessions, err = deleteSessionsIn(ctx, tx, email, "")
+		return err
+	})
+	return sessions, err
+}
+
 // CreateSession inserts a session, or fails with ErrTaken when the primary key exists.
 func (d *database) CreateSession(ctx context.Context, s store.Session) error {
-	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
-		s.ID, s.Email, s.Expires.UnixMilli())
+	return d.writeOne(ctx, store.ErrTaken, `INSERT INTO sessions (id, email, generation, created, expires, agent, address)
+		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		s.ID, s.Email, s.Generation, s.Created.UnixMilli(), s.Expires.UnixMilli(), s.Agent, s.Address)
 }
 
 // Session compares the expiry in the query, as LiveSessions and Sweep do, so all three agree to the millisecond.
 func (d *database) Session(ctx context.Context, id string, now time.Time) (store.Session, error) {
-	s := store.Session{ID: id}
-	var expires int64
-	err := d.readRow(ctx, `SELECT email, expires FROM sessions WHERE id = ? AND expires > ?`, []any{id, now.UnixMilli()},
-		&s.Email, &expires)
-	if err != nil {
-		return store.Session{}, err
-	}
-	s.Expires = time.UnixMilli(expires).UTC()
-	return s, nil
+	sessions, err := readAll(ctx, d.session, []any{id, now.UnixMilli()}, scanSession)
+	return only(sessions, err)
+}
+
+// SessionsOf finds the sessions by the index on email. A negative LIMIT means no limit to SQLite.
+func (d *database) SessionsOf(ctx context.Context, email string, now time.Time, limit int) ([]store.Session, error) {
+	return readAll(ctx, d.sessionsOf, []any{email, now.UnixMilli(), max(0, limit)}, scanSession)
+}
+
+// scanSession scans a row of selectSession.
+func scanSession(scan scanner) (s store.Session, err error) {
+	var created, expires int64
+	err = scan(&s.ID, &s.Email, &s.Generation, &created, &expires, &s.Agent, &s.Address)
+	s.Created, s.Expires = time.UnixMilli(created).UTC(), time.UnixMilli(expires).UTC()
+	return s, err
 }
 
 // LiveSessions checks all sessions in one query: a process asks for those of all its websockets every few seconds.
 func (d *database) LiveSessions(ctx context.Context, ids []string, now time.Time) ([]string, error) {
-	// The check comes before the encoding: json.Marshal replaces invalid UTF-8.
-	if err := store.CheckText(ids...); err != nil {
-		return nil, err
-	}
-	list, err := json.Marshal(ids)
+	list, err := jsonTexts(ids)
 	if err != nil {
 		return nil, err
 	}
-	var live []string
-	err = readRows(ctx, d.liveSessions, []any{string(list), now.UnixMilli()}, func(scan scanner) error {
-		var id string
-		err := scan(&id)
-		live = append(live, id)
-		return err
+	return readAll(ctx, d.liveSessions, []any{list, now.UnixMilli()}, func(scan scanner) (id string, err error) {
+		err = scan(&id)
+		return id, err
 	})
-	return live, err
 }
 
 // TouchSession updates only an existing row, so it can never bring a deleted session back.
@@ -93,38 +139,71 @@ func (d *database) DeleteSession(ctx context.Context, id string) error {
 	return err
 }
 
-// Products reads the whole table; the primary key gives the order.
-func (d *database) Products(ctx context.Context) ([]store.Product, error) {
-	products := []store.Product{} // in JSON an empty list is [], nil is null
-	err := readRows(ctx, d.allProducts, nil, func(scan scanner) error {
-		var p store.Product
-		err := scan(&p.ID, &p.Nombre, &p.Precio, &p.Foto)
-		products = append(products, p)
+// DeleteSessionsOf finds the sessions by the index on email.
+func (d *database) DeleteSessionsOf(ctx context.Context, email, except string) (ids []string, err error) {
+	if err := store.CheckText(email, except); err != nil {
+		return nil, err
+	}
+	err = d.transact(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		ids, err = deleteSessionsIn(ctx, tx, email, except)
 		return err
 	})
+	return ids, err
+}
+
+// deleteSessionsIn is DeleteSessionsOf in a transaction.
+func deleteSessionsIn(ctx context.Context, tx *sql.Tx, email, except string) (ids []string, err error) {
+	rows, err := tx.QueryContext(ctx, `DELETE FROM sessions WHERE email = ? AND id <> ? RETURNING id`, email, except)
 	if err != nil {
 		return nil, err
 	}
-	return products, nil
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// Products reads a range of the primary key. A negative LIMIT means no limit to SQLite.
+func (d *database) Products(ctx context.Context, after string, limit int) ([]store.Product, error) {
+	return readAll(ctx, d.productsAfter, []any{after, max(0, limit)}, scanProduct)
 }
 
 // Product reads a product by primary key.
 func (d *database) Product(ctx context.Context, id string) (store.Product, error) {
-	p := store.Product{ID: id}
-	query := `SELECT nombre, precio, foto FROM products WHERE id = ?`
-	if err := d.readRow(ctx, query, []any{id}, &p.Nombre, &p.Precio, &p.Foto); err != nil {
-		return store.Product{}, err
-	}
-	return p, nil
+	products, err := readAll(ctx, d.product, []any{id}, scanProduct)
+	return only(products, err)
 }
 
-// PutProduct inserts a row, or replaces the one of the same primary key.
-func (d *database) PutProduct(ctx context.Context, p store.Product) error {
+// scanProduct scans a row of selectProduct.
+func scanProduct(scan scanner) (p store.Product, err error) {
+	err = scan(&p.ID, &p.Nombre, &p.Precio, &p.Foto, &p.Owner)
+	return p, err
+}
+
+// CreateProduct counts and inserts in one statement, which SQLite runs under the write lock.
+func (d *database) CreateProduct(ctx context.Context, p store.Product, most int) error {
 	if err := p.Check(); err != nil {
 		return err
 	}
-	_, err := d.write(ctx, `REPLACE INTO products VALUES (?, ?, ?, ?)`, p.ID, p.Nombre, p.Precio, p.Foto)
-	return err
+	err := d.writeOne(ctx, store.ErrFull, `INSERT INTO products (id, nombre, precio, foto, owner) SELECT ?, ?, ?, ?, ?
+		WHERE (SELECT count(*) FROM products WHERE owner = ?) < ? ON CONFLICT DO NOTHING`,
+		p.ID, p.Nombre, p.Precio, p.Foto, p.Owner, p.Owner, most)
+	if !errors.Is(err, store.ErrFull) {
+		return err
+	}
+	switch _, exists := d.Product(ctx, p.ID); {
+	case exists == nil:
+		return store.ErrTaken
+	case errors.Is(exists, store.ErrNotFound):
+		return store.ErrFull
+	default:
+		return exists
+	}
 }
 
 // UpdateProduct counts matched rows, also those that stay the same: SQLite reports them as changed.
@@ -201,3 +280,15 @@ func (d *database) Sweep(ctx context.Context, now time.Time) (swept int, err err
 	}
 	return swept, nil
 }
+
+// jsonTexts returns a list of texts as JSON. The check comes before the encoding: json.Marshal replaces invalid UTF-8.
+func jsonTexts(texts []string) (string, error) {
+	if err := store.CheckText(texts...); err != nil {
+		return "", err
+	}
+	list, err := json.Marshal(texts)
+	return string(list), err
+}
+
+// notNil returns b, or an empty slice for nil, which would be stored as NULL.
+func notNil(b []byte) []byte { return append([]byte{}, b...) }

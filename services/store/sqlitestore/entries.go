@@ -97,19 +97,9 @@ func (d *database) Fill(ctx context.Context, first, last int64) error {
 	})
 }
 
-// After reads a range of the primary key.
+// After reads a range of the primary key. A negative LIMIT means no limit to SQLite.
 func (d *database) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
-	entries := []store.Entry{}
-	// A negative LIMIT means no limit to SQLite.
-	err := readRows(ctx, d.entriesAfter, []any{n, max(0, limit)}, func(scan scanner) error {
-		e, err := decode(scan)
-		entries = append(entries, e)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return entries, nil
+	return readAll(ctx, d.entriesAfter, []any{n, max(0, limit)}, decode)
 }
 
 // Last reads the end of the primary key.

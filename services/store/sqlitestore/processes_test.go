@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -162,6 +163,44 @@ func TestPathWithSpecialCharacters(t *testing.T) {
 	}
 }
 
+// A file of version 1 gets the present schema from the first of several processes that open it, and keeps its records. The
+// session ids of version 1 are not kept: each is the value of a cookie.
+func TestFileOfEarlierVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "balanza.db")
+	old, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	schema, err := os.ReadFile("schema.1.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Exec(string(schema) + `
+		INSERT INTO users VALUES ('ana', CAST('hash' AS BLOB), '{"id":"ana","nombre":"Ana"}', 1);
+		INSERT INTO sessions VALUES ('cookie', 'ana', 9999999999999);
+		INSERT INTO products VALUES ('p', 'Regla', 1.5, '');
+		INSERT INTO entries VALUES (1, 'logout', 's', NULL, '', '1')`); err != nil {
+		t.Fatal(err)
+	}
+	stores := make([]store.Store, 4)
+	var opening sync.WaitGroup
+	for i := range stores {
+		opening.Go(func() {
+			stores[i] = open(t, path)
+		})
+	}
+	opening.Wait()
+	var sessions, last int
+	if err := old.QueryRow(`SELECT (SELECT count(*) FROM sessions), (SELECT max(n) FROM entries)`).Scan(&sessions, &last); err != nil {
+		t.Fatal(err)
+	}
+	if sessions != 0 || last != 1 {
+		t.Errorf("%d sessions of version 1 are left, and the log ends at %d", sessions, last)
+	}
+	storetest.EarlierVersion(t, stores[0], "ana", "cookie", "p")
+}
+
 func TestLockedByAnotherProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "balanza.db")
 	s := open(t, path)
@@ -176,7 +215,7 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	for name, err := range map[string]error{
-		"product": s.PutProduct(ctx, store.Product{ID: "1"}),
+		"product": s.CreateProduct(ctx, store.Product{ID: "1"}, 1),
 		"session": s.CreateSession(t.Context(), store.Session{ID: "1"}),
 	} {
 		if !errors.Is(err, store.ErrUnavailable) {

@@ -4,7 +4,7 @@ package sqlitestore
 import (
 	"context"
 	"database/sql"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,8 +19,12 @@ import (
 	"balanza/services/store"
 )
 
-//go:embed schema.sql
-var schema string
+// schemas are the changes from one version of the schema to the next: schema.1.sql makes version 1 of an empty file.
+//
+//go:embed schema.*.sql
+var schemas embed.FS
+
+const schemaVersion = 2
 
 const (
 	openTimeout   = 10 * time.Second // enough for eight processes that create the file at the same time
@@ -33,12 +37,12 @@ const (
 type database struct {
 	writer, reader *sql.DB
 	// These queries are prepared once, since every process runs them all the time: a log polls the entries up to a
-	// hundred times a second.
-	entriesAfter, allProducts, liveSessions *sql.Stmt
+	// hundred times a second, and most requests look a session up.
+	entriesAfter, session, sessionsOf, liveSessions, product, productsAfter *sql.Stmt
 }
 
 // Open opens the SQLite file of that path. It creates a missing file with mode 0600 and its folder with mode 0700, since
-// the file contains password hashes and session ids. An acknowledged write is on the disk. The error names the path; it is
+// the file contains password hashes. An acknowledged write is on the disk. The error names the path; it is
 // none of the store's errors, since a wrong path does not recover.
 func Open(ctx context.Context, path string) (store.Store, error) {
 	if err := createFile(path); err != nil {
@@ -50,11 +54,7 @@ func Open(ctx context.Context, path string) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the store %s: %w", path, err)
 	}
-	err = retryBusy(ctx, func() error {
-		_, err := writer.ExecContext(ctx, schema)
-		return err
-	})
-	if err != nil {
+	if err := retryBusy(ctx, func() error { return migrate(ctx, writer) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
 	reader, err := connect(path, maxReaders, store.CallTimeout)
@@ -68,19 +68,55 @@ func Open(ctx context.Context, path string) (store.Store, error) {
 	return d, nil
 }
 
+// migrate brings the file's schema to schemaVersion. Every process calls it at its start: the transaction takes the write
+// lock first, so that one of several changes the schema. A file of a later version is left alone: its tables have all that
+// this version needs.
+func migrate(ctx context.Context, writer *sql.DB) error {
+	tx, err := writer.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // has no effect after a commit
+	var version int
+	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+		return err
+	}
+	if version >= schemaVersion {
+		return nil
+	}
+	for version++; version <= schemaVersion; version++ {
+		change, err := schemas.ReadFile(fmt.Sprintf("schema.%d.sql", version))
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, string(change)); err != nil {
+			return fmt.Errorf("schema version %d: %w", version, err)
+		}
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
 // prepare prepares the frequent queries.
-func (d *database) prepare(ctx context.Context) (err error) {
-	if d.entriesAfter, err = d.reader.PrepareContext(ctx, selectEntry+`WHERE n > ? ORDER BY n LIMIT ?`); err != nil {
-		return err
+func (d *database) prepare(ctx context.Context) error {
+	for query, prepared := range map[string]**sql.Stmt{
+		selectEntry + `WHERE n > ? ORDER BY n LIMIT ?`:                                           &d.entriesAfter,
+		selectSession + `WHERE id = ? AND expires > ?`:                                           &d.session,
+		selectSession + `WHERE email = ? AND expires > ? ORDER BY sessions.created DESC LIMIT ?`: &d.sessionsOf,
+		// json_each turns one argument into a list of any length; a list of placeholders would be limited and need
+		// preparing for each length.
+		`SELECT id` + fromSessions + `WHERE id IN (SELECT value FROM json_each(?)) AND expires > ?`: &d.liveSessions,
+		selectProduct + `WHERE id = ?`:                     &d.product,
+		selectProduct + `WHERE id > ? ORDER BY id LIMIT ?`: &d.productsAfter,
+	} {
+		var err error
+		if *prepared, err = d.reader.PrepareContext(ctx, query); err != nil {
+			return err
+		}
 	}
-	// json_each turns one argument into a list of any length; a list of placeholders would be limited and need preparing
-	// for each length.
-	live := `SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND expires > ?`
-	if d.liveSessions, err = d.reader.PrepareContext(ctx, live); err != nil {
-		return err
-	}
-	d.allProducts, err = d.reader.PrepareContext(ctx, `SELECT id, nombre, precio, foto FROM products ORDER BY id`)
-	return err
+	return nil
 }
 
 // createFile creates a missing file with mode 0600; SQLite gives the -wal and -shm files the same mode.
@@ -207,21 +243,42 @@ func (d *database) readRow(ctx context.Context, query string, args []any, dest .
 	return wrap(d.reader.QueryRowContext(ctx, query, args...).Scan(dest...))
 }
 
-// readRows calls each for every row of a query.
-func readRows(ctx context.Context, query *sql.Stmt, args []any, each func(scan scanner) error) error {
+// readAll returns what scan makes of every row of a query, in JSON [] when there is none. It checks all texts among the
+// arguments.
+func readAll[T any](ctx context.Context, query *sql.Stmt, args []any, scan func(scanner) (T, error)) ([]T, error) {
+	if err := checkTexts(args); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	rows, err := query.QueryContext(ctx, args...)
 	if err != nil {
-		return wrap(err)
+		return nil, wrap(err)
 	}
 	defer rows.Close()
+	all := []T{}
 	for rows.Next() {
-		if err := each(rows.Scan); err != nil {
-			return wrap(err)
+		value, err := scan(rows.Scan)
+		if err != nil {
+			return nil, wrap(err)
 		}
+		all = append(all, value)
 	}
-	return wrap(rows.Err())
+	if err := rows.Err(); err != nil {
+		return nil, wrap(err)
+	}
+	return all, nil
+}
+
+// only returns the first of the results of readAll, or fails with ErrNotFound when there is none.
+func only[T any](all []T, err error) (first T, _ error) {
+	switch {
+	case err != nil:
+		return first, err
+	case len(all) == 0:
+		return first, store.ErrNotFound
+	}
+	return all[0], nil
 }
 
 // scanner is the method Scan of sql.Row and of sql.Rows.

@@ -40,8 +40,13 @@ func Run(t *testing.T, open OpenFunc, newSource func(t *testing.T) string) {
 		// The records and counters.
 		{"users", testUsers},
 		{"concurrent sign-ups", testConcurrentUsers},
+		{"passwords and devices", testPasswords},
+		{"deleted users", testDeletedUsers},
 		{"sessions", testSessions},
+		{"sessions of a user", testSessionsOf},
 		{"products", testProducts},
+		{"pages of products", testPages},
+		{"most products", testMostProducts},
 		{"counters", testCounters},
 		{"concurrent counters", testConcurrentCounters},
 		{"sweep", testSweep},
@@ -129,14 +134,27 @@ func callsWith(s store.Store, text string) map[string]func(context.Context) erro
 		"CreateUser": func(ctx context.Context) error {
 			return s.CreateUser(ctx, store.User{Email: "a@b", Author: store.Author{Alias: text}, Created: now})
 		},
-		"User":          func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
-		"CreateSession": func(ctx context.Context) error { return s.CreateSession(ctx, store.Session{ID: text}) },
-		"Session":       func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
-		"LiveSessions":  func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
-		"TouchSession":  func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
-		"DeleteSession": func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
-		"Product":       func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
-		"PutProduct":    func(ctx context.Context) error { return s.PutProduct(ctx, store.Product{ID: "1", Nombre: text}) },
+		"CreateUser with a device": func(ctx context.Context) error {
+			return s.CreateUser(ctx, store.User{Email: "a@b", Devices: []string{text}, Created: now})
+		},
+		"User":        func(ctx context.Context) error { _, err := s.User(ctx, text); return err },
+		"SetPassword": func(ctx context.Context) error { return s.SetPassword(ctx, ana.ID, nil, text, nil) },
+		"SetDevices":  func(ctx context.Context) error { return s.SetDevices(ctx, ana.ID, []string{text}) },
+		"DeleteUser":  func(ctx context.Context) error { _, err := s.DeleteUser(ctx, text); return err },
+		"CreateSession": func(ctx context.Context) error {
+			return s.CreateSession(ctx, store.Session{ID: "text", Email: ana.ID, Agent: text})
+		},
+		"SessionsOf":       func(ctx context.Context) error { _, err := s.SessionsOf(ctx, text, now, 10); return err },
+		"DeleteSessionsOf": func(ctx context.Context) error { _, err := s.DeleteSessionsOf(ctx, ana.ID, text); return err },
+		"Session":          func(ctx context.Context) error { _, err := s.Session(ctx, text, now); return err },
+		"LiveSessions":     func(ctx context.Context) error { _, err := s.LiveSessions(ctx, []string{"s", text}, now); return err },
+		"TouchSession":     func(ctx context.Context) error { return s.TouchSession(ctx, text, now) },
+		"DeleteSession":    func(ctx context.Context) error { return s.DeleteSession(ctx, text) },
+		"Product":          func(ctx context.Context) error { _, err := s.Product(ctx, text); return err },
+		"Products":         func(ctx context.Context) error { _, err := s.Products(ctx, text, 10); return err },
+		"CreateProduct": func(ctx context.Context) error {
+			return s.CreateProduct(ctx, store.Product{ID: "1", Nombre: text}, 10)
+		},
 		"UpdateProduct": func(ctx context.Context) error { return s.UpdateProduct(ctx, store.Product{ID: "1", Foto: text}) },
 		"DeleteProduct": func(ctx context.Context) error { return s.DeleteProduct(ctx, text) },
 		"Count":         func(ctx context.Context) error { _, err := s.Count(ctx, text, 1, now); return err },
@@ -152,7 +170,6 @@ func Outage(t *testing.T, s store.Store) {
 	t.Helper()
 	all := callsWith(s, "text")
 	// These have no text among their arguments.
-	all["Products"] = func(ctx context.Context) error { _, err := s.Products(ctx); return err }
 	all["After"] = func(ctx context.Context) error { _, err := s.After(ctx, 0, 10); return err }
 	all["Last"] = func(ctx context.Context) error { _, err := s.Last(ctx); return err }
 	all["Fill"] = func(ctx context.Context) error { return s.Fill(ctx, 1, 2) }
@@ -172,6 +189,31 @@ func Outage(t *testing.T, s store.Store) {
 	}
 }
 
+// EarlierVersion fails the test unless a store uses the records that an earlier version has written: a user, who can log in
+// and change the password, a session of the user, whose cookie has the session's id as its value and finds nothing, and a
+// product, which has no owner.
+func EarlierVersion(t *testing.T, s store.Store, email, session, product string) {
+	t.Helper()
+	_, err := s.Session(ctx, store.HashToken(session), time.Now())
+	wantError(t, "session of an earlier version", err, store.ErrNotFound)
+	u, err := s.User(ctx, email)
+	must(t, err)
+	if string(u.PasswordHash) != "hash" || u.Generation != "" || len(u.Devices) != 0 || u.Author.Nombre != "Ana" {
+		t.Errorf("user of an earlier version: %+v", u)
+	}
+	must(t, s.CreateSession(ctx, store.Session{ID: "new", Email: email, Expires: time.Now().Add(time.Minute)}))
+	_, err = s.Session(ctx, "new", time.Now())
+	must(t, err)
+	must(t, s.SetPassword(ctx, email, []byte("another"), "g1", []string{"d"}))
+	_, err = s.Session(ctx, "new", time.Now())
+	wantError(t, "session of the first password", err, store.ErrNotFound)
+	p, err := s.Product(ctx, product)
+	must(t, err)
+	wantEqual(t, "product of an earlier version", p, store.Product{ID: product, Nombre: "Regla", Precio: 1.5})
+	p.Precio = 2
+	must(t, s.UpdateProduct(ctx, p))
+}
+
 // testInvalid proves that invalid values fail and write nothing. NUL, a byte that never occurs in UTF-8 and a cut character
 // are the texts about which databases disagree.
 func testInvalid(t *testing.T, open func() store.Store) {
@@ -183,7 +225,7 @@ func testInvalid(t *testing.T, open func() store.Store) {
 	}
 	// JSON has no such numbers.
 	for _, price := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
-		wantError(t, fmt.Sprint("price ", price), s.PutProduct(ctx, store.Product{ID: "1", Precio: price}), store.ErrInvalid)
+		wantError(t, fmt.Sprint("price ", price), s.CreateProduct(ctx, store.Product{ID: "1", Precio: price}, 10), store.ErrInvalid)
 	}
 	// A message entry without a message, and an entry of another kind with one.
 	for _, e := range []store.Entry{
@@ -195,7 +237,7 @@ func testInvalid(t *testing.T, open func() store.Store) {
 	}
 	last, err := s.Last(ctx)
 	must(t, err)
-	products, err := s.Products(ctx)
+	products, err := s.Products(ctx, "", 10)
 	must(t, err)
 	if last != 0 || len(products) != 0 {
 		t.Errorf("after the invalid calls: %d entries, products %v", last, products)
@@ -224,7 +266,8 @@ func testTexts(t *testing.T, open func() store.Store) {
 	} {
 		user := store.User{
 			Email: text, PasswordHash: []byte{0, 255}, Created: now, // a hash is bytes, not text
-			Author: store.Author{ID: text, Nombre: text, Apellido: text, Alias: text, Avatar: text},
+			Author:     store.Author{ID: text, Nombre: text, Apellido: text, Alias: text, Avatar: text},
+			Generation: text, Devices: []string{text},
 		}
 		// The users of the texts before do not match this one, be it an operator, a pattern or a prefix.
 		_, err := s.User(ctx, text)
@@ -234,14 +277,16 @@ func testTexts(t *testing.T, open func() store.Store) {
 		must(t, err)
 		wantEqual(t, "user", gotUser, user)
 
-		session := store.Session{ID: text, Email: text, Expires: now}
+		session := store.Session{
+			ID: text, Email: text, Generation: text, Created: now, Expires: now, Agent: text, Address: text,
+		}
 		must(t, s.CreateSession(ctx, session))
 		gotSession, err := s.Session(ctx, text, now.Add(-1)) // 1 ns before its expiry
 		must(t, err)
 		wantEqual(t, "session", gotSession, session)
 
-		product := store.Product{ID: text, Nombre: text, Foto: text}
-		must(t, s.PutProduct(ctx, product))
+		product := store.Product{ID: text, Nombre: text, Foto: text, Owner: text}
+		must(t, s.CreateProduct(ctx, product, 1))
 		gotProduct, err := s.Product(ctx, text)
 		must(t, err)
 		wantEqual(t, "product", gotProduct, product)

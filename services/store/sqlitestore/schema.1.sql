@@ -1,6 +1,5 @@
--- Every process runs this at its start, also several at the same time: BEGIN IMMEDIATE takes the write lock first.
+-- The schema of version 1. A file that an earlier release has made has these tables, but not the number of a version.
 -- Times are milliseconds since 1970. Tables with a text key are WITHOUT ROWID: a look-up by key then reads one B-tree, not two.
-BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS users (
   email    TEXT PRIMARY KEY,
   password BLOB NOT NULL,
@@ -46,4 +45,3 @@ CREATE TABLE IF NOT EXISTS entries (
   client_id TEXT NOT NULL,
   UNIQUE (author, client_id)
 ) STRICT;
-COMMIT;
