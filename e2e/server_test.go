@@ -52,6 +52,8 @@ type server struct {
 	url  string
 	cmd  *exec.Cmd
 	log  *os.File
+
+	descriptors int // that its processes may have; 0: as many as this one
 }
 
 // serve starts a server with that home on a free port and waits until it is ready. It is stopped when the test ends.
@@ -105,6 +107,10 @@ func (s *server) balanza(args ...string) *exec.Cmd {
 func (s *server) start() {
 	s.t.Helper()
 	s.cmd = s.balanza(s.args...)
+	if s.descriptors > 0 {
+		s.cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, s.descriptors), s.cmd.Path}, s.args...)
+		s.cmd.Path = "/bin/sh"
+	}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

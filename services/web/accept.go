@@ -3,7 +3,6 @@ package web
 import (
 	"cmp"
 	"errors"
-	"log/slog"
 	"net"
 	"slices"
 	"syscall"
@@ -25,7 +24,7 @@ const (
 )
 
 // clientListener accepts the connections of clients. A temporary error does not end it; when the process has no
-// descriptors left, those that have been idle longest are closed.
+// descriptors left, those that have waited longest for a request are closed.
 type clientListener struct {
 	net.Listener
 	site        *Site
@@ -54,7 +53,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 		if !isTemporary(err) {
 			return nil, err
 		}
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		if outOfDescriptors(err) {
 			l.site.shedIdle(shedConns)
 		}
 		l.failed(err)
@@ -71,6 +70,7 @@ func (l *clientListener) wrap(conn net.Conn) net.Conn {
 	if raw, err := tcp.SyscallConn(); err == nil && l.descriptors > 0 {
 		_ = raw.Control(func(fd uintptr) { // a new descriptor is the lowest free number
 			if int(fd) >= l.descriptors-spareDescriptors {
+				l.failed(syscall.EMFILE)
 				l.site.shedIdle(1)
 			}
 		})
@@ -80,17 +80,27 @@ func (l *clientListener) wrap(conn net.Conn) net.Conn {
 
 // failed logs the first of several errors.
 func (l *clientListener) failed(err error) {
-	if l.failedAt = time.Now(); !l.failing {
-		l.failing = true
-		l.site.log.Warn("connections cannot be accepted; trying on", "error", err)
+	l.failedAt = time.Now()
+	if l.failing {
+		return
 	}
+	l.failing = true
+	if outOfDescriptors(err) {
+		l.site.log.Warn("out of file descriptors: idle connections are closed", "limit", l.descriptors, "error", err)
+	} else {
+		l.site.log.Warn("accept failed, trying again", "error", err)
+	}
+}
+
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // recovered logs the end of an outage, after calmTime without an error.
 func (l *clientListener) recovered() {
 	if l.failing && time.Since(l.failedAt) > calmTime {
 		l.failing = false
-		l.site.log.Info("connections are accepted again", slog.Time("since", l.failedAt))
+		l.site.log.Info("connections are accepted again without errors")
 	}
 }
 
@@ -105,24 +115,34 @@ func isTemporary(err error) bool {
 	}, number)
 }
 
-// shedIdle closes up to n of the connections that wait for a request, those first that have waited longest.
+// shedIdle closes up to n of the connections that wait for a request: those first that have sent nothing of it, and of
+// these the ones that have waited longest.
 func (s *Site) shedIdle(n int) {
 	type idle struct {
-		conn  *clientConn
-		since int64
+		conn      *clientConn
+		receiving bool
+		since     int64
 	}
 	var all []idle
 	latest := time.Now().Add(-minIdle).UnixNano()
 	for _, c := range s.conns.all() {
 		if conn, ok := c.(*clientConn); ok {
-			if since := conn.idleSince.Load(); since > 0 && since < latest {
-				all = append(all, idle{conn, since})
+			if since := conn.waiting.Load(); since > 0 && since < latest {
+				all = append(all, idle{conn, conn.receiving.Load(), since})
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b idle) int { return cmp.Compare(a.since, b.since) })
+	slices.SortFunc(all, func(a, b idle) int {
+		if a.receiving != b.receiving {
+			if a.receiving {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(a.since, b.since)
+	})
 	for _, i := range all[:min(n, len(all))] {
-		if i.conn.idleSince.CompareAndSwap(i.since, 0) { // else its request has come meanwhile
+		if i.conn.waiting.CompareAndSwap(i.since, 0) { // else its request has come meanwhile
 			_ = i.conn.tcp.Close()
 		}
 	}

@@ -33,9 +33,12 @@ type clientConn struct {
 	tcp      *net.TCPConn
 	timeout  time.Duration // of a piece
 
-	silence   atomic.Int64 // of a lingering close, nanoseconds; 0: a plain close
-	idleSince atomic.Int64 // Unix time in nanoseconds; 0: a request is being received or answered
-	lineSize  atomic.Int64 // bytes received since the last line feed
+	silence  atomic.Int64 // of a lingering close, nanoseconds; 0: a plain close
+	lineSize atomic.Int64 // bytes received since the last line feed
+	// waiting is since when the server waits for a request or for its rest, as Unix time in nanoseconds; 0 while a request
+	// is answered. receiving: a part of the request has come.
+	waiting   atomic.Int64
+	receiving atomic.Bool
 }
 
 func newClientConn(tcp *net.TCPConn, timeout time.Duration) *clientConn {
@@ -123,10 +126,14 @@ func (s *Site) trackConn(c net.Conn, state fasthttp.ConnState) {
 		s.conns.remove(c)
 	}
 	if conn, ok := c.(*clientConn); ok {
-		idleSince := time.Now().UnixNano()
-		if state == fasthttp.StateActive {
-			idleSince = 0
-		}
-		conn.idleSince.Store(idleSince)
+		conn.receiving.Store(state == fasthttp.StateActive)
+		conn.waiting.Store(time.Now().UnixNano())
+	}
+}
+
+// received notes that a request was received as a whole.
+func received(c *fasthttp.RequestCtx) {
+	if conn, ok := c.Conn().(*clientConn); ok {
+		conn.waiting.Store(0)
 	}
 }

@@ -277,6 +277,7 @@ func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandl
 // answers the requests that no route gets.
 func (s *Site) checkRequests(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
+		received(c)
 		err := s.checkSize(c)
 		s.checkForwarded(c)
 		setRequestID(c)

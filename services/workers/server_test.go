@@ -3,6 +3,7 @@ package workers
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -169,4 +170,24 @@ func TestErroredServerStartsAgain(t *testing.T) {
 	}
 	r.online(1)
 	get(t, r.url("/"))
+}
+
+// A slot that the system could not start a process in is tried again as long as it takes; one whose program fails is
+// disabled.
+func TestTemporaryFailuresDisableNothing(t *testing.T) {
+	s := &Server{Config: Config{Name: "test", Logger: slog.New(slog.DiscardHandler)}, wasReady: true}
+	slot := &workerSlot{number: 1, generation: 1}
+	s.slots = []*workerSlot{slot, {number: 2}}
+	for range 3 * maxFailures {
+		s.spawnFailed(slot, fmt.Errorf("fork/exec: %w", syscall.EMFILE))
+	}
+	if slot.disabled || slot.retryAt.IsZero() || !strings.Contains(slot.cause, "too many open files") {
+		t.Errorf("%+v", slot)
+	}
+	for range maxFailures {
+		s.spawnFailed(slot, errors.New("no such file"))
+	}
+	if !slot.disabled {
+		t.Errorf("%+v", slot)
+	}
 }

@@ -1,10 +1,12 @@
 package workers
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -33,6 +35,8 @@ const (
 	// maxServedBackoff is for workers that could serve: they are missed more than those that cannot even start.
 	maxServedBackoff = time.Second
 	maxBackoff       = 5 * time.Second
+	// temporaryBackoff is for processes that the system could not start.
+	temporaryBackoff = time.Second
 	// A slot in which maxFailures processes did not get ready within failureWindow is disabled.
 	maxFailures   = 10
 	failureWindow = time.Minute
@@ -55,10 +59,25 @@ func (s *Server) fill(slot *workerSlot) {
 		return
 	}
 	if p, err := s.spawn(slot, slot.generation, slot.image); err != nil {
-		s.scheduleRetry(slot, err.Error(), false)
+		s.spawnFailed(slot, err)
 	} else {
 		slot.current = p
 	}
+}
+
+// spawnFailed plans the next attempt in a slot whose process could not be started. A lack of descriptors, memory or
+// processes says nothing about the program, so it is no reason to disable a slot that has served.
+func (s *Server) spawnFailed(slot *workerSlot, err error) {
+	temporary := errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) ||
+		errors.Is(err, syscall.EAGAIN)
+	if !temporary || !s.wasReady {
+		s.scheduleRetry(slot, err.Error(), false)
+		return
+	}
+	if slot.cause != err.Error() {
+		s.Logger.Warn("worker cannot be started yet, trying on", "server", s.Name, "worker", slot.number, "cause", err)
+	}
+	slot.cause, slot.retryAt = err.Error(), time.Now().Add(temporaryBackoff)
 }
 
 // setImage keeps the binary of code that was ready: a crash brings back this code, whatever its path names by then.

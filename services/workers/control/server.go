@@ -47,7 +47,7 @@ func Serve(dir, name string, s Server) (stop func(), err error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	server := &http.Server{Handler: handler(s), ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(ln) }()
+	go func() { _ = server.Serve(persistentListener{ln}) }()
 	return func() {
 		defer lock.Close()
 		// A short grace, so that the client that ordered the end gets its answer.
@@ -55,6 +55,24 @@ func Serve(dir, name string, s Server) (stop func(), err error) {
 		defer cancel()
 		_ = server.Shutdown(ctx)
 	}, nil
+}
+
+// acceptPause is the time between two attempts to accept.
+const acceptPause = 50 * time.Millisecond
+
+// persistentListener goes on after any error but its own end: used-up descriptors or memory must not leave a server without
+// its control socket.
+type persistentListener struct{ net.Listener }
+
+// Accept returns the next connection, or net.ErrClosed.
+func (l persistentListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return conn, err
+		}
+		time.Sleep(acceptPause)
+	}
 }
 
 // handler routes the requests. An order is carried out to its end even when its client disconnects.

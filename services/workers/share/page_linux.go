@@ -126,6 +126,8 @@ type fairListener struct {
 	row    int
 	joined atomic.Bool
 	closed atomic.Bool
+	// accepted is a connection for which there was no second descriptor yet; only Accept uses it.
+	accepted *os.File
 }
 
 // listener returns the fairListener of row i on a listener's socket, and takes the listener over.
@@ -157,15 +159,17 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	if l.joined.CompareAndSwap(false, true) {
 		l.page.join(l.row)
 	}
-	var conn net.Conn
 	var failed error
 	err := l.raw.Read(func(fd uintptr) bool {
+		if l.accepted != nil { // the last call failed, and this is its connection
+			return true
+		}
 		for l.awaitTurn(int(fd)) {
 			accepted, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			switch {
 			case err == nil:
 				l.page.rows[l.row].accepted.Add(1)
-				conn, failed = newConn(accepted)
+				l.accepted = os.NewFile(uintptr(accepted), "conn")
 				return true
 			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
 			default:
@@ -180,6 +184,15 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	}
 	if err == nil {
 		err = failed
+	}
+	var conn net.Conn
+	if err == nil {
+		conn, err = newConn(l.accepted)
+	}
+	// The package net takes a second descriptor, and cannot take this one over. Without one the connection waits.
+	if l.accepted != nil && !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) {
+		l.accepted.Close()
+		l.accepted = nil
 	}
 	if err != nil {
 		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: err}
@@ -209,10 +222,8 @@ func (l *fairListener) awaitTurn(fd int) bool {
 }
 
 // newConn returns the connection of an accepted descriptor, with the keep-alive settings of net.TCPListener.
-func newConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "conn")
-	defer f.Close()
-	conn, err := net.FileConn(f)
+func newConn(accepted *os.File) (net.Conn, error) {
+	conn, err := net.FileConn(accepted)
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAlivePeriod(15 * time.Second)
 		_ = tcp.SetKeepAlive(true)

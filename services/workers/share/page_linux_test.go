@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // testPage is a page that is freed at the test's end.
@@ -85,5 +87,57 @@ func TestCloseEndsAccept(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept ended with %v, want %v", err, net.ErrClosed)
+	}
+}
+
+// A connection that was accepted with the last descriptor is not lost: it waits for the second one that it needs.
+func TestAcceptWithTheLastDescriptor(t *testing.T) {
+	page := testPage(t)
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := page.listener(tcp, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	free, err := unix.Dup(0) // the lowest free number
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(free)
+	few := before
+	few.Cur = uint64(free + 1)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	_, err = ln.Accept()
+	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Fatalf("with one descriptor: %v", err)
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := client.Read(make([]byte, 1)); n != 1 {
+		t.Errorf("the client of the waiting connection: %v", err)
 	}
 }
