@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -113,4 +114,79 @@ func TestLogOutEndsOtherWindows(t *testing.T) {
 	p.click("#logout")
 	p.awaitPath("/logout")
 	window.awaitPath("/login")
+}
+
+// submit fills the fields of a form, given as pairs of a selector and a text, and presses its button.
+func (p *tab) submit(form string, fields ...[2]string) {
+	p.t.Helper()
+	for _, f := range fields {
+		p.run(chromedp.WaitVisible(chromedp.CSS(form+" "+f[0])), chromedp.SendKeys(chromedp.CSS(form+" "+f[0]), f[1]))
+	}
+	p.click(form + " button")
+}
+
+// The account page changes the password, which ends the user's other browsers, lists and ends sessions, and deletes the
+// account. It needs no script: the windows that close are those of the start page.
+func TestAccountPage(t *testing.T) {
+	const newPassword = "cuatro palabras sin orden"
+	home := t.TempDir()
+	first, second := serve(t, home), serve(t, home)
+	p, other := newTab(t), newTab(t)
+	p.signUp(first.url, "ana@example.com")
+	logInElsewhere := func(password string) {
+		t.Helper()
+		other.open(second.url + "/login")
+		other.logIn("ana@example.com", password)
+		other.awaitPath("/")
+		other.awaitOnline()
+	}
+	sessions := func(want int) {
+		t.Helper()
+		p.await(fmt.Sprintf("document.querySelectorAll('.sessions li').length === %d", want))
+	}
+	logInElsewhere(password)
+
+	p.click("#email")
+	p.awaitPath("/account")
+	sessions(2)
+	p.awaitText(".sessions", "Chrome · Linux")
+	p.click(".sessions li form button")
+	sessions(1)
+	p.awaitText("#done", "ended in the other browser")
+	other.awaitPath("/login")
+
+	logInElsewhere(password)
+	p.open(first.url + "/account")
+	sessions(2)
+	p.submit("#password-form", [2]string{"#password", "not this one"}, [2]string{"#new", newPassword})
+	p.awaitText("#password-error", "wrong")
+	p.submit("#password-form", [2]string{"#password", password}, [2]string{"#new", "Password1!"})
+	p.awaitText("#password-error", "among the first to be tried")
+	p.submit("#password-form", [2]string{"#password", password}, [2]string{"#new", newPassword})
+	p.awaitText("#done", "has changed")
+	sessions(1)
+	other.awaitPath("/login")
+	other.logIn("ana@example.com", password)
+	other.awaitPath("/faillogin")
+
+	logInElsewhere(newPassword)
+	p.open(first.url + "/account")
+	p.submit("#delete-form", [2]string{"#delete-password", newPassword})
+	p.awaitPath("/account/deleted")
+	other.awaitPath("/login")
+	p.open(first.url + "/account")
+	p.awaitPath("/login")
+}
+
+// A picture of /logout, which a message or a product of another user can have, ends nobody's session.
+func TestPictureOfLogOut(t *testing.T) {
+	s := serve(t, t.TempDir())
+	p := newTab(t)
+	p.signUp(s.url, "ana@example.com")
+	evaluate[any](p, `new Promise((done) => { const i = new Image(); i.onload = i.onerror = () => done(); i.src = '/logout'; })`)
+	p.open(s.url + "/logout")
+	p.awaitText("main", "ana@example.com")
+	p.click("main button")
+	p.awaitText("h1", "See you soon")
+	p.awaitPath("/login")
 }

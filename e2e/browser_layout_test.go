@@ -18,7 +18,7 @@ var rules = []struct{ name, script string }{
 		...(document.querySelectorAll('main').length === 1 && document.querySelectorAll('h1').length === 1 ? [] : ['main or h1'])]`},
 	{"labels fields, buttons and links", `[...document.querySelectorAll('input:not([type=hidden]), textarea, button, a')]
 		.filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)`},
-	{"has a text for every key", `document.body.innerText.match(/\b(layout|home|products|chat|account|login|signup|info|error|notice)\.[a-z]+/g) ?? []`},
+	{"has a text for every key", `document.body.innerText.match(/\b(layout|home|products|chat|account|login|logout|signup|info|error|notice|deleted)\.[a-z]+/g) ?? []`},
 	{"has contrast", `(() => {
 		const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
 		const luminance = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
@@ -74,7 +74,8 @@ func TestPageLayout(t *testing.T) {
 				path string
 			}{
 				{loggedOut, "/login"}, {loggedOut, "/signup"}, {loggedOut, "/faillogin"}, {loggedOut, "/failsignup"}, {loggedOut, "/nothing-here"},
-				{loggedIn, "/"}, {loggedIn, "/info"}, {loggedIn, "/productos-test"},
+				{loggedIn, "/"}, {loggedIn, "/info"}, {loggedIn, "/productos-test"}, {loggedIn, "/account"},
+				{loggedIn, "/logout"}, {loggedOut, "/account/deleted"},
 			} {
 				page.p.emulate(screen.width, scheme)
 				page.p.open(s.url + page.path)

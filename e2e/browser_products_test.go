@@ -1,9 +1,14 @@
 package e2e
 
 import (
+	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"balanza/services/store"
+	"balanza/services/store/sqlitestore"
 )
 
 // awaitProducts waits until the table shows exactly these products, given as "name price".
@@ -59,4 +64,58 @@ func TestInvalidProductIsExplained(t *testing.T) {
 	p.click("#product-save")
 	p.await("document.querySelector('#foto').ariaInvalid === 'true' && !document.querySelector('#product-error').hidden")
 	p.awaitProducts()
+}
+
+// The page shows the first page of a long list, the next ones when the user scrolls to the end, and changes at once, also of
+// products whose page it has not loaded.
+func TestLongListOfProducts(t *testing.T) {
+	const products = 250
+	home := t.TempDir()
+	s := serve(t, home)
+	db, err := sqlitestore.Open(t.Context(), filepath.Join(home, "data", "balanza.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	for i := range products {
+		err := db.CreateProduct(t.Context(), store.Product{
+			ID: fmt.Sprintf("0%03d", i), Nombre: fmt.Sprint("Regla ", i), Foto: noPicture, Owner: "eva@example.com",
+		}, products)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := newTab(t)
+	p.signUp(s.url, "ana@example.com")
+	rows := func(want int) {
+		t.Helper()
+		p.await(fmt.Sprintf("document.querySelectorAll('#product-table tbody tr').length === %d", want))
+	}
+	names := `[...document.querySelectorAll('#product-table tbody .name')].map((e) => e.textContent)`
+	for _, width := range []int64{1280, 360} {
+		p.emulate(width, "light")
+		p.open(s.url + "/")
+		p.awaitOnline()
+		rows(100)
+		p.fill([2]string{"nombre", fmt.Sprint("Nueva ", width)}, [2]string{"precio", "1"}, [2]string{"foto", noPicture})
+		p.click("#product-save")
+		rows(101) // and not the pages before it
+		p.await(names + `.at(-1) === 'Nueva ` + fmt.Sprint(width) + `'`)
+		if width == 1280 {
+			evaluate[any](p, "document.querySelector('#products .scroll').scrollTo(0, 1e6), null")
+		} else {
+			p.click("#product-more")
+		}
+		rows(201)
+		for range 2 { // the last page may be loaded by then
+			evaluate[any](p, "document.querySelector('#products .scroll').scrollTo(0, 1e6), null")
+		}
+		p.await("document.querySelector('#product-more').hidden")
+		if width == 1280 {
+			rows(251)
+		} else {
+			rows(252)
+		}
+		p.await(names + fmt.Sprintf(`.slice(0, %d).every((name, i) => name === 'Regla ' + i)`, products))
+	}
 }

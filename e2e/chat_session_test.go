@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,14 +92,14 @@ func checkSessionEnd(t *testing.T, site string, db store.Store) {
 	}
 }
 
-// sessionCookies returns a user's cookies for the site, of which there must be exactly one.
+// sessionCookies returns a user's session cookie for the site, of which there must be exactly one.
 func sessionCookies(t *testing.T, u *user, site string) []*http.Cookie {
 	t.Helper()
 	siteURL, err := url.Parse(site)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookies := u.http.Jar.Cookies(siteURL)
+	cookies := slices.DeleteFunc(u.http.Jar.Cookies(siteURL), func(c *http.Cookie) bool { return strings.HasSuffix(c.Name, "-device") })
 	if len(cookies) != 1 {
 		t.Fatalf("cookies %v, want one", cookies)
 	}

@@ -1,16 +1,21 @@
 // The products: a table that shows the same on every open page, and the form that changes them.
 
 const $ = (id) => document.getElementById(id);
-const REQUEST_TIMEOUT = 60_000; // ms, in which a slow line brings the whole table
+const REQUEST_TIMEOUT = 60_000; // ms, in which a slow line brings a page of the table
+
+const FIRST_PAGE = '/api/productos';
 
 export class Products {
   #rows = new Map(); // product's id → its row
-  #changed = null; // ids whose events arrived while the table is being read: these are newer than what is read; else null
+  #next = null; // address of the next page, null when all pages are loaded
+  #loaded = ''; // id of the last product of the pages that are loaded; the table may have later ones, from events
+  #changed = null; // ids whose events arrived while a page is being read: these are newer than what is read; else null
   #editing = null; // id of the product in the form, null for a new one
+  #observer = new IntersectionObserver((entries) => entries.some((e) => e.isIntersecting) && this.#readNext());
 
   /** Reads the table at the start of each connection of the socket, and applies the events that follow. */
   connect(socket) {
-    socket.addEventListener('joined', () => this.#read());
+    socket.addEventListener('joined', () => this.#readAgain());
     socket.addEventListener('product', ({ detail }) => {
       this.#changed?.add(detail.id);
       this.#set(detail.id, detail.product);
@@ -22,25 +27,52 @@ export class Products {
       this.#save(form);
     });
     $('product-cancel').addEventListener('click', () => this.#edit(null));
+    $('product-more').addEventListener('click', () => this.#readNext());
   }
 
-  async #read() {
+  /** Reads the pages that are loaded once more, or the first one. */
+  async #readAgain() {
+    const end = this.#loaded;
+    this.#loaded = '';
+    this.#next = FIRST_PAGE; // if it cannot be read, the button tries again
+    let more = await this.#read(this.#next);
+    while (more && this.#loaded < end) more = await this.#read(this.#next);
+  }
+
+  /** Reads the next page, unless one is being read. */
+  #readNext() {
+    if (this.#next && !this.#changed) this.#read(this.#next);
+  }
+
+  /** Reads a page into the table. It returns false when there is none after it, and when another read has begun since. */
+  async #read(address) {
     const changed = new Set();
     this.#changed = changed;
-    const { ok, body } = await call('GET', '/api/productos');
-    if (changed !== this.#changed) return; // a later read has started
+    const { ok, body, next } = await call('GET', address);
+    if (changed !== this.#changed) return false;
     this.#changed = null;
-    if (!ok) {
-      showError(body);
-      return;
-    }
-    const ids = new Set(body.map(({ id }) => id));
+    if (ok) this.#apply(body, next, changed);
+    else showError(body);
+    // The button is observed only after a page: one that could not be read is not tried again until the user presses it.
+    $('product-more').hidden = !this.#next;
+    this.#observer.disconnect();
+    if (ok && next) this.#observer.observe($('product-more'));
+    return ok && next !== null;
+  }
+
+  /** Shows the products of a page, and removes the rows of those that are not in it and should be. */
+  #apply(page, next, changed) {
+    const last = next ? page.at(-1).id : null; // the last page has all that follow
+    const ids = new Set(page.map(({ id }) => id));
     for (const id of this.#rows.keys()) {
-      if (!ids.has(id) && !changed.has(id)) this.#set(id, null);
+      const inRange = id > this.#loaded && (last === null || id <= last);
+      if (inRange && !ids.has(id) && !changed.has(id)) this.#set(id, null);
     }
-    for (const product of body) {
+    for (const product of page) {
       if (!changed.has(product.id)) this.#set(product.id, product);
     }
+    this.#loaded = page.at(-1)?.id ?? this.#loaded;
+    this.#next = next;
     this.#showEmpty();
   }
 
@@ -110,7 +142,7 @@ export class Products {
   }
 
   #showEmpty() {
-    $('product-empty').hidden = this.#rows.size > 0;
+    $('product-empty').hidden = this.#rows.size > 0 || this.#next !== null;
   }
 }
 
@@ -122,7 +154,7 @@ function insert(row) {
   $('product-table').tBodies[0].insertBefore(row, next);
 }
 
-/** Calls the REST interface. It never throws: without an answer, ok is false. */
+/** Calls the REST interface. It never throws: without an answer, ok is false. `next` is the address of the next page. */
 async function call(method, path, content) {
   const headers = { Accept: 'application/json' };
   if (content) headers['Content-Type'] = 'application/json';
@@ -131,9 +163,10 @@ async function call(method, path, content) {
     const response = await fetch(path, { method, headers, body: content && JSON.stringify(content), signal });
     if (response.status === 401) location.assign('/login');
     const text = await response.text();
-    return { ok: response.ok, status: response.status, body: text ? JSON.parse(text) : null };
+    const next = response.headers.get('Link')?.match(/^<([^>]+)>; rel="next"$/)?.[1] ?? null;
+    return { ok: response.ok, status: response.status, body: text ? JSON.parse(text) : null, next };
   } catch {
-    return { ok: false, status: 0, body: { descripcion: $('product-table').dataset.failed } };
+    return { ok: false, status: 0, body: { descripcion: $('product-table').dataset.failed }, next: null };
   }
 }
 
