@@ -59,7 +59,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
 		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
-		Replaced: w.Replaced, Totals: w.Totals,
+		Replaced: w.Replaced, Totals: w.Totals, Acquire: w.Acquire,
 	})
 	if err != nil {
 		return err

@@ -16,8 +16,8 @@ const (
 	// Default is how many draws are made where no number is given.
 	Default = 100_000_000
 
-	// maxInline is how many draws the caller makes itself: they take a tenth of a millisecond.
-	maxInline = 200_000
+	// Inline is how many draws Histogram makes in the caller's own goroutine: they take a tenth of a millisecond.
+	Inline = 200_000
 )
 
 // Histogram draws n numbers and returns how often each came. It fails when n is not within 1 to Max, and with ctx's
@@ -30,7 +30,7 @@ func Histogram(ctx context.Context, n int64) (*Counts, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if n > maxInline {
+	if n > Inline {
 		return sharedPool.draw(ctx, n)
 	}
 	var c Counts

@@ -32,7 +32,7 @@ func TestUniform(t *testing.T) {
 	low, median, high := quantile(-1.6449), quantile(0), quantile(1.6449)
 	under := map[float64]int{}
 	for range seeds {
-		c, err := Histogram(t.Context(), maxInline)
+		c, err := Histogram(t.Context(), Inline)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestIndependent(t *testing.T) {
 }
 
 func TestEveryDrawIsCounted(t *testing.T) {
-	for _, n := range []int64{1, 2, 4, 5, 6, 999, maxInline, maxInline + 1, chunk, chunk + 1, 7*chunk + 3} {
+	for _, n := range []int64{1, 2, 4, 5, 6, 999, Inline, Inline + 1, chunk, chunk + 1, 7*chunk + 3} {
 		c, err := Histogram(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
@@ -171,7 +171,7 @@ func TestManyAtOnce(t *testing.T) {
 	const calls = 32
 	for i := range int64(calls) {
 		go func() {
-			n := maxInline + i*chunk/4
+			n := Inline + i*chunk/4
 			c, err := Histogram(t.Context(), n)
 			if err != nil {
 				t.Error(err)
@@ -196,7 +196,7 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func BenchmarkHistogram(b *testing.B) {
-	for _, n := range []int64{100, maxInline, Default} {
+	for _, n := range []int64{100, Inline, Default} {
 		b.Run(strconv.FormatInt(n, 10), func(b *testing.B) {
 			for b.Loop() {
 				if _, err := Histogram(b.Context(), n); err != nil {

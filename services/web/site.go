@@ -74,6 +74,10 @@ type Config struct {
 	// DrainTimeout is how long requests in flight may take after that. 0 means 10 s.
 	DrainTimeout time.Duration
 
+	// Acquire counts what one address does at a time; it fails when key has reached the limit, and else returns what is
+	// called at the end. nil: this process alone is counted.
+	Acquire func(key string, limit int) (release func(), ok bool)
+
 	// Totals, when set, turns this process's counters into the sums over all workers of its server, for /metrics.
 	Totals func(own map[string]float64) map[string]float64
 }
@@ -127,6 +131,9 @@ func New(config Config) (*Site, error) {
 		config.Hosts, _ = hosts.Parse("") // an empty list has no wrong name
 	}
 	config.Limits = cmp.Or(config.Limits, limits.Default())
+	if config.Acquire == nil {
+		config.Acquire = new(keyCounter).acquire
+	}
 	config.DrainIdle = cmp.Or(config.DrainIdle, 2*time.Second)
 	config.DrainTimeout = cmp.Or(config.DrainTimeout, 10*time.Second)
 	assets := loadAssets()

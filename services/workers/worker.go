@@ -29,6 +29,10 @@ type Worker struct {
 	Listener   net.Listener
 	Started    time.Time
 
+	// Acquire counts what a client does at a time, over all workers of the server: it fails when key has reached the limit,
+	// and else returns what the worker calls at the end. It is nil in an in-process worker, which has no siblings.
+	Acquire func(key string, limit int) (release func(), ok bool)
+
 	// Health is called before every heartbeat; a worker whose Health fails or hangs is replaced. Sample tells what the
 	// worker has done; it may be empty when nothing has changed since the last call. Both are optional, and set before
 	// Ready is called.
@@ -102,7 +106,7 @@ func Inherit() (*Worker, error) {
 		return nil, err
 	}
 	w := newWorker(env.Slot, env.Generation, ln, c.send)
-	w.conn, w.heartbeatInterval = c, env.HeartbeatInterval
+	w.conn, w.heartbeatInterval, w.Acquire = c, env.HeartbeatInterval, ln.Acquire
 	return w, nil
 }
 

@@ -24,6 +24,9 @@ type Listener struct {
 	closed    chan struct{} // closed when Accept has returned net.ErrClosed
 
 	closeTimeout time.Duration // how long Close waits for an accept loop that is busy with something else
+
+	counted, own *counters // of all processes and of this one; see Acquire
+	seed         []byte
 }
 
 func newListener(inner net.Listener) *Listener {
@@ -51,7 +54,9 @@ func Inherit(socket, pageFile *os.File, row int) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newListener(fair), nil
+	l := newListener(fair)
+	l.counted, l.own, l.seed = p.countersOf(row)
+	return l, nil
 }
 
 // Accept returns the next connection, or net.ErrClosed after Close.

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"crypto/rand"
 	"errors"
 	"net"
 	"os"
@@ -20,6 +21,11 @@ type page struct {
 	used atomic.Int64 // rows below this number were live at some time
 	_    [56]byte     // every row has a cache line of its own
 	rows [MaxProcesses]row
+
+	// What follows came later: a master of an older build makes a page without it, see openPage.
+	counted counters               // of all processes; see Listener.Acquire
+	by      [MaxProcesses]counters // of each process, so that those of a dead one can be taken off again
+	seed    [32]byte               // of the counters' hash
 }
 
 type row struct {
@@ -47,19 +53,25 @@ func newPage() (*os.File, *page, error) {
 		return nil, nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "share page")
-	err = f.Truncate(int64(pageSize))
-	var p *page
-	if err == nil {
-		p, err = openPage(f)
-	}
+	p, err := openPage(f)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
+	_, _ = rand.Read(p.seed[:]) // never fails
 	return f, p, nil
 }
 
+// openPage maps the page of a file. One that is smaller is made larger: accesses beyond the end of the file would end the
+// process, and other processes do not notice.
 func openPage(f *os.File) (*page, error) {
+	info, err := f.Stat()
+	if err == nil && info.Size() < int64(pageSize) {
+		err = f.Truncate(int64(pageSize))
+	}
+	if err != nil {
+		return nil, err
+	}
 	mem, err := unix.Mmap(int(f.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
@@ -73,6 +85,7 @@ func (p *page) close() {
 
 // join makes row i live, level with the row that has the fewest connections.
 func (p *page) join(i int) {
+	p.clear(i)
 	if least, ok := p.least(i); ok {
 		p.rows[i].accepted.Store(least)
 	}
@@ -86,6 +99,18 @@ func (p *page) leave(i int) {
 	if p != nil {
 		p.rows[i].live.Store(false)
 	}
+}
+
+// clear takes what row i's process has counted and not released off the counters: it has ended. A nil page has no rows.
+func (p *page) clear(i int) {
+	if p != nil {
+		p.counted.subtract(&p.by[i])
+	}
+}
+
+// countersOf returns the counters that row i's process uses.
+func (p *page) countersOf(i int) (all, own *counters, seed []byte) {
+	return &p.counted, &p.by[i], p.seed[:]
 }
 
 // least is the smallest count of the live rows other than i, false when there is none.

@@ -55,6 +55,91 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// counting returns a Listener of row i that only counts.
+func counting(p *page, i int) *Listener {
+	l := newListener(nil)
+	l.counted, l.own, l.seed = p.countersOf(i)
+	return l
+}
+
+// All processes together reach a limit, exactly; what a process that has ended counted is taken off.
+func TestAcquire(t *testing.T) {
+	f, parent, err := newPage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	defer parent.close()
+	var listeners []*Listener
+	for i := range 2 {
+		child, err := openPage(f) // as a process of its own has it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer child.close()
+		child.join(i)
+		listeners = append(listeners, counting(child, i))
+	}
+	const limit = 16
+	all := func(key string) (releases []func()) {
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 10 * limit {
+			wg.Go(func() {
+				if release, ok := listeners[i%2].Acquire(key, limit); ok {
+					mu.Lock()
+					defer mu.Unlock()
+					releases = append(releases, release)
+				}
+			})
+		}
+		wg.Wait()
+		return releases
+	}
+	for range 3 {
+		releases := all("192.0.2.1")
+		if len(releases) != limit {
+			t.Fatalf("%d at a time, the limit is %d", len(releases), limit)
+		}
+		if _, ok := listeners[1].Acquire("192.0.2.2", limit); !ok {
+			t.Fatal("another key is at the limit")
+		}
+		for _, release := range releases {
+			release()
+		}
+	}
+	all("192.0.2.1")
+	parent.clear(0) // the process has ended
+	mine := int(listeners[1].own[0].Load())
+	for slot := range listeners[1].own {
+		mine = max(mine, int(listeners[1].own[slot].Load()))
+	}
+	if got := len(all("192.0.2.1")); got != limit-mine {
+		t.Errorf("%d at a time beside the %d of the other process, the limit is %d", got, mine, limit)
+	}
+}
+
+// A page that a master of an older build has made is smaller: it grows.
+func TestOldPage(t *testing.T) {
+	f, parent, err := newPage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	parent.close()
+	if err := f.Truncate(64 * (MaxProcesses + 1)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPage(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if _, ok := counting(p, MaxProcesses-1).Acquire("192.0.2.1", 1); !ok {
+		t.Error("nothing was counted yet, and the limit is reached")
+	}
+}
+
 // An accept loop that waits gets net.ErrClosed when its listener is closed: a drain waits for that.
 func TestCloseEndsAccept(t *testing.T) {
 	page := testPage(t)

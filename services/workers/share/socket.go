@@ -73,7 +73,10 @@ func (s *Socket) InProcess() (*Listener, error) {
 }
 
 // Leave frees the page's row of a process that has ended.
-func (s *Socket) Leave(row int) { s.page.leave(row) }
+func (s *Socket) Leave(row int) {
+	s.page.leave(row)
+	s.page.clear(row)
+}
 
 // StopListening closes the parent's descriptors. When the last process that holds the socket has closed its own, new
 // connections are refused instead of waiting for nobody.
