@@ -18,19 +18,25 @@ import (
 // methods return checked values, zero for a wrong one; err is the error of the first wrong field.
 type form struct {
 	values map[string]any
+	host   string // that the client has sent it to
 	err    error
 }
 
 // readForm reads the body. Methods of form check the values; unknown fields are ignored.
 func readForm(c *fiber.Ctx) (*form, error) {
 	contentType, _, _ := strings.Cut(c.Get(fiber.HeaderContentType), ";")
+	f, err := (*form)(nil), error(&httpError{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.type"})
 	switch strings.ToLower(strings.TrimSpace(contentType)) {
 	case fiber.MIMEApplicationJSON:
-		return readJSONBody(c.Request().Body())
+		f, err = readJSONBody(c.Request().Body())
 	case fiber.MIMEApplicationForm:
-		return readFormBody(c)
+		f, err = readFormBody(c.Request().Body())
 	}
-	return nil, &httpError{status: fiber.StatusUnsupportedMediaType, code: codeInvalid, text: "error.type"}
+	if err != nil {
+		return nil, err
+	}
+	f.host = string(c.Request().Host())
+	return f, nil
 }
 
 // readJSONBody reads a single JSON object. Numbers stay text, so that number sees all their digits.
@@ -47,9 +53,9 @@ func readJSONBody(body []byte) (*form, error) {
 
 // readFormBody reads a form, in which no field may be repeated or nested: which of several values counts would depend on
 // the reader. A value that is no text is left out and fails the form, so that it can be shown again with the others.
-func readFormBody(c *fiber.Ctx) (*form, error) {
+func readFormBody(body []byte) (*form, error) {
 	f := &form{values: make(map[string]any)}
-	for name, value := range pairs(c.Request().Body()) {
+	for name, value := range pairs(body) {
 		if strings.ContainsRune(name, '[') {
 			return nil, invalid(name, "error.nested")
 		}
@@ -147,21 +153,4 @@ func (f *form) number(name string, least, most float64) float64 {
 func wholeNumber(text string) (n int64, ok bool) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	return n, err == nil && strings.Trim(text, "0123456789") == ""
-}
-
-// maxURL is the longest address of a picture, in bytes: every message carries its author's, and must fit into a frame of
-// the chat.
-const maxURL = 2048
-
-// picture returns a field that is an http or https address.
-func (f *form) picture(name string) string {
-	text := f.text(name, 0, maxURL)
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		f.fail(name, "error.url", name)
-	}
-	if len(text) > maxURL {
-		f.fail(name, "error.length", name, 0, maxURL)
-	}
-	return text
 }

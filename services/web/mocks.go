@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/url"
+	"strings"
 
 	"github.com/brianvoe/gofakeit/v7"
 	"github.com/gofiber/fiber/v2"
@@ -47,5 +48,7 @@ func (s *Site) showMockProducts(c *fiber.Ctx) error {
 		rows[i].Product = mockProduct()
 		rows[i].Foto = template.URL(rows[i].Product.Foto)
 	}
-	return s.show(c, "productos-test", Page{Data: rows[:]})
+	err := s.show(c, "productos-test", Page{Data: rows[:]})
+	c.Set(fiber.HeaderContentSecurityPolicy, strings.Replace(contentPolicy, "img-src", "img-src data:", 1))
+	return err
 }

@@ -31,9 +31,9 @@ type Page struct {
 // T returns the text of a key in the page's language.
 func (p Page) T(key string, args ...any) string { return p.texts.format(key, args...) }
 
-// contentPolicy allows scripts, styles and connections of this server only, and pictures of any: a product's photo and a
-// user's avatar are addresses that users type. Inline scripts and styles do not run, so injected ones do not either.
-const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; " +
+// contentPolicy allows scripts, styles and connections of this server only, and pictures of any by https: a product's
+// photo and a user's avatar are addresses that users type. Inline scripts and styles do not run, so injected ones do not either.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https:; " +
 	"connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 // languages are those of the pages; the first is for clients that accept neither.

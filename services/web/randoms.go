@@ -28,6 +28,9 @@ var errClientLeft = &httpError{status: 499, code: codeInvalid, text: "error.left
 // often it was drawn. Package draw works in the background, so other requests are not delayed. The draw ends with the
 // client's connection.
 func (s *Site) randoms(c *fiber.Ctx) error {
+	if err := checkEmbedded(c); err != nil {
+		return err
+	}
 	n := int64(draw.Default)
 	switch values := c.Context().QueryArgs().PeekMulti("cant"); len(values) {
 	case 0:
