@@ -43,7 +43,7 @@ func usagef(format string, args ...any) error { return usageError{errorf(format,
 // run executes one command line and returns the exit status. Signals are those of the process: a command that serves
 // reads them itself, any other ends at the first.
 func run(signals <-chan os.Signal, args []string, out, errs io.Writer) int {
-	p := &program{signals: signals, out: out, err: errs}
+	p := &program{signals: signals, out: toTerminal(out), err: errs}
 	p.settings, p.settingsErr = loadSettings()
 	root := p.root()
 	p.args = doubleHyphens(root, args)
@@ -54,7 +54,7 @@ func run(signals <-chan os.Signal, args []string, out, errs io.Writer) int {
 	}
 	signal, interrupted := errors.AsType[interruption](err)
 	if err != error(signal) { // an interruption alone needs no words
-		fmt.Fprintf(errs, "balanza: %v\n", err)
+		fmt.Fprintf(toTerminal(errs), "balanza: %v\n", err) // it may quote what a server's process wrote
 	}
 	switch _, usage := errors.AsType[usageError](err); {
 	case interrupted:

@@ -31,11 +31,11 @@ const (
 // monit shows what ps and logs -f do, live, until q or Ctrl-C.
 func (p *program) monit() *cobra.Command {
 	return p.interruptible("monit", "a live view of ps and logs", func(ctx context.Context, _ []string) error {
-		out, ok := p.out.(*os.File)
-		if !ok || !term.IsTerminal(int(out.Fd())) {
+		out, ok := p.out.(terminal)
+		if !ok {
 			return errorf("monit needs a terminal; for programs there is balanza ps --json")
 		}
-		return p.monitOn(ctx, out)
+		return p.monitOn(ctx, out.File)
 	})
 }
 
@@ -110,6 +110,7 @@ func draw(to io.Writer, table string, lines []string, width, height int) {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
+		row = visible(row)
 		if letters := []rune(row); len(letters) > width {
 			row = string(letters[:width])
 		}
