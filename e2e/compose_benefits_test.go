@@ -35,10 +35,10 @@ func testBenefits(t *testing.T, s *stack) {
 		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},
 
 		{"protect: headers of the client", "balance.conf", `proxy_set_header X-Forwarded-Proto .*`, "", clientSchemeIgnored},
-		{"protect: log-ins", "locations.conf", `limit_req .*`, "", func() error {
+		{"protect: log-ins", "protect.conf", `"~\*\^POST .*`, "", func() error {
 			return checkLimited(30, func() (reply, error) { return ask(http.MethodPost, composeHTTP+"/login", "email=") })
 		}},
-		{"protect: heavy draws", "locations.conf", `limit_conn .*`, "", func() error {
+		{"protect: heavy draws", "protect.conf", `"~\*\^/\(api/randoms\|test/randoms\?\)\[/\?\]" .*`, "", func() error {
 			return checkLimited(24, func() (reply, error) {
 				return ask(http.MethodGet, composeHTTP+"/api/randoms?cant=60000000", "")
 			})
@@ -47,10 +47,32 @@ func testBenefits(t *testing.T, s *stack) {
 			return status(http.StatusMisdirectedRequest, "/", "Host: elsewhere.example")
 		}},
 		{"protect: internal paths", "locations.conf", `metrics\|healthz\|readyz`, "nothing", internalPathsHidden},
-		{"protect: size", "protect.conf", `client_max_body_size .*`, "client_max_body_size 0;", func() error {
-			answer, err := ask(http.MethodPost, composeHTTP+"/api/productos", strings.Repeat("x", 300_000))
-			return expect(err, answer.StatusCode == http.StatusRequestEntityTooLarge && strings.Contains(answer.body, "nginx"),
-				"%d for 300 kB: %s", answer.StatusCode, tail(answer.body, 200))
+		{"protect: connections", "protect.conf", `(\$client \{\n    default +)\$binary_remote_addr;`, `$1"";`, func() error {
+			return connectionsLimited(300)
+		}},
+		{"protect: body", "nginx.conf", `include locations.conf;`, "include locations.conf; client_max_body_size 0;", func() error {
+			answer, err := ask(http.MethodPost, composeHTTP+"/api/productos", strings.Repeat("x", 70_000))
+			return rejectedByNginx(answer, err, http.StatusRequestEntityTooLarge)
+		}},
+		{"protect: URL", "locations.conf", `rewrite \^ /url-too-long last;`, "", func() error {
+			answer, err := ask(http.MethodGet, composeHTTP+"/info?"+strings.Repeat("q", 5000), "")
+			return rejectedByNginx(answer, err, http.StatusRequestURITooLong)
+		}},
+		{"protect: header", "locations.conf", `return 431;`, "", func() error {
+			answer, err := ask(http.MethodGet, composeHTTP+"/info", "", "X-Padding: "+strings.Repeat("p", 8150))
+			return rejectedByNginx(answer, err, http.StatusRequestHeaderFieldsTooLarge)
+		}},
+		{"protect: many fields", "protect.conf", `max_headers .*`, "max_headers 1000;", func() error {
+			var fields []string
+			for i := range 300 {
+				fields = append(fields, fmt.Sprintf("X-%d: 1", i))
+			}
+			answer, err := ask(http.MethodGet, composeHTTP+"/info", "", fields...)
+			return rejectedByNginx(answer, err, http.StatusRequestHeaderFieldsTooLarge)
+		}},
+		{"protect: answers", "pages.conf", `error_page .*`, "", func() error {
+			answer, err := ask(http.MethodPost, composeHTTP+"/api/productos", strings.Repeat("x", 70_000))
+			return rejectedByNginx(answer, err, http.StatusRequestEntityTooLarge)
 		}},
 		{"protect: version", "protect.conf", `server_tokens off;`, "", func() error {
 			answer, err := ask(http.MethodGet, composeHTTP+"/info", "")
@@ -195,7 +217,7 @@ func checkLimited(n int, send func() (reply, error)) error {
 			switch {
 			case err != nil:
 				counts["failed"]++
-			case answer.StatusCode == http.StatusTooManyRequests && answer.Header.Get("X-Balanza-Server") == "":
+			case rejectedByNginx(answer, nil, http.StatusTooManyRequests) == nil && answer.Header.Get("Retry-After") != "":
 				counts["rejected by nginx"]++
 			default:
 				counts[answer.Status]++
@@ -204,6 +226,30 @@ func checkLimited(n int, send func() (reply, error)) error {
 	}
 	wg.Wait()
 	return expect(nil, counts["rejected by nginx"] > 0 && counts["failed"] == 0, "of %d at once: %v", n, counts)
+}
+
+// rejectedByNginx returns nil for a status and a text of nginx's own.
+func rejectedByNginx(answer reply, err error, status int) error {
+	return expect(err, answer.StatusCode == status && answer.Header.Get("X-Balanza-Server") == "" && strings.Contains(answer.body, " / "),
+		"%d of %q: %s", answer.StatusCode, answer.Header.Get("X-Balanza-Server"), tail(answer.body, 200))
+}
+
+// connectionsLimited opens n connections with unfinished requests and returns nil when nginx rejects another request of
+// the same address.
+func connectionsLimited(n int) error {
+	for range n {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(composeHTTP, "http://"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := fmt.Fprint(conn, "POST /api/productos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"); err != nil {
+			return err
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // until nginx has read them
+	answer, err := ask(http.MethodGet, composeHTTP+"/info", "")
+	return rejectedByNginx(answer, err, http.StatusTooManyRequests)
 }
 
 // internalPathsHidden returns nil when nginx answers requests for internal paths with 404 itself, however they are spelled.

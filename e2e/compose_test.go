@@ -138,6 +138,8 @@ func TestCompose(t *testing.T) {
 		{"kills", testKills},
 		{"reload", testReload},
 		{"slow clients", testSlowClients},
+		{"sizes", testSizes},
+		{"attacks", testAttacks},
 		{"attackers", testAttackers},
 		{"HTTPS forced", testForceHTTPS},
 		{"update", testUpdate},

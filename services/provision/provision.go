@@ -4,6 +4,7 @@ package provision
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,11 +52,11 @@ type Settings struct {
 	HTTPSPort    int    `envconfig:"HTTPS_PORT" default:"443"` // as browsers reach it
 	Certificates string `envconfig:"CERTIFICATES"`             // folder that may hold certificate.pem and key.pem
 
-	Limits limits.Limits `ignored:"true"` // of nginx
+	Limits limits.Limits `ignored:"true"` // of nginx; zero: the defaults
 }
 
-// Run makes in dir what is missing: two MongoDB passwords, nginx's certificate and key, and site.conf. Passwords are made
-// once and never again; a certificate that the user supplies replaces the one there, and one made here is made again when
+// Run makes in dir what is missing: two MongoDB passwords, nginx's certificate and key, site.conf and limits.conf. Passwords
+// are made once and never again; a certificate that the user supplies replaces the one there, and one made here is made again when
 // it lacks a name or is about to expire. Each file belongs to the containers' user that reads it, if root runs this.
 func Run(dir string, settings Settings) error {
 	known, err := hosts.Parse(settings.ServerNames)
@@ -62,6 +64,10 @@ func Run(dir string, settings Settings) error {
 		return fmt.Errorf("SERVER_NAMES: %w", err)
 	}
 	names := known.List()
+	settings.Limits = cmp.Or(settings.Limits, limits.Default())
+	if settings.Limits.URL >= maxRepeat {
+		return fmt.Errorf("BALANZA_LIMIT_URL: %d is more than nginx can count, %d", settings.Limits.URL, maxRepeat-1)
+	}
 	if settings.HTTPSPort == 0 {
 		settings.HTTPSPort = 443
 	}
@@ -77,26 +83,82 @@ func Run(dir string, settings Settings) error {
 	if err := keepCertificate(dir, settings.Certificates, names); err != nil {
 		return err
 	}
+	if err := writeFile(filepath.Join(dir, "limits.conf"), limitsConf(settings.Limits), 0o444, nginxUser, nginxUser); err != nil {
+		return err
+	}
 	return writeFile(filepath.Join(dir, "site.conf"), siteConf(names, settings), 0o444, nginxUser, nginxUser)
 }
 
 // siteConf is what nginx.conf includes in its server block: the names that nginx answers to, and with ForceHTTPS the
-// redirect of plain HTTP. Its port is the one that browsers use, which Compose may publish elsewhere than at 443.
+// redirect of plain HTTP and the header by which browsers remember it. Its port is the one that browsers use, which Compose may publish elsewhere than at 443.
 func siteConf(names []string, settings Settings) []byte {
 	var b bytes.Buffer
 	fmt.Fprintln(&b, "# Made by \"balanza init\" at every start of the stack from SERVER_NAMES, FORCE_HTTPS and HTTPS_PORT.")
 	fmt.Fprintf(&b, "server_name %s;\n", strings.Join(names, " "))
 	if !settings.ForceHTTPS {
-		fmt.Fprintln(&b, `set $hsts "";`)
 		return b.Bytes()
 	}
 	port := ""
 	if settings.HTTPSPort != 443 {
 		port = fmt.Sprintf(":%d", settings.HTTPSPort)
 	}
-	fmt.Fprintln(&b, `set $hsts "max-age=63072000";`)
+	fmt.Fprintln(&b, `add_header Strict-Transport-Security "max-age=63072000" always;`)
 	fmt.Fprintf(&b, "if ($scheme = http) { return 301 https://$host%s$request_uri; }\n", port)
 	return b.Bytes()
+}
+
+// firstBuffer is what nginx reads the start of a header into, in bytes. Half-sent headers, of which there may be thousands,
+// take no more. A longer header moves to one buffer of the whole size, so that no header within the limit is rejected; one
+// that is over it by less than firstBuffer can fit, and is rejected by its size.
+const firstBuffer = 1 << 10
+
+// headerTimeout is the longest time for a whole header, as in the edge.
+const headerTimeout = 10 * time.Second
+
+// maxRepeat is the largest number of repetitions in a regular expression of nginx.
+const maxRepeat = 65535
+
+// limitsConf is what nginx's protect.conf includes: every directive with a number of l. nginx takes most of them from no
+// variable.
+func limitsConf(l limits.Limits) []byte {
+	return fmt.Appendf(nil, `# Made by "balanza init" at every start of the stack from BALANZA_LIMIT_….
+client_max_body_size %[1]d;
+client_header_buffer_size %[2]d;
+large_client_header_buffers 1 %[3]d;
+# $request_length has the empty line after the header, too.
+map $request_length $header_too_large {
+    default 0;
+    "%[4]s" 1;
+}
+map $request_uri $url_too_long {
+    default 0;
+    "~^.{%[5]d}" 1;
+}
+
+client_header_timeout %[6]dms;
+client_body_timeout %[7]dms;
+send_timeout %[7]dms;
+
+limit_conn clients %[8]d;
+limit_conn drawing %[9]d;
+limit_req_zone $attempting_client zone=attempts:1m rate=%[10]dr/m;
+limit_req zone=attempts burst=%[11]d nodelay;
+`, l.Body, min(firstBuffer, l.Header), l.Header, above(l.Header+len("\r\n")), l.URL+1,
+		min(headerTimeout, l.ClientTimeout).Milliseconds(), l.ClientTimeout.Milliseconds(),
+		l.Connections, l.Draws, l.AccountForms, limits.AccountFormsBurst)
+}
+
+// above is a regular expression, as nginx's map takes it, for the decimal numbers above n: those with more digits, and
+// those that begin as n does and then have a larger digit.
+func above(n int) string {
+	digits := strconv.Itoa(n)
+	alternatives := []string{fmt.Sprintf(`\d{%d,}`, len(digits)+1)}
+	for i, d := range digits {
+		if d < '9' {
+			alternatives = append(alternatives, fmt.Sprintf(`%s[%c-9]\d{%d}`, digits[:i], d+1, len(digits)-i-1))
+		}
+	}
+	return "~^(" + strings.Join(alternatives, "|") + ")$"
 }
 
 // keepPassword makes a password of 130 random bits unless the file is there: the database, which is made with the first,

@@ -7,9 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"balanza/services/limits"
 )
 
 // read returns a file that Run made.
@@ -80,6 +85,7 @@ func TestEachFileBelongsToItsReaders(t *testing.T) {
 		{"key.pem", 0o400, nginxUser, nginxUser},
 		{"certificate.pem", 0o444, nginxUser, nginxUser},
 		{"site.conf", 0o444, nginxUser, nginxUser},
+		{"limits.conf", 0o444, nginxUser, nginxUser},
 	} {
 		info, err := os.Stat(filepath.Join(dir, c.name))
 		if err != nil {
@@ -153,15 +159,60 @@ func TestRunWritesTheSettingsAtEveryStart(t *testing.T) {
 	for _, want := range []string{
 		"server_name localhost 127.0.0.1 [::1] a.example;",
 		"return 301 https://$host:8443$request_uri;",
-		`set $hsts "max-age=63072000";`,
+		`add_header Strict-Transport-Security "max-age=63072000" always;`,
 	} {
 		if !strings.Contains(conf, want) {
 			t.Errorf("site.conf lacks %s:\n%s", want, conf)
 		}
 	}
 	mustRun(t, dir, Settings{})
-	if conf := read(t, dir, "site.conf"); strings.Contains(conf, "301") || strings.Contains(conf, "a.example") {
+	if conf := read(t, dir, "site.conf"); strings.Contains(conf, "301") || strings.Contains(conf, "Strict") || strings.Contains(conf, "a.example") {
 		t.Errorf("site.conf kept old settings:\n%s", conf)
+	}
+}
+
+// nginx gets the same numbers as the edge and the servers.
+func TestLimits(t *testing.T) {
+	dir := t.TempDir()
+	mustRun(t, dir, Settings{})
+	defaults := read(t, dir, "limits.conf")
+	l := limits.Limits{
+		Body: 2001, Header: 3002, URL: 1003, ClientTimeout: 5500 * time.Millisecond, Connections: 104, Draws: 105, AccountForms: 106,
+	}
+	mustRun(t, dir, Settings{Limits: l})
+	changed := read(t, dir, "limits.conf")
+	for conf, want := range map[string][]string{
+		defaults: {
+			"client_max_body_size 65536;", "large_client_header_buffers 1 8192;", `"~^.{4097}" 1;`,
+			"client_header_timeout 10000ms;", "client_body_timeout 30000ms;", "send_timeout 30000ms;",
+			"limit_conn clients 256;", "limit_conn drawing 16;", "rate=30r/m;", "burst=20 nodelay;",
+		},
+		changed: {
+			"client_max_body_size 2001;", "large_client_header_buffers 1 3002;", `"~^.{1004}" 1;`,
+			"client_header_timeout 5500ms;", "client_body_timeout 5500ms;", "send_timeout 5500ms;",
+			"limit_conn clients 104;", "limit_conn drawing 105;", "rate=106r/m;", "burst=20 nodelay;",
+		},
+	} {
+		for _, line := range want {
+			if !strings.Contains(conf, line) {
+				t.Errorf("limits.conf lacks %s:\n%s", line, conf)
+			}
+		}
+	}
+	l.URL = maxRepeat
+	if err := Run(dir, Settings{Limits: l}); err == nil || !strings.Contains(err.Error(), "BALANZA_LIMIT_URL") {
+		t.Errorf("an URL that nginx can't count: error %v", err)
+	}
+}
+
+func TestAbove(t *testing.T) {
+	for _, n := range []int{1, 8, 9, 10, 99, 100, 189, 1999, 8194, 9009} {
+		pattern := regexp.MustCompile(strings.TrimPrefix(above(n), "~"))
+		for i := range 20 * n {
+			if got := pattern.MatchString(strconv.Itoa(i)); got != (i > n) {
+				t.Fatalf("%s matches %d: %v", pattern, i, got)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"balanza/e2e/attack"
+	"balanza/e2e/testenv"
+)
+
+// attackTime is how long each attack goes on.
+func attackTime() time.Duration {
+	if testenv.All() {
+		return 12 * time.Second
+	}
+	return 4 * time.Second
+}
+
+// victim is a client with an address of its own that goes on using the site. None of its requests may fail.
+type victim struct {
+	stop  chan struct{}
+	ended sync.WaitGroup
+	times []time.Duration
+	fails []string
+}
+
+// startVictim reads pages, draws a few numbers and sends a body that does not fit into nginx's buffer in memory.
+func startVictim(url string) *victim {
+	v := &victim{stop: make(chan struct{})}
+	body := strings.Repeat("b", 40_000)
+	requests := []struct {
+		method, path, body string
+		statuses           []int
+	}{
+		{http.MethodGet, "/info", "", []int{http.StatusOK}},
+		{http.MethodGet, "/login", "", []int{http.StatusOK}},
+		{http.MethodGet, "/api/randoms?cant=1000", "", []int{http.StatusOK}},
+		{http.MethodPost, "/api/productos", body, []int{http.StatusUnauthorized, http.StatusForbidden}},
+	}
+	v.ended.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-v.stop:
+				return
+			case <-time.After(5 * time.Millisecond): // leaves CPU time for the servers
+			}
+			r := requests[i%len(requests)]
+			began := time.Now()
+			answer, err := ask(r.method, url+r.path, r.body)
+			if err != nil || !slices.Contains(r.statuses, answer.StatusCode) {
+				v.fails = append(v.fails, fmt.Sprintf("%s %s: %d, error %v", r.method, r.path, answer.StatusCode, err))
+			}
+			v.times = append(v.times, time.Since(began))
+		}
+	})
+	return v
+}
+
+// end stops the victim, fails the test for each of its requests that failed, and returns the median time of all.
+func (v *victim) end(t *testing.T) time.Duration {
+	t.Helper()
+	close(v.stop)
+	v.ended.Wait()
+	for _, failure := range v.fails[:min(5, len(v.fails))] {
+		t.Errorf("the victim: %s", failure)
+	}
+	if len(v.times) == 0 {
+		t.Fatal("the victim sent nothing")
+	}
+	slices.Sort(v.times)
+	median := v.times[len(v.times)/2]
+	t.Logf("the victim: %d requests, %d failed, median %v, slowest %v", len(v.times), len(v.fails), median, v.times[len(v.times)-1])
+	return median
+}
+
+// besideAttack runs a victim beside an attack, and compares with the time before it.
+func besideAttack(t *testing.T, url string, attack func()) {
+	t.Helper()
+	v := startVictim(url)
+	time.Sleep(time.Second)
+	quiet := v.end(t)
+	v = startVictim(url)
+	attack()
+	if median := v.end(t); median > 3*quiet+50*time.Millisecond {
+		t.Errorf("the victim's median is %v, and %v without the attack", median, quiet)
+	}
+}
+
+// One address attacks the edge, another one is served.
+func TestAttacksOnTheEdge(t *testing.T) {
+	f := up(t, many)
+	for name, run := range attack.Kinds {
+		t.Run(name, func(t *testing.T) {
+			var opened atomic.Int64
+			dial := attack.To(f.address("edge"), "127.0.0.77")
+			besideAttack(t, f.url, func() {
+				ctx, cancel := context.WithTimeout(t.Context(), attackTime())
+				defer cancel()
+				run(ctx, func(ctx context.Context) (net.Conn, error) {
+					c, err := dial(ctx)
+					if err == nil {
+						opened.Add(1)
+					}
+					return c, err
+				})
+			})
+			if n := opened.Load(); n < 50 {
+				t.Errorf("the attack opened %d connections: the test proves nothing", n)
+			}
+		})
+	}
+	if n := f.upstreamFailures(); n != 0 {
+		t.Errorf("the edge counts %d failures of the servers", n)
+	}
+	for name, server := range f.awaitOnline(fleetSize) {
+		if server.Restarts != 0 {
+			t.Errorf("%s was restarted: %+v", name, server)
+		}
+	}
+}
+
+// testAttacks attacks nginx from a container of the stack's network, while another address is served.
+func testAttacks(t *testing.T, s *stack) {
+	attacker := filepath.Join(s.dir, "attacker")
+	build := exec.Command("go", "build", "-o", attacker, "./testdata/attacker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name := range attack.Kinds {
+		t.Run(name, func(t *testing.T) { s.attack(t, attacker, name, "nginx:80") })
+	}
+	t.Run("half-sent headers in TLS", func(t *testing.T) { s.attack(t, attacker, "half-sent headers", "nginx:443", "TLS") })
+	s.checkNoServerFailed(t)
+	for _, id := range s.containers(t, "nginx") {
+		if state := s.docker(t, "inspect", "--format", "{{.RestartCount}} {{.State.OOMKilled}}", id); strings.TrimSpace(state) != "0 false" {
+			t.Errorf("nginx was restarted, or out of memory: %s", state)
+		}
+	}
+}
+
+// attack runs one attack and checks that nginx's workers survive it.
+func (s *stack) attack(t *testing.T, attacker string, args ...string) {
+	workers := s.nginxWorkers(t)
+	besideAttack(t, composeHTTP, func() {
+		const container = composeProject + "-attacker"
+		defer func() { _, _ = s.command("docker", "rm", "--force", container).CombinedOutput() }()
+		s.docker(t, append([]string{"run", "--detach", "--stop-signal", "TERM", "--name", container, "--network", composeProject + "_front",
+			"--volume", attacker + ":/attacker:ro", "--entrypoint", "/attacker", "nginx:1.30"}, args...)...)
+		time.Sleep(attackTime())
+		s.docker(t, "stop", "--timeout", "20", container)
+		opened := strings.TrimSpace(s.docker(t, "logs", container))
+		if n, err := strconv.Atoi(opened); err != nil || n < 50 {
+			t.Errorf("the attack opened %q connections: the test proves nothing", opened)
+		}
+		t.Logf("the attack opened %s connections", opened)
+	})
+	if now := s.nginxWorkers(t); now != workers {
+		t.Errorf("nginx's processes were %q, now %q", workers, now)
+	}
+}
+
+// nginxWorkers are nginx's worker processes: their ids change when one is replaced.
+func (s *stack) nginxWorkers(t *testing.T) (workers string) {
+	t.Helper()
+	for line := range strings.Lines(s.docker(t, "top", composeProject+"-nginx-1", "-o", "pid,args")) {
+		if strings.Contains(line, "worker process") {
+			workers += line
+		}
+	}
+	return workers
+}
