@@ -12,7 +12,7 @@ import (
 )
 
 // terminal is a terminal to which commands print. Log lines, names and causes of death may hold what other people have
-// written, and a terminal obeys some of it: it moves the cursor, changes its title, answers as if somebody typed. Such
+// written, and a terminal interprets some of it: it moves the cursor, changes its title, answers as if somebody typed. Such
 // characters are shown, and not sent. Pipes and files get every byte as it is.
 type terminal struct{ *os.File }
 
@@ -43,7 +43,7 @@ func (t terminal) WriteString(s string) (int, error) {
 // visible returns a text in which control characters other than tabs and line ends, characters that change the direction
 // of writing, and bytes that are no UTF-8 are written as in Go: \x1b, \u202e.
 func visible(text string) string {
-	if strings.IndexFunc(text, isObeyed) < 0 && utf8.ValidString(text) {
+	if strings.IndexFunc(text, isInterpreted) < 0 && utf8.ValidString(text) {
 		return text
 	}
 	var b strings.Builder
@@ -52,9 +52,9 @@ func visible(text string) string {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case isObeyed(r) && r < utf8.RuneSelf:
+		case isInterpreted(r) && r < utf8.RuneSelf:
 			fmt.Fprintf(&b, `\x%02x`, r)
-		case isObeyed(r):
+		case isInterpreted(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteRune(r)
@@ -63,8 +63,8 @@ func visible(text string) string {
 	return b.String()
 }
 
-// isObeyed tells whether a terminal may do something else with a character than show it.
-func isObeyed(r rune) bool {
+// isInterpreted tells whether a terminal may do something else with a character than show it.
+func isInterpreted(r rune) bool {
 	switch r {
 	case '\t', '\n':
 		return false

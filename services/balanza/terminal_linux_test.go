@@ -85,8 +85,8 @@ func (h *home) onTerminal(done func(printed string) bool, args ...string) string
 // ours are the sequences that monit sends.
 var ours = regexp.MustCompile(`\x1b\[(\?1049[hl]|\?25[hl]|H|K|J)`)
 
-// Commands print nothing on a terminal that it obeys, whatever servers have written; into a pipe they print it as it is.
-func TestTerminalObeysNothing(t *testing.T) {
+// Commands print nothing on a terminal that it interprets, whatever servers have written; into a pipe they print it as it is.
+func TestTerminalInterpretsNothing(t *testing.T) {
 	h := newHome(t)
 	script := filepath.Join(h.cwd, "hostile")
 	writeFile(t, script, hostile+"\n")

@@ -19,8 +19,8 @@ const (
 	minIdle = 200 * time.Millisecond
 	// spareDescriptors is how many descriptors are left to the store, the log and the control socket.
 	spareDescriptors = 8
-	// calmTime without an error ends an outage of the listener for the log.
-	calmTime = 10 * time.Second
+	// recoveryTime without an error ends an outage of the listener for the log.
+	recoveryTime = 10 * time.Second
 )
 
 // clientListener accepts the connections of clients. A temporary error does not end it; when the process has no
@@ -96,9 +96,9 @@ func outOfDescriptors(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// recovered logs the end of an outage, after calmTime without an error.
+// recovered logs the end of an outage, after recoveryTime without an error.
 func (l *clientListener) recovered() {
-	if l.failing && time.Since(l.failedAt) > calmTime {
+	if l.failing && time.Since(l.failedAt) > recoveryTime {
 		l.failing = false
 		l.site.log.Info("connections are accepted again without errors")
 	}

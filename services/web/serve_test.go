@@ -71,7 +71,7 @@ func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
 }
 
 // siteWithoutStore returns a site whose store is down.
-func siteWithoutStore(t *testing.T, config Config) *Site {
+func siteWithoutStore(t testing.TB, config Config) *Site {
 	t.Helper()
 	config.Store = downStore{}
 	config.Logger = slog.New(slog.DiscardHandler)

@@ -75,7 +75,7 @@ func (s *Server) spawnFailed(slot *workerSlot, err error) {
 		return
 	}
 	if slot.cause != err.Error() {
-		s.Logger.Warn("worker cannot be started yet, trying on", "server", s.Name, "worker", slot.number, "cause", err)
+		s.Logger.Warn("worker cannot be started, trying again", "server", s.Name, "worker", slot.number, "cause", err)
 	}
 	slot.cause, slot.retryAt = err.Error(), time.Now().Add(temporaryBackoff)
 }
