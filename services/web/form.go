@@ -30,7 +30,7 @@ func readForm(c *fiber.Ctx) (*form, error) {
 	case fiber.MIMEApplicationJSON:
 		f, err = readJSONBody(c.Request().Body())
 	case fiber.MIMEApplicationForm:
-		f, err = readFormBody(c.Request().Body())
+		f, err = readFormBody(c)
 	}
 	if err != nil {
 		return nil, err
@@ -53,9 +53,9 @@ func readJSONBody(body []byte) (*form, error) {
 
 // readFormBody reads a form, in which no field may be repeated or nested: which of several values counts would depend on
 // the reader. A value that is no text is left out and fails the form, so that it can be shown again with the others.
-func readFormBody(body []byte) (*form, error) {
+func readFormBody(c *fiber.Ctx) (*form, error) {
 	f := &form{values: make(map[string]any)}
-	for name, value := range pairs(body) {
+	for name, value := range pairs(c.Request().Body()) {
 		if strings.ContainsRune(name, '[') {
 			return nil, invalid(name, "error.nested")
 		}

@@ -92,25 +92,26 @@ const (
 // Site answers the requests of one process. Its fields do not change after New, except the sets of connections, the
 // counters and the two flags.
 type Site struct {
-	config  Config
-	log     *slog.Logger
+	config   Config
+	log      *slog.Logger
+	app      *fiber.App
+	handler  fasthttp.RequestHandler // the outermost one, recoverPanics
+	info     *info
+	metrics  metrics
+	conns    openSet[net.Conn] // HTTP
+	clients  openSet[*client]  // websockets
+	hub      *chat.Hub
+	upgrader upgrader
+	hashers  *hashers
+	usedUp   usedUp
+	refusals refusalLog
+	pages    map[string]*template.Template
+	assets   assets
+	texts    map[string]texts // by language
+
 	proxies proxies
-	app     *fiber.App
-	handler fasthttp.RequestHandler // the outermost one, recoverPanics
 	// unreadable is Fiber's handler of requests that fasthttp cannot parse, which bypass handler.
 	unreadable func(*fasthttp.RequestCtx, error)
-	info       *info
-	metrics    metrics
-	conns      openSet[net.Conn] // HTTP
-	clients    openSet[*client]  // websockets
-	hub        *chat.Hub
-	upgrader   upgrader
-	hashers    *hashers
-	usedUp     usedUp
-	refusals   refusalLog
-	pages      map[string]*template.Template
-	assets     assets
-	texts      map[string]texts // by language
 
 	outages rate.Sometimes // limits the log lines of an outage, which every request meets
 
@@ -140,7 +141,6 @@ func New(config Config) (*Site, error) {
 	s := &Site{
 		config:  config,
 		log:     config.Logger,
-		proxies: proxies,
 		info:    newInfo(config.Process),
 		hub:     chat.NewHub(config.Store, config.Log),
 		hashers: newHashers(),
@@ -148,6 +148,7 @@ func New(config Config) (*Site, error) {
 		assets:  assets,
 		texts:   loadTexts(),
 		outages: rate.Sometimes{Interval: time.Second},
+		proxies: proxies,
 	}
 	s.work, s.stop = context.WithCancel(context.Background())
 	s.app = fiber.New(fiber.Config{
