@@ -28,24 +28,31 @@ const (
 
 // hashers limits how many hashes are computed at a time, so that log-ins leave processor time to other requests. Free
 // hashers serve the lanes in turn, and in each lane the clients in turn, so that a client that sends many log-ins waits
-// for itself.
+// for itself. Between two hashes for clients that have been waiting is one for a client that has just come, if there is any
+// (as in FQ-CoDel, RFC 8290): it does not even wait for a whole turn.
 type hashers struct {
 	mu    sync.Mutex
 	free  int // hashers; some are free only when nobody waits
 	lanes [lanes]lane
 	next  int // lane whose turn it is
+
+	cost  int    // of bcrypt
+	dummy []byte // hash of that cost, which is compared with when there is no such user
 }
 
 // lane holds the tickets of one kind.
 type lane struct {
 	open    map[string]int             // tickets by client
 	waiting map[string][]chan struct{} // those that wait for a hasher, by client; a closed channel means that it has one
-	turns   []string                   // the clients in waiting, in the order in which they are served
+	// The clients in waiting, in the order in which they are served: those that have not been served since they came, and
+	// the others.
+	newcomers, turns []string
+	newcomerServed   bool // last
 }
 
 // newHashers allows as many hashes at a time as half of the processors can compute.
 func newHashers() *hashers {
-	h := &hashers{free: max(1, runtime.GOMAXPROCS(0)/2)}
+	h := &hashers{free: max(1, runtime.GOMAXPROCS(0)/2), cost: hashCost, dummy: dummyHash}
 	for i := range h.lanes {
 		h.lanes[i] = lane{open: make(map[string]int), waiting: make(map[string][]chan struct{})}
 	}
@@ -97,7 +104,7 @@ func (t ticket) acquire(ctx context.Context) error {
 	}
 	turn := make(chan struct{})
 	if len(t.lane.waiting[t.client]) == 0 {
-		t.lane.turns = append(t.lane.turns, t.client)
+		t.lane.newcomers = append(t.lane.newcomers, t.client)
 	}
 	t.lane.waiting[t.client] = append(t.lane.waiting[t.client], turn)
 	h.mu.Unlock()
@@ -128,12 +135,17 @@ func (h *hashers) release() {
 
 // pop removes the ticket that is to be served next, and returns its channel; nil when none waits.
 func (l *lane) pop() chan struct{} {
-	if len(l.turns) == 0 {
+	list := &l.newcomers
+	if len(l.newcomers) == 0 || l.newcomerServed && len(l.turns) > 0 {
+		list = &l.turns
+	}
+	if len(*list) == 0 {
 		return nil
 	}
-	client := l.turns[0]
+	l.newcomerServed = list == &l.newcomers
+	client := (*list)[0]
+	*list = (*list)[1:]
 	line := l.waiting[client]
-	l.turns = l.turns[1:]
 	if len(line) > 1 {
 		l.waiting[client] = line[1:]
 		l.turns = append(l.turns, client)
@@ -149,7 +161,7 @@ func (t ticket) hash(ctx context.Context, password string) ([]byte, error) {
 		return nil, err
 	}
 	defer t.hashers.release()
-	return bcrypt.GenerateFromPassword(digest(password), hashCost)
+	return bcrypt.GenerateFromPassword(digest(password), t.hashers.cost)
 }
 
 // match reports whether a password has the hash. Without a hash it is false, after the same time, so that the time does
@@ -157,7 +169,7 @@ func (t ticket) hash(ctx context.Context, password string) ([]byte, error) {
 func (t ticket) match(ctx context.Context, hash []byte, password string) (bool, error) {
 	noUser := len(hash) == 0
 	if noUser {
-		hash = dummyHash
+		hash = t.hashers.dummy
 	}
 	if err := t.acquire(ctx); err != nil {
 		return false, err
@@ -170,5 +182,5 @@ func (t ticket) match(ctx context.Context, hash []byte, password string) (bool, 
 	return err == nil && !noUser, nil
 }
 
-// dummyHash is compared with when there is no such user. Its cost is hashCost.
+// dummyHash is a hash of hashCost.
 var dummyHash = []byte("$2a$10$NsZra8KZqdk86a8MsQIhxuX92K.JMI92o8ucyqUKMwz0hNH/DWy4u")

@@ -488,6 +488,9 @@ func (s *countingStore) note(call string) store.Store {
 }
 
 func (s *countingStore) Count(ctx context.Context, key string, n int, expires time.Time) (int, error) {
+	if n == 0 {
+		return s.note("Count of 0").Count(ctx, key, n, expires)
+	}
 	return s.note("Count").Count(ctx, key, n, expires)
 }
 

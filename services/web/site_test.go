@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,7 +47,7 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	if wrapper, ok := config.Store.(interface{ wrap(store.Store) store.Store }); ok {
 		st = wrapper.wrap(db)
 	}
-	config.Logger = slog.New(slog.DiscardHandler)
+	config.Logger = cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
 	clock := store.NewClock(st, config.Logger)
 	log := eventlog.New(st, clock, func() store.Process { return store.Process{} })
 	ctx, cancel := context.WithCancel(context.Background())
@@ -59,6 +60,7 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	if err != nil {
 		t.Fatal(err)
 	}
+	site.hashers.cost, site.hashers.dummy = bcrypt.MinCost, cheapHash()
 	return &process{serve(t, site, ln), st}
 }
 

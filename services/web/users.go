@@ -125,23 +125,23 @@ func (s *Site) register(c *fiber.Ctx, f *form) (store.User, error) {
 	if f.err != nil {
 		return store.User{}, f.err
 	}
-	if err := checkStrength("password", password, author.ID, author.Nombre, author.Apellido, author.Alias); err != nil {
-		return store.User{}, err
-	}
 	user, err := s.createUser(c, author, password)
-	if e, ok := errors.AsType[*httpError](err); ok && e != errEmailTaken {
+	if e, ok := errors.AsType[*httpError](err); ok && e.field == "" { // not for the password, nor for an email that is taken
 		s.auditRefusal(c, auditSignupRefused, author.ID)
 	}
 	return user, err
 }
 
-// createUser counts the sign-up, computes the hash and creates the user.
+// createUser checks the password, counts the sign-up, computes the hash and creates the user.
 func (s *Site) createUser(c *fiber.Ctx, author store.Author, password string) (store.User, error) {
 	t, err := s.hashers.enter(signupLane, ticketClient(c))
 	if err != nil {
 		return store.User{}, err
 	}
 	defer t.close()
+	if err := checkStrength("password", password, author.ID, author.Nombre, author.Apellido, author.Alias); err != nil {
+		return store.User{}, err
+	}
 	if err := s.checkSignup(c, author.ID); err != nil {
 		return store.User{}, err
 	}
