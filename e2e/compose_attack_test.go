@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// attackTime is how long all attackers go on.
-const attackTime = 5 * time.Minute
+// allAttacksTime is how long all attackers go on.
+const allAttacksTime = 5 * time.Minute
 
 // testAttackers lets a hostile client in a container, which has an address and an account of its own, do all that package
 // attacker knows, while a victim uses the site. The victim's requests all succeed, no container exceeds its memory or is
@@ -38,7 +38,7 @@ func testAttackers(t *testing.T, s *stack) {
 
 	restarts := s.restarts(t)
 	attack := exec.Command("docker", "run", "--rm", "--network", composeProject+"_front", "--memory", "1g", "--cpus", "1",
-		"-v", program+":/attacker:ro", "golang:1.26", "/attacker", "-for", attackTime.String(),
+		"-v", program+":/attacker:ro", "golang:1.26", "/attacker", "-for", allAttacksTime.String(),
 		"-email", "attacker@example.org", "-password", attackPassword, "nginx:80")
 	var report strings.Builder
 	attack.Stdout, attack.Stderr = &report, &report
@@ -51,7 +51,7 @@ func testAttackers(t *testing.T, s *stack) {
 	peaks := make(map[string]float64)
 	done := make(chan struct{})
 	watching.Go(func() { s.watchMemory(peaks, done) })
-	beside := useSite(victim, paths, attackTime-5*time.Second)
+	beside := useSite(victim, paths, allAttacksTime-5*time.Second)
 	if err := <-ended; err != nil {
 		t.Errorf("the attacker: %v", err)
 	}
