@@ -45,11 +45,12 @@ func (s *server) signUp(ctx context.Context, name string) (cookie string, err er
 		return "", err
 	}
 	defer func() { _ = res.Body.Close() }()
-	if res.StatusCode != http.StatusCreated || len(res.Cookies()) == 0 {
-		return "", fmt.Errorf("sign-up answers %s with %d cookies", res.Status, len(res.Cookies()))
+	for _, c := range res.Cookies() {
+		if !strings.HasSuffix(c.Name, "-device") {
+			return c.Name + "=" + c.Value, nil
+		}
 	}
-	c := res.Cookies()[0] // the session; the device follows
-	return c.Name + "=" + c.Value, nil
+	return "", fmt.Errorf("sign-up answers %s without a session", res.Status)
 }
 
 // dial opens a websocket with the headers of a page of the site, and returns it with the id of the process that accepted it.

@@ -212,7 +212,7 @@ func (s *Site) changePassword(c *fiber.Ctx, f *form, session store.Session) (str
 	if err := checkStrength("new", password, author.ID, author.Nombre, author.Apellido, author.Alias); err != nil {
 		return "", err
 	}
-	t, err := s.hashers.enter(loginLane, ticketClient(c))
+	t, err := s.hashers.enter(loginLane, hashClient(c, user))
 	if err != nil {
 		return "", err
 	}

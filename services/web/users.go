@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -76,43 +75,54 @@ func (s *Site) verify(c *fiber.Ctx, email, password string) (user store.User, er
 			s.auditRefusal(c, auditLoginRefused, email)
 		}
 	}()
-	t, err := s.hashers.enter(loginLane, ticketClient(c))
+	user, err = s.findUser(email)
+	if err != nil {
+		return store.User{}, err
+	}
+	t, err := s.hashers.enter(loginLane, hashClient(c, user))
 	if err != nil {
 		return store.User{}, err
 	}
 	defer t.close()
-	user, attempt, err := s.findUser(c, email) // its context ends with it: the comparison may take longer than a call
+	attempt, err := s.countAttempt(c, email, user)
 	if err != nil {
 		return store.User{}, err
 	}
 	matches, err := t.match(s.work, user.PasswordHash, password)
-	switch {
-	case err != nil:
-		return store.User{}, err
-	case !matches:
+	if err == nil && !matches {
 		return store.User{}, errWrongCredentials
 	}
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	return user, attempt.undo(ctx)
+	return user, errors.Join(err, attempt.undo(ctx)) // without a comparison it was no attempt
 }
 
-// findUser returns the user, without a hash when there is none of that email, and counts the attempt to log in.
-func (s *Site) findUser(c *fiber.Ctx, email string) (store.User, *loginAttempt, error) {
+// findUser returns the user of an email, without a hash when there is none. Its context ends with it, as that of
+// countAttempt: the comparison of a password may take longer than a call.
+func (s *Site) findUser(email string) (store.User, error) {
 	ctx, cancel := s.storeContext()
 	defer cancel()
 	user, err := s.config.Store.User(ctx, email)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return store.User{}, nil, err
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
 	}
-	attempt, err := s.beginLogin(ctx, c, email, user)
-	return user, attempt, err
+	return user, err
 }
 
-// ticketClient is the client for whom hashes are computed: a browser that has logged in before does not wait behind others
-// of its address.
-func ticketClient(c *fiber.Ctx) string {
-	return cmp.Or(deviceID(c), network(clientAddress(c)))
+// countAttempt is beginLogin with a context of its own.
+func (s *Site) countAttempt(c *fiber.Ctx, email string, user store.User) (*loginAttempt, error) {
+	ctx, cancel := s.storeContext()
+	defer cancel()
+	return s.beginLogin(ctx, c, email, user)
+}
+
+// hashClient is the client for whom a hash is computed: a browser that has logged in before does not wait behind others of
+// its address.
+func hashClient(c *fiber.Ctx, user store.User) string {
+	if device := deviceID(c); hasDevice(user, device) {
+		return device
+	}
+	return network(clientAddress(c))
 }
 
 // register creates the user of a form. It fails with errEmailTaken, with 429 after too many sign-ups, and with errBusy.
@@ -134,7 +144,7 @@ func (s *Site) register(c *fiber.Ctx, f *form) (store.User, error) {
 
 // createUser checks the password, counts the sign-up, computes the hash and creates the user.
 func (s *Site) createUser(c *fiber.Ctx, author store.Author, password string) (store.User, error) {
-	t, err := s.hashers.enter(signupLane, ticketClient(c))
+	t, err := s.hashers.enter(signupLane, network(clientAddress(c)))
 	if err != nil {
 		return store.User{}, err
 	}
@@ -220,10 +230,10 @@ func readEmail(f *form) string {
 func (s *Site) logIn(c *fiber.Ctx, user store.User, status int) error {
 	ctx, cancel := s.storeContext()
 	defer cancel()
-	if err := s.startSession(ctx, c, user); err != nil {
+	if err := s.rememberDevice(ctx, c, user); err != nil {
 		return err
 	}
-	if err := s.rememberDevice(ctx, c, user); err != nil {
+	if err := s.startSession(ctx, c, user); err != nil {
 		return err
 	}
 	s.audit(c, auditLogin, user.Email)
