@@ -47,10 +47,14 @@ type ListedSession struct {
 // Browser names the browser and its system in a few words.
 func (l ListedSession) Browser() string { return browserName(l.Agent) }
 
-// Ago, UsedAgo and EndsIn are durations for the page, which does not know the reader's time zone.
-func (l ListedSession) Ago() string     { return duration(l.now.Sub(l.Started)) }
+// Ago is the time since the log-in. The page shows durations: it does not know the reader's time zone.
+func (l ListedSession) Ago() string { return duration(l.now.Sub(l.Started)) }
+
+// UsedAgo is the time since the last access.
 func (l ListedSession) UsedAgo() string { return duration(l.now.Sub(l.LastUsed)) }
-func (l ListedSession) EndsIn() string  { return duration(l.Ends.Sub(l.now)) }
+
+// EndsIn is the time until the session ends whatever is done.
+func (l ListedSession) EndsIn() string { return duration(l.Ends.Sub(l.now)) }
 
 // duration shows hours and minutes, in words of both languages.
 func duration(d time.Duration) string {
