@@ -113,9 +113,10 @@ func TestSizes(t *testing.T) {
 	})
 	eventually(t, "ready", b.ready)
 	l := limits.Default()
-	// padding makes a request line and header fields of exactly n bytes.
+	// padding makes a request line and header fields of exactly n bytes, with the empty line that follows.
 	padding := func(start string, n int) string {
 		const field = "X-Padding: \r\n"
+		n -= len("\r\n")
 		for n-len(start) > 3000 { // several fields, of which none is long
 			start += "X-Padding: " + strings.Repeat("p", 2000-len(field)) + "\r\n"
 		}

@@ -66,7 +66,7 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 func (b *Balancer) checkSize(r *http.Request) int {
 	// An upstream gets these lines. It gets an URL with characters that should have been escaped in its longer form.
 	url := max(len(r.RequestURI), len(r.URL.RequestURI()))
-	header := len(r.Method) + len(" ") + url + len(" HTTP/1.1\r\nHost: ") + len(r.Host) + len("\r\n")
+	header := len(r.Method) + len(" ") + url + len(" HTTP/1.1\r\nHost: ") + len(r.Host) + len("\r\n\r\n")
 	for name, values := range r.Header {
 		for _, value := range values {
 			header += len(name) + len(": ") + len(value) + len("\r\n")

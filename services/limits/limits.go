@@ -12,7 +12,7 @@ import (
 type Limits struct {
 	// Of one request.
 	Body   int // bytes of the body
-	Header int // bytes of the request line and the header fields, as the client sends them
+	Header int // bytes of the request line, the header fields and the empty line, as the client sends them
 	URL    int // bytes of the path and the query
 
 	// ClientTimeout ends a connection whose client has neither sent nor taken a byte for so long while one of both was due.

@@ -125,7 +125,6 @@ func limitsConf(l limits.Limits) []byte {
 client_max_body_size %[1]d;
 client_header_buffer_size %[2]d;
 large_client_header_buffers 1 %[3]d;
-# $request_length has the empty line after the header, too.
 map $request_length $header_too_large {
     default 0;
     "%[4]s" 1;
@@ -143,7 +142,7 @@ limit_conn clients %[8]d;
 limit_conn drawing %[9]d;
 limit_req_zone $attempting_client zone=attempts:1m rate=%[10]dr/m;
 limit_req zone=attempts burst=%[11]d nodelay;
-`, l.Body, min(firstBuffer, l.Header), l.Header, above(l.Header+len("\r\n")), l.URL+1,
+`, l.Body, min(firstBuffer, l.Header), l.Header, above(l.Header), l.URL+1,
 		min(headerTimeout, l.ClientTimeout).Milliseconds(), l.ClientTimeout.Milliseconds(),
 		l.Connections, l.Draws, l.AccountForms, limits.AccountFormsBurst)
 }
