@@ -179,7 +179,7 @@ func (p *tab) emulate(width int64, scheme string) {
 }
 
 // noPicture is the address of a picture that does not exist.
-const noPicture = "https://127.0.0.1:9/picture.png"
+const noPicture = "https://picture.invalid/picture.png"
 
 const password = "una balanza de bronce"
 
