@@ -133,12 +133,7 @@ func TestAttacksOnTheEdge(t *testing.T) {
 
 // testAttacks attacks nginx from a container of the stack's network, while another address is served.
 func testAttacks(t *testing.T, s *stack) {
-	attacker := filepath.Join(s.dir, "attacker")
-	build := exec.Command("go", "build", "-o", attacker, "./testdata/attacker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	attacker := buildAttacker(t, s)
 	for name := range attack.Kinds {
 		t.Run(name, func(t *testing.T) { s.attack(t, attacker, name, "nginx:80") })
 	}
@@ -149,6 +144,18 @@ func testAttacks(t *testing.T, s *stack) {
 			t.Errorf("nginx was restarted, or out of memory: %s", state)
 		}
 	}
+}
+
+// buildAttacker builds the program attacker for a container without libraries.
+func buildAttacker(t *testing.T, s *stack) string {
+	t.Helper()
+	attacker := filepath.Join(s.dir, "attacker")
+	build := exec.Command("go", "build", "-o", attacker, "./testdata/attacker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return attacker
 }
 
 // attack runs one attack and checks that nginx's workers survive it.

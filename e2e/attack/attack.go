@@ -45,6 +45,7 @@ func (d Dial) TLS() Dial {
 // Kinds are the attacks by name. Each ends with its context.
 var Kinds = map[string]func(context.Context, Dial){
 	"large bodies":      LargeBodies,
+	"large headers":     LargeHeaders,
 	"half-sent headers": func(ctx context.Context, d Dial) { Hold(ctx, d, 9000, halfHeader) },
 	"slow uploads":      func(ctx context.Context, d Dial) { Hold(ctx, d, 1200, slowUpload) },
 	"slow readers":      func(ctx context.Context, d Dial) { Hold(ctx, d, 600, slowReader) },
@@ -65,6 +66,29 @@ func LargeBodies(ctx context.Context, d Dial) {
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 		_, _ = io.WriteString(c, "GET /info"+head+"Content-Length: 130000\r\n\r\n"+strings.Repeat("b", 130_000))
+		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+			res.Body.Close()
+		}
+	})
+}
+
+// LargeHeaders sends URLs and headers of 4 to 40 KiB, forty a second.
+func LargeHeaders(ctx context.Context, d Dial) {
+	n := counter()
+	each(ctx, 25*time.Millisecond, func() {
+		c, err := d(ctx)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		size := n()
+		filler := strings.Repeat("f", (4+size%36)<<10)
+		request := "GET /info?" + filler + head + "\r\n"
+		if size%2 == 0 {
+			request = "GET /info" + head + "X-Filler: " + filler + "\r\n\r\n"
+		}
+		_, _ = io.WriteString(c, request)
 		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
 			res.Body.Close()
 		}

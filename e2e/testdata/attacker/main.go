@@ -1,5 +1,9 @@
-// attacker makes one attack of package attack, from a container of the stack's network, until it is told to end. Then it
-// prints how many connections it opened.
+// attacker makes one attack of package attack, all anonymous ones at once, or all of an account, from a container of the
+// stack's network, until it is told to end. Then it prints how many connections it opened.
+//
+//	attacker KIND HOST:PORT [TLS]
+//	attacker anonymous HOST:PORT
+//	attacker account HOST:PORT EMAIL
 package main
 
 import (
@@ -8,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -22,16 +27,34 @@ func main() {
 		panic(err)
 	}
 	dial := attack.To(address.String(), "")
-	if len(os.Args) > 3 {
-		dial = dial.TLS()
-	}
 	var opened atomic.Int64
-	attack.Kinds[os.Args[1]](ctx, func(ctx context.Context) (net.Conn, error) {
+	counted := func(ctx context.Context) (net.Conn, error) {
 		c, err := dial(ctx)
 		if err == nil {
 			opened.Add(1)
 		}
 		return c, err
-	})
+	}
+	var running sync.WaitGroup
+	switch kind := os.Args[1]; kind {
+	case "anonymous":
+		for _, run := range attack.Kinds {
+			running.Go(func() { run(ctx, counted) })
+		}
+	case "account":
+		account, err := attack.LogIn(ctx, counted, os.Args[3])
+		if err != nil {
+			panic(err)
+		}
+		for _, run := range account.Kinds() {
+			running.Go(func() { run(ctx) })
+		}
+	default:
+		if len(os.Args) > 3 {
+			dial = dial.TLS()
+		}
+		attack.Kinds[kind](ctx, counted)
+	}
+	running.Wait()
 	fmt.Println(opened.Load())
 }
