@@ -372,7 +372,8 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 	for range 50 {
 		c := dialFrom(t, attacker, b2.address)
 		res, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err != nil || res.StatusCode != http.StatusTooManyRequests || res.Header.Get("Retry-After") == "" || !res.Close {
+		if err != nil || res.StatusCode != http.StatusTooManyRequests || res.Header.Get("Retry-After") == "" || !res.Close ||
+			res.Header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Fatalf("over the limit: %v, error %v", res, err)
 		}
 		if text, err := io.ReadAll(res.Body); err != nil || len(text) == 0 {

@@ -34,7 +34,7 @@ const (
 // tooManyConnections is the answer to a connection over the limit. It fits into the kernel's buffer of a new connection,
 // so that writing it does not block.
 var tooManyConnections = []byte("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nConnection: close\r\n" +
-	"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 57\r\n\r\n" +
+	"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 57\r\n\r\n" +
 	"Demasiadas conexiones. / Too many connections: try later.")
 
 // clientListener accepts the connections of clients within the limits.
