@@ -115,6 +115,7 @@ func sendSized(address, text string) (int, error) {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.(*net.TCPConn).SetWriteBuffer(16 << 10) // so that a long request does not fit into the kernel's buffers
 	if _, err := io.WriteString(c, text); err != nil {
 		return 0, err
 	}

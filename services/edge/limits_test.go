@@ -151,7 +151,8 @@ func TestSizes(t *testing.T) {
 		before := site.count.Load()
 		c, in := dial(t, b.address)
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-		// Such a client sends all before it reads anything.
+		// Such a client sends all before it reads anything. A request of 1 MiB does not fit into the kernel's buffers.
+		_ = c.(*net.TCPConn).SetWriteBuffer(16 << 10)
 		if _, err := io.WriteString(c, test.request); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -663,4 +664,63 @@ func TestDescriptorsUsedUp(t *testing.T) {
 		})
 	}
 	clients.Wait()
+}
+
+// starvedListener fails to accept as often as left says.
+type starvedListener struct {
+	net.Listener
+	left int
+}
+
+func (l *starvedListener) Accept() (net.Conn, error) {
+	if l.left--; l.left >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", []error{syscall.EMFILE, syscall.ECONNABORTED}[l.left%2])}
+	}
+	return l.Listener.Accept()
+}
+
+// Neither the listener nor an upstream is given up for want of a descriptor.
+func TestLackOfDescriptorsPasses(t *testing.T) {
+	site := newBackend(t, "", nil)
+	b, url := unchecked(t, 10*time.Second, site.address)
+	var attempts atomic.Int64
+	lacking := func(context.Context, string, string) (net.Conn, error) {
+		if attempts.Add(1)%4 != 0 {
+			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+		}
+		return net.Dial("tcp", site.address)
+	}
+	b.noKeepAlive.DialContext = lacking
+	for _, u := range b.upstreams() {
+		u.pooled.DialContext = lacking
+	}
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		req, _ := http.NewRequestWithContext(t.Context(), method, url, nil)
+		if status, text := roundTrip(t, req); status != http.StatusOK {
+			t.Errorf("%s: %d %s", method, status, text)
+		}
+	}
+	b.noKeepAlive.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}
+	for _, u := range b.upstreams() {
+		for range 3 * maxTimeouts {
+			u.check(t.Context())
+		}
+		if n := u.failures.Load(); !u.up() || n != 0 {
+			t.Errorf("up %v, %d failures", u.up(), n)
+		}
+	}
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialFrom(t, "127.0.0.1", ln.Addr().String())
+	conn, err := (&clientListener{&starvedListener{ln, 6}, b}).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
 }
