@@ -264,6 +264,7 @@ func testDatabase(t *testing.T, s *stack) {
 
 func testBalance(t *testing.T, s *stack) {
 	s.compose(t, "exec", "--no-TTY", "nginx", "nginx", "-t")
+	s.awaitEven(t, time.Now(), 4) // nginx asks for the replicas' names once a second
 	if err := s.checkEven(t, 400, 4, 0); err != nil {
 		t.Error(err)
 	}
