@@ -53,9 +53,28 @@ func (t *timedReader) Read(p []byte) (int, error) {
 	return t.body.Read(p)
 }
 
-// bodyStatus is the answer to a body that could not be read: 408, 413 or 400.
+// rejectUnread answers a request whose body was not read to its end, and then discards the rest, for lingerTime at most:
+// closing the connection before would reset it, and the client could lose the answer (RFC 9112, 9.6). A client that
+// waits for a 100 sends none, and what follows a broken or late body is not waited for.
+func (b *Balancer) rejectUnread(w http.ResponseWriter, r *http.Request, status int) {
+	client := http.NewResponseController(w)
+	_ = client.EnableFullDuplex() // otherwise net/http would read before it sends the answer, or not at all
+	w.Header().Set("Connection", "close")
+	b.writeError(w, r, status)
+	if status == http.StatusRequestTimeout || status == http.StatusBadRequest || r.Header.Get("Expect") != "" {
+		return
+	}
+	if client.Flush() == nil {
+		_ = client.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+}
+
+// bodyStatus is the answer to a body that could not be read: 408, 413 or 400. Without an error it is 0.
 func bodyStatus(err error) int {
 	switch {
+	case err == nil:
+		return 0
 	case errors.Is(err, errBodyTooLarge):
 		return http.StatusRequestEntityTooLarge
 	case timedOut(err):

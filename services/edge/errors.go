@@ -6,7 +6,6 @@ import (
 	"html"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // texts are the balancer's own answers, in Spanish and in English, by status.
@@ -52,15 +51,8 @@ func (b *Balancer) writeError(w http.ResponseWriter, r *http.Request, status int
 	w.Header().Set("Vary", "Accept, Accept-Language")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set(requestID, r.Header.Get(requestID))
-	switch status {
-	case http.StatusTooManyRequests:
+	if status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "2") // as nginx's answer
-	case http.StatusBadRequest, http.StatusRequestTimeout:
-		w.Header().Set("Connection", "close") // the rest of the body can't be read
-	case http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
-		w.Header().Set("Connection", "close")
-		// After the answer net/http reads the rest, of which it may only discard some: see clientConn.CloseWrite.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime))
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

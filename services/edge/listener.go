@@ -105,9 +105,8 @@ func (c *clientConn) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// CloseWrite sends the end of the stream and discards what the client still sends. net/http calls it before it closes a
-// connection whose last request was rejected before it was read: closing at once would reset the connection, and the
-// client could lose the answer (RFC 9112, 9.6).
+// CloseWrite sends the end of the stream and discards what the client still sends. net/http calls it after its own answer
+// to a header that is too large: see rejectUnread for the reason.
 func (c *clientConn) CloseWrite() error {
 	if err := c.tcp.CloseWrite(); err != nil {
 		return err

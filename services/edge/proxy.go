@@ -30,12 +30,11 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 	out := &responseWriter{ResponseWriter: w, b: b}
 	status := b.checkSize(r)
 	r.Header.Set(requestID, rand.Text())
-	if status != 0 {
-		b.writeError(out, r, status)
-		return
+	if status == 0 {
+		status = bodyStatus(b.readBody(w, r))
 	}
-	if err := b.readBody(w, r); err != nil {
-		b.writeError(out, r, bodyStatus(err))
+	if status != 0 {
+		b.rejectUnread(out, r, status)
 		return
 	}
 	if r.URL.Opaque != "" { // no path that an upstream could get, as in "GET a:b HTTP/1.1"
