@@ -44,7 +44,11 @@ func testBenefits(t *testing.T, s *stack) {
 			})
 		}},
 		{"protect: unknown hosts", "nginx.conf", ` default_server`, "", func() error {
-			return status(http.StatusMisdirectedRequest, "/", "Host: elsewhere.example")
+			answer, err := ask(http.MethodGet, composeHTTP+"/", "", "Host: elsewhere.example")
+			if err == nil && (answer.StatusCode != http.StatusMisdirectedRequest || answer.server() != "") { // the servers know their names too
+				err = fmt.Errorf("%s by %q", answer.Status, answer.server())
+			}
+			return err
 		}},
 		{"protect: internal paths", "locations.conf", `metrics\|healthz\|readyz`, "nothing", internalPathsHidden},
 		{"protect: connections", "protect.conf", `(\$client \{\n    default +)\$binary_remote_addr;`, `$1"";`, func() error {
