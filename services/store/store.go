@@ -237,10 +237,15 @@ type Store interface {
 	CountProcesses(ctx context.Context, now time.Time) (int, error)
 	// Now returns the time by the clock of the database's server.
 	Now(ctx context.Context) (time.Time, error)
-	// Sweep deletes the sessions, counters and processes that expired at or before now and returns how many it deleted.
+	// Sweep deletes the sessions, counters, processes and holds that expired at or before now and returns how many it deleted.
 	Sweep(ctx context.Context, now time.Time) (int, error)
 	// Ping fails with ErrUnavailable when the database does not answer.
 	Ping(ctx context.Context) error
 	// Close ends all connections. No other call may follow it.
 	Close() error
+
+	// Hold records that a holder, a process, has so many of each key until expires, in place of what it had: of a number
+	// that is 0 no record stays. It returns how many of each of these keys all holders together have whose records expire
+	// after now. A process that ends without a further call thus keeps what it has until expires.
+	Hold(ctx context.Context, holder string, counts map[string]int, now, expires time.Time) (totals map[string]int, err error)
 }

@@ -368,7 +368,7 @@ func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	swept := 0
-	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes} {
+	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes, t.holds} {
 		res, err := c.DeleteMany(ctx, bson.D{where("expires", "$lte", now)})
 		if err != nil {
 			return swept, wrap(err)

@@ -40,7 +40,7 @@ type database struct {
 }
 
 // tables are the collections.
-type tables struct{ users, sessions, products, counters, entries, sequences, processes *mongo.Collection }
+type tables struct{ users, sessions, products, counters, entries, sequences, processes, holds *mongo.Collection }
 
 // Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI is malformed, or
 // when the name of a mongodb+srv URI does not resolve. It does not fail when the server is down, so that a process can
@@ -114,7 +114,7 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 	t := &tables{
 		users: db.Collection("users"), sessions: db.Collection("sessions"), products: db.Collection("products"),
 		counters: db.Collection("counters"), entries: db.Collection("entries"),
-		sequences: db.Collection("sequences"), processes: db.Collection("processes"),
+		sequences: db.Collection("sequences"), processes: db.Collection("processes"), holds: db.Collection("holds"),
 	}
 	// It keeps a repeated request from being stored twice, finds what is stored, and finds events by age.
 	byClientID := mongo.IndexModel{
@@ -127,7 +127,7 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 	// These serve Sweep and CountProcesses. A TTL index would delete by the server's clock too, but only once a minute and
 	// not on every compatible server.
 	byExpiry := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}}}
-	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes} {
+	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes, t.holds} {
 		if _, err := c.Indexes().CreateOne(ctx, byExpiry); err != nil {
 			return nil, err
 		}
@@ -137,6 +137,10 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 		return nil, err
 	}
 	if _, err := t.products.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: bson.D{{Key: "owner", Value: 1}}}); err != nil {
+		return nil, err
+	}
+	byKey := mongo.IndexModel{Keys: bson.D{{Key: "key", Value: 1}}} // serves Hold
+	if _, err := t.holds.Indexes().CreateOne(ctx, byKey); err != nil {
 		return nil, err
 	}
 	return t, nil

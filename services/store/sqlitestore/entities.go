@@ -271,7 +271,7 @@ func (d *database) Now(ctx context.Context) (time.Time, error) {
 // Sweep uses the indexes on expires. The statements need no transaction: a call that ends between them leaves the rest to the
 // next sweep.
 func (d *database) Sweep(ctx context.Context, now time.Time) (swept int, err error) {
-	for _, table := range []string{"sessions", "counters", "processes"} {
+	for _, table := range []string{"sessions", "counters", "processes", "holds"} {
 		n, err := d.write(ctx, `DELETE FROM `+table+` WHERE expires <= ?`, now.UnixMilli())
 		swept += n
 		if err != nil {

@@ -1,9 +1,11 @@
 package sqlitestore
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"balanza/services/store"
@@ -127,8 +129,11 @@ func encode(m *store.Message) (sql.NullString, error) {
 	}
 	stored := *m
 	stored.Time = m.Time.UTC().Truncate(time.Millisecond)
-	text, err := json.Marshal(stored)
-	return sql.NullString{String: string(text), Valid: true}, err
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false) // <, > and & would take six bytes each
+	err := e.Encode(stored)
+	return sql.NullString{String: strings.TrimSuffix(text.String(), "\n"), Valid: true}, err
 }
 
 // decode scans a row of selectEntry.

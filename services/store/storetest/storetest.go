@@ -56,6 +56,8 @@ func Run(t *testing.T, open OpenFunc, newSource func(t *testing.T) string) {
 		{"a call honours its context", testContext},
 		{"clock", testNow},
 		{"processes", testProcesses},
+		{"holds", testHolds},
+		{"concurrent holds", testConcurrentHolds},
 		// The log: first the calls of the store, then Log on top of them.
 		{"append", testAppend},
 		{"repeats", testRepeats},
