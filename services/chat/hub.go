@@ -2,6 +2,8 @@ package chat
 
 import (
 	"context"
+	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -21,6 +23,8 @@ const (
 	maxBehind = 20_000
 	// readBatch is how many entries are read from the store, or delivered, at a time.
 	readBatch = 500
+	// catchUpBatch is how many entries one turn of a page that missed many brings it.
+	catchUpBatch = 200
 	// retryInterval is the time between two attempts to read from a store that does not answer.
 	retryInterval = 500 * time.Millisecond
 	// maxEncoded limits the memory of encoded.
@@ -39,6 +43,11 @@ type Hub struct {
 	arrived chan struct{} // of capacity 1: wakes Run when the inbox is not empty
 
 	products products
+	rates    rates
+
+	// A token in it is the turn of a goroutine to read old entries or to encode many messages. There are fewer turns than
+	// processors, so that such work leaves room for the rest.
+	turn chan struct{}
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
@@ -49,14 +58,17 @@ type Hub struct {
 	stopped   bool
 }
 
-// NewHub returns a hub for the log l of the store s. It delivers nothing before Run.
-func NewHub(s store.Store, l *eventlog.Log) *Hub {
+// NewHub returns a hub for the log l of the store s, in which an author may send so many messages a minute. It delivers
+// nothing before Run.
+func NewHub(s store.Store, l *eventlog.Log, perMinute int) *Hub {
 	return &Hub{
 		store:     s,
 		log:       l,
 		ready:     make(chan struct{}),
 		arrived:   make(chan struct{}, 1),
 		products:  products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)},
+		rates:     newRates(perMinute),
+		turn:      make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		listeners: make(map[*Listener]struct{}),
 		encoded:   make(map[int64]func() [][]byte),
 	}
@@ -117,7 +129,29 @@ func (h *Hub) load(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.messages, h.floor, h.last = messages, floor, last
+	h.rates.delivered(messages)
 	return nil
+}
+
+// waitReady waits until the hub has read the recent messages. It fails with store.ErrUnavailable when ctx ends before.
+func (h *Hub) waitReady(ctx context.Context) error {
+	select {
+	case <-h.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the log has not been read yet", store.ErrUnavailable)
+	}
+}
+
+// Behind returns how many entries a page lacks that has those up to the one numbered after, 0 for a page without any. It
+// fails with store.ErrUnavailable while the log has not been read.
+func (h *Hub) Behind(ctx context.Context, after int64) (int64, error) {
+	if err := h.waitReady(ctx); err != nil || after == 0 {
+		return 0, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return max(0, h.last-after), nil
 }
 
 // read returns the messages of the log above the number after and up to last. last is end, or a lower number with an error.
@@ -125,11 +159,11 @@ func (h *Hub) load(ctx context.Context) error {
 // over entries without a gap.
 func (h *Hub) read(ctx context.Context, after, end int64) (messages []store.Entry, last int64, err error) {
 	for after < end {
-		entries, err := h.log.After(ctx, after, readBatch)
+		entries, err := h.log.After(ctx, after, int(min(readBatch, end-after)))
 		if err != nil {
 			return messages, after, err
 		}
-		entries = entries[:len(entries)-len(store.Above(entries, end))]
+		entries = through(entries, end)
 		if len(entries) == 0 {
 			break
 		}
@@ -191,6 +225,7 @@ func (h *Hub) advance(entries []store.Entry, frames [][]byte) map[*Listener]func
 		h.stepBack(first - 1)
 	}
 	h.last = entries[len(entries)-1].N
+	h.rates.delivered(entries)
 	h.messages = append(h.messages, onlyMessages(entries)...)
 	if len(h.messages) >= 2*heldCount { // cut seldom, so that one message does not cost a copy of all
 		h.floor = h.messages[len(h.messages)-heldCount-1].N
@@ -265,6 +300,11 @@ func (h *Hub) stop() {
 // onlyMessages returns the messages among entries, in a slice of its own.
 func onlyMessages(entries []store.Entry) []store.Entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e store.Entry) bool { return e.Kind != store.MessagePosted })
+}
+
+// through returns the entries with numbers up to last.
+func through(entries []store.Entry, last int64) []store.Entry {
+	return entries[:len(entries)-len(store.Above(entries, last))]
 }
 
 // wake wakes the goroutine that reads from a channel of capacity 1.

@@ -23,6 +23,9 @@ type memory struct {
 	slow      bool // After takes a second
 }
 
+// unlimited is a limit on messages that no test reaches.
+const unlimited = 1 << 30
+
 // maxAfter is the highest number of entries that After returns.
 const maxAfter = 300
 
@@ -131,9 +134,15 @@ func newLog(s store.Store) *eventlog.Log {
 // process starts the log and the hub of one process. stop ends both, at the latest at the end of the test.
 func process(t *testing.T, s store.Store) (h *Hub, stop func()) {
 	t.Helper()
+	return limitedProcess(t, s, unlimited)
+}
+
+// limitedProcess is process with a limit on an author's messages in a minute.
+func limitedProcess(t *testing.T, s store.Store, perMinute int) (h *Hub, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := newLog(s)
-	h = NewHub(s, l)
+	h = NewHub(s, l, perMinute)
 	var running sync.WaitGroup
 	running.Go(func() { _ = l.Run(ctx) }) // Run has no error to return
 	running.Go(func() {

@@ -146,6 +146,9 @@ func (l *Log) openPages() int {
 	return l.pages
 }
 
+// Now returns the time by which messages are dated, that of the store's server.
+func (l *Log) Now(ctx context.Context) (time.Time, error) { return l.clock.Now(ctx) }
+
 // Ready returns a channel that is closed once the log's position is known. From then on Recent holds at least the last
 // entries, if the log has any.
 func (l *Log) Ready() <-chan struct{} { return l.ready }

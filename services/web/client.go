@@ -4,36 +4,44 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"math"
 	"math/rand/v2"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
-	"golang.org/x/time/rate"
 
 	"balanza/services/chat"
 	"balanza/services/store"
 )
 
 const (
-	maxFrame        = 8 << 10 // bytes; the longest message fits, whatever its characters
-	framesPerSecond = 20      // of one page, on average
-	frameBurst      = 100     // frames of one page, at once
+	// maxFrame is the greatest length of a frame in bytes. The longest message fits in any spelling of JSON: a character
+	// takes up to two escapes of six bytes, and so does each byte of an id or a key.
+	maxFrame  = 2*escapeLength*chat.MaxText + escapeLength*chat.MaxClientID + maxFields
+	maxFields = 512 // of the keys, the type and the signs between them
+
+	escapeLength = 6
 
 	aliveInterval = 15 * time.Second // between two pings: shorter than a page's silence timer and proxies' idle timeouts
 	pongTimeout   = 60 * time.Second // three pings may be lost
-	writeTimeout  = 30 * time.Second // of one frame, which is at most 16 KiB long
 	closeTimeout  = time.Second      // for the page's answer to a close frame
 	replyQueue    = 8                // replies that may wait for the writer before no more frames are read
 	maxPending    = 16               // messages of one page that are being stored
 	// messageTouchInterval limits how often messages extend a session: otherwise each would cost two writes.
 	messageTouchInterval = 10 * time.Second
+	// reconnectDelay is when a page may come back whose account has too many websockets, or opens them too often.
+	reconnectDelay = 10 * time.Second
 
 	sessionEnded = "session ended"
 )
+
+// errEnded is what next returns once the connection is to end.
+var errEnded = errors.New("websocket ended")
 
 // aliveFrame shows a page's script that its connection works: it cannot see pings.
 var aliveFrame = []byte(`{"type":"alive"}`)
@@ -52,12 +60,14 @@ type ackFrame struct {
 	ID       int64  `json:"id"`
 }
 
-// errorFrame says why a frame was not accepted, or why its message is not known to be stored.
+// errorFrame says why a frame was not accepted, or why its message is not known to be stored. With codeTooMany it says how
+// many seconds later the page may send the message again or, without a clientId, connect again.
 type errorFrame struct {
 	Type        string `json:"type"` // error
 	ClientID    string `json:"clientId"`
 	Codigo      int    `json:"codigo"`
 	Descripcion string `json:"descripcion"`
+	Espera      int    `json:"espera,omitempty"`
 }
 
 // client is a page at the other end of a websocket. One goroutine reads; another one writes, which runs only while there is
@@ -69,9 +79,11 @@ type client struct {
 	session  store.Session
 	author   store.Author
 	texts    texts
-	limit    *rate.Limiter
-	after    int64          // number of the last entry that the page has
-	listener *chat.Listener // set before the first writer starts
+	frames   frameCounter
+	after    int64           // number of the last entry that the page has
+	listener *chat.Listener  // set before the first writer starts
+	ctx      context.Context // it ends with the connection or with the site's work
+	cancel   context.CancelFunc
 
 	touching sync.Mutex // guards session.Expires
 
@@ -119,7 +131,7 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 		session: session,
 		author:  user.Author,
 		texts:   s.texts[lang(c)],
-		limit:   rate.NewLimiter(framesPerSecond, frameBurst),
+		frames:  newFrameCounter(s.config.Limits.Frames),
 		after:   after,
 		writing: true,
 	}
@@ -131,26 +143,27 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 // lastEntry reads from the query the number of the last entry that a page has, 0 when it has none. A frame with this
 // number could come too late, and the page would get entries twice.
 func lastEntry(c *fiber.Ctx) (int64, error) {
-	n, err := strconv.ParseInt(c.Query("after", "0"), 10, 64)
-	if err != nil || n < 0 {
-		return 0, invalid("after", "error.whole", "after")
-	}
-	return n, nil
+	return queryNumber(c, "after", 0, maxNumber, 0)
 }
 
 // serve reads the page's frames until the connection ends.
 func (c *client) serve() {
+	c.ctx, c.cancel = context.WithCancel(c.site.work)
 	defer c.fail()
 	defer c.recoverPanic()
+	c.conn.SetReadLimit(maxFrame)
 	if !c.site.clients.add(c) {
-		c.end(websocket.CloseServiceRestart, "service restart")
-		c.sendClose()
+		c.reject(chat.ErrClosed)
 		return
 	}
 	defer c.site.clients.remove(c)
+	if err := c.admit(); err != nil {
+		c.reject(err)
+		return
+	}
+	defer c.site.sockets.release(c.session.Email)
 	if err := c.join(); err != nil {
-		c.end(closeReason(err))
-		c.sendClose()
+		c.reject(err)
 		return
 	}
 	defer c.waitPending()
@@ -158,18 +171,58 @@ func (c *client) serve() {
 	go c.write()
 	time.AfterFunc(rand.N(aliveInterval), c.sendAlive) // after a reload thousands of pages come at once
 
-	c.conn.SetReadLimit(maxFrame)
 	c.conn.SetPongHandler(func(string) error { c.extendReadDeadline(); return nil })
 	c.extendReadDeadline()
+	c.readFrames()
+}
+
+// readFrames handles frames until the connection ends, or until the page has sent too many of them, of whatever kind.
+func (c *client) readFrames() {
 	for {
-		_, frame, err := c.conn.ReadMessage()
+		kind, frame, err := c.conn.ReadMessage()
+		if errors.Is(err, errTooManyFrames) {
+			c.end(websocket.ClosePolicyViolation, "too many frames")
+			c.discard()
+			return
+		}
 		if err != nil {
 			return
 		}
 		if c.waitForRoom() { // else the page's answer to the close frame is awaited
-			c.handleFrame(frame)
+			c.handleFrame(kind, frame)
 		}
 	}
+}
+
+// discard reads what the page still sends, without looking at it, for at most closeTimeout: a connection that is closed with
+// bytes unread is reset, and the page may miss the close frame.
+func (c *client) discard() {
+	_ = c.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	_, _ = io.Copy(io.Discard, c.frames.conn)
+}
+
+// reject ends a connection that has not joined the chat. No writer runs yet.
+func (c *client) reject(err error) {
+	switch {
+	case errors.Is(err, errTooManyWebsockets):
+		c.writeError("error.websockets", c.site.config.Limits.Websockets)
+	case errors.Is(err, errTooManyJoins):
+		c.writeError("error.joins")
+	}
+	c.mu.Lock()
+	c.endLocked(closeReason(err))
+	c.mu.Unlock()
+	c.sendClose()
+	c.readFrames()
+}
+
+// writeError says why a page must wait before it connects again: browsers tell it nothing of a request that was rejected.
+func (c *client) writeError(text string, args ...any) {
+	frame, _ := json.Marshal(errorFrame{ // cannot fail
+		"error", "", codeTooMany, c.texts.format(text, args...), int(reconnectDelay.Seconds()),
+	})
+	_ = c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	_ = c.conn.WriteMessage(websocket.TextMessage, frame) // when it fails, so does the close frame
 }
 
 // recoverPanic ends the connection in which a goroutine has panicked. Neither fasthttp nor the websocket's package
@@ -240,6 +293,7 @@ func (c *client) fail() {
 	defer c.mu.Unlock()
 	c.ended, c.closeFrame = true, nil
 	c.changed.Broadcast()
+	c.cancel()
 	_ = c.conn.Close() // ends the reader and the writer
 }
 
@@ -262,15 +316,18 @@ func (c *client) startWriter() {
 func (c *client) write() {
 	defer c.recoverPanic()
 	for {
-		frame, ended := c.next()
-		if ended {
+		frame, err := c.next()
+		switch {
+		case errors.Is(err, chat.ErrBehind):
+			c.catchUp()
+			continue
+		case err != nil:
 			c.sendClose()
 			return
-		}
-		if frame == nil {
+		case frame == nil:
 			return
 		}
-		_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = c.conn.SetWriteDeadline(time.Now().Add(c.site.config.Limits.ClientTimeout))
 		if err := c.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
 			c.fail()
 			return
@@ -278,27 +335,38 @@ func (c *client) write() {
 	}
 }
 
-// next returns the frame that the writer is to send; without one the writer must return. A reply precedes the frames of the
-// chat: on a slow line these may take minutes, in which the page would repeat its message.
-func (c *client) next() (frame []byte, ended bool) {
+// next returns the frame that the writer is to send. Without one the writer must return, with chat.ErrBehind call catchUp, and
+// with any other error end the connection. A reply precedes the frames of the chat: on a slow line these may take minutes, in
+// which the page would repeat its message.
+func (c *client) next() (frame []byte, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.ended: // writing stays set, so that no other writer starts
-		return nil, true
+		return nil, errEnded
 	case len(c.replies) > 0:
 		frame, c.replies = c.replies[0], c.replies[1:]
 		c.changed.Broadcast()
-		return frame, false
+		return frame, nil
 	}
 	c.replies = nil // frees the array
-	frame, err := c.listener.Next()
-	if err != nil {
+	frame, err = c.listener.Next()
+	switch {
+	case errors.Is(err, chat.ErrBehind):
+		return nil, err
+	case err != nil:
 		c.endLocked(closeReason(err))
-		return nil, true
+		return nil, err
 	}
 	c.writing = frame != nil
-	return frame, false
+	return frame, nil
+}
+
+// catchUp reads more of what the page missed. When the store is too slow, the listener ends and the page connects again.
+func (c *client) catchUp() {
+	ctx, cancel := context.WithTimeout(c.ctx, storeTimeout)
+	defer cancel()
+	c.listener.CatchUp(ctx)
 }
 
 // sendClose sends the close frame, unless that was done, and limits the time in which the reader waits for the page's answer.
@@ -318,7 +386,7 @@ func (c *client) sendClose() {
 func (c *client) sendAlive() {
 	defer c.recoverPanic()
 	c.send(aliveFrame)
-	if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)); err != nil {
+	if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.site.config.Limits.ClientTimeout)); err != nil {
 		c.fail()
 		return
 	}
@@ -335,19 +403,26 @@ func closeReason(err error) (code int, reason string) {
 		return websocket.ClosePolicyViolation, "too slow"
 	case errors.Is(err, store.ErrUnavailable):
 		return websocket.CloseTryAgainLater, "store unavailable"
+	case errors.Is(err, errTooManyWebsockets), errors.Is(err, errTooManyJoins):
+		return websocket.CloseTryAgainLater, err.Error()
 	default:
 		return websocket.CloseServiceRestart, "service restart"
 	}
 }
 
-// handleFrame checks a frame and sends its message. A frame that breaks the rate limit is decoded too: the reply names
-// its clientId, and the page repeats that message later.
-func (c *client) handleFrame(frame []byte) {
+// handleFrame checks a frame and sends its message.
+func (c *client) handleFrame(kind int, frame []byte) {
+	if kind != websocket.TextMessage {
+		c.end(websocket.CloseUnsupportedData, "only text")
+		return
+	}
+	if !utf8.Valid(frame) { // RFC 6455, 8.1
+		c.end(websocket.CloseInvalidFramePayloadData, "invalid UTF-8")
+		return
+	}
 	var f inboundFrame
-	err := json.Unmarshal(frame, &f)
+	err := decodeJSON(frame, &f)
 	switch {
-	case !c.limit.Allow():
-		c.replyError(f.ClientID, codeTooMany, "error.rate")
 	case err != nil:
 		c.replyError("", codeInvalid, "error.json")
 	case f.Type == "message", f.Type == "" && f.ClientID != "":
@@ -355,6 +430,29 @@ func (c *client) handleFrame(frame []byte) {
 	default:
 		c.replyError(f.ClientID, codeInvalid, "error.frame")
 	}
+}
+
+// admit takes the join off the account's budget and counts the websocket. When the budget does not allow for what the page
+// missed, the page gets the recent messages in place of what it has.
+func (c *client) admit() error {
+	ctx, cancel := c.site.storeContext()
+	defer cancel()
+	behind, err := c.site.hub.Behind(ctx, c.after)
+	if err != nil {
+		return err
+	}
+	email := c.session.Email
+	if !c.site.sockets.spend(email, behind) {
+		if behind <= joinCost || !c.site.sockets.spend(email, joinCost) {
+			select { // a client that is told at once comes back at once
+			case <-time.After(admitTimeout):
+			case <-c.ctx.Done():
+			}
+			return errTooManyJoins
+		}
+		c.after = 0
+	}
+	return c.site.sockets.admit(email)
 }
 
 // join subscribes the page to the chat, from the entry after the last one that it has. It fails with
@@ -387,6 +485,11 @@ func (c *client) acknowledge(ctx context.Context, f inboundFrame, stored func() 
 		c.replyError(f.ClientID, codeInvalid, "error.message", e.Field)
 		return
 	}
+	if e, ok := errors.AsType[*chat.TooManyError](err); ok {
+		seconds := int(math.Ceil(e.Wait.Seconds()))
+		c.reply(errorFrame{"error", f.ClientID, codeTooMany, c.texts.format("error.rate", seconds), seconds})
+		return
+	}
 	if err != nil {
 		if !errors.Is(err, store.ErrUnavailable) {
 			c.site.log.Error("message not stored", "error", err)
@@ -412,7 +515,7 @@ func (c *client) touchSession(ctx context.Context) {
 
 // replyError queues an error frame; text is a key of the texts.
 func (c *client) replyError(clientID string, code int, text string, args ...any) {
-	c.reply(errorFrame{"error", clientID, code, c.texts.format(text, args...)})
+	c.reply(errorFrame{Type: "error", ClientID: clientID, Codigo: code, Descripcion: c.texts.format(text, args...)})
 }
 
 // reply sends a value as JSON.

@@ -31,6 +31,7 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener) error {
 	s.background.Go(func() { _ = s.hub.Run(s.work) }) // its error is always nil
 	s.background.Go(func() { s.watchSessions(s.work) })
 	s.background.Go(func() { s.sweep(s.work) })
+	s.background.Go(func() { s.sockets.run(s.work) })
 
 	failed := make(chan error, 1)
 	go func() { failed <- s.app.Listener(newClientListener(s, ln)) }()

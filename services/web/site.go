@@ -102,6 +102,7 @@ type Site struct {
 	clients  openSet[*client]  // websockets
 	hub      *chat.Hub
 	upgrader upgrader
+	sockets  *websockets
 	hashers  *hashers
 	usedUp   usedUp
 	refusals refusalLog
@@ -142,7 +143,7 @@ func New(config Config) (*Site, error) {
 		config:  config,
 		log:     config.Logger,
 		info:    newInfo(config.Process),
-		hub:     chat.NewHub(config.Store, config.Log),
+		hub:     chat.NewHub(config.Store, config.Log, config.Limits.Messages),
 		hashers: newHashers(),
 		pages:   loadPages(assets),
 		assets:  assets,
@@ -162,6 +163,7 @@ func New(config Config) (*Site, error) {
 		ErrorHandler:                 s.writeError,
 	})
 	s.upgrader = newUpgrader(s)
+	s.sockets = newWebsockets(s)
 	s.routes()
 	s.handler = s.recoverPanics(s.checkRequests(s.app.Handler()))
 	server := s.app.Server()
@@ -209,6 +211,7 @@ func (s *Site) routes() {
 	s.get("/productos-test", s.showMockProducts)
 
 	s.get("/ws", s.checkUpgrade(s.loggedIn(s.openWebsocket)))
+	s.get("/api/mensajes", s.loggedIn(s.messages))
 	s.app.Use(s.counted("other", "other", notImplemented))
 }
 

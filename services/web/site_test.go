@@ -278,7 +278,9 @@ type serverFrame struct {
 	ID          any
 	Last        int64
 	More        bool
+	Reset       bool
 	Codigo      int
+	Espera      int
 	Product     *store.Product
 	Descripcion string
 	Normalised  struct {

@@ -44,6 +44,7 @@ func newUpgrader(s *Site) upgrader {
 // before the answer is lost; RFC 6455 (4.1) forbids it.
 func (u upgrader) upgrade(c *fiber.Ctx, client *client) {
 	conn := &handshakeConn{Conn: tcpConn(c.Context().Conn()), request: handshake(c), client: client}
+	client.frames.conn = conn.Conn
 	limitUnsent(conn.Conn)
 	c.Status(fiber.StatusSwitchingProtocols) // for the metrics
 	c.Context().HijackSetNoResponse(true)
@@ -59,7 +60,7 @@ type handshakeConn struct {
 
 func (c *handshakeConn) Read(p []byte) (int, error) {
 	if c.request == "" {
-		return c.Conn.Read(p)
+		return c.client.frames.Read(p)
 	}
 	n := copy(p, c.request)
 	c.request = c.request[n:]
