@@ -1,8 +1,12 @@
-// The chat: the messages, the compression of their normalised form, and the form for a new message.
+// The chat: the messages, also the earlier ones when the reader scrolls up, the compression of their normalised form, and the
+// form for a new message.
 
-import { compression, emptyChat, merge, message } from './denormalise.js';
+import { compression, emptyChat, merge, mergeEarlier, message } from './denormalise.js';
 
 const $ = (id) => document.getElementById(id);
+const REQUEST_TIMEOUT = 20_000; // ms
+const EARLIER_MARGIN = '300px 0px 0px'; // how near to the first message the reader is when earlier ones are loaded
+const QUIET_TIME = 500; // ms in which screen readers do not announce the earlier messages
 
 export class Chat {
   /** The number of the last log entry that the page has. */
@@ -11,12 +15,18 @@ export class Chat {
   #normalised = emptyChat();
   #shown = new Map(); // message's id → its element
   #timer = 0; // timer
+  #earlier = null; // address of the messages before those that are shown, null: there are none
+  #loading = null; // address that is being loaded
+  #observer = new IntersectionObserver((entries) => entries.some((e) => e.isIntersecting) && this.#loadEarlier(),
+    { root: $('log'), rootMargin: EARLIER_MARGIN });
 
   /** Shows the events of a socket, and sends the form's messages to it. */
   connect(socket) {
     socket.addEventListener('chat', ({ detail }) => this.#onChat(detail));
     socket.addEventListener('pending', () => this.#showPending(socket.pending));
     socket.addEventListener('rejected', ({ detail }) => showError(detail));
+    socket.addEventListener('delayed', ({ detail }) => showError(detail));
+    $('chat-earlier').addEventListener('click', () => this.#loadEarlier());
     const form = $('chat-form');
     form.addEventListener('submit', (event) => {
       event.preventDefault();
@@ -40,12 +50,63 @@ export class Chat {
       this.#normalised = emptyChat();
       this.#shown.clear();
       $('messages').replaceChildren();
+      const [first = last + 1] = normalised.entities.chats[normalised.result].mensajes;
+      this.#setEarlier(first > 1 ? `/api/mensajes?before=${first}` : null);
     }
     merge(this.#normalised, normalised);
     this.last = last;
     for (const id of normalised.entities.chats[normalised.result].mensajes) {
       this.#show(message(this.#normalised, id));
     }
+    $('chat-empty').hidden = this.#shown.size > 0;
+    this.#showCompression();
+  }
+
+  /** Sets the address of the earlier messages. They are loaded when the button is in view, or nearly, or pressed. */
+  #setEarlier(address) {
+    this.#earlier = address;
+    this.#loading = null;
+    const button = $('chat-earlier');
+    button.textContent = button.dataset.load;
+    if (!address && button === document.activeElement) $('log').focus(); // else the focus is lost with the button
+    button.parentElement.hidden = !address;
+    this.#observer.disconnect();
+    if (address) this.#observer.observe(button);
+  }
+
+  async #loadEarlier() {
+    const address = this.#earlier;
+    if (!address || this.#loading) return;
+    this.#loading = address;
+    const button = $('chat-earlier');
+    button.textContent = button.dataset.loading;
+    try {
+      const signal = AbortSignal.timeout(REQUEST_TIMEOUT);
+      const response = await fetch(address, { headers: { Accept: 'application/json' }, signal });
+      if (response.status === 401) location.assign('/login');
+      if (!response.ok) throw new Error(response.statusText);
+      const normalised = await response.json();
+      if (address !== this.#earlier) return; // the server has replaced the messages meanwhile
+      this.#showEarlier(normalised);
+      this.#setEarlier(response.headers.get('Link')?.match(/<([^>]+)>; rel="next"/)?.[1] ?? null);
+    } catch {
+      if (address !== this.#earlier) return;
+      this.#loading = null;
+      button.textContent = button.dataset.load;
+      showError(button.dataset.failed);
+    }
+  }
+
+  /** Shows messages before the others. The log scrolls from its end, so what the reader sees does not move. */
+  #showEarlier(normalised) {
+    const items = mergeEarlier(this.#normalised, normalised).map((id) => {
+      const item = messageItem(message(this.#normalised, id));
+      this.#shown.set(id, item);
+      return item;
+    });
+    $('log').ariaLive = 'off';
+    $('messages').prepend(...items);
+    setTimeout(() => { $('log').ariaLive = 'polite'; }, QUIET_TIME);
     $('chat-empty').hidden = this.#shown.size > 0;
     this.#showCompression();
   }

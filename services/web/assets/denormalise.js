@@ -17,6 +17,18 @@ export function merge(target, update) {
   Object.assign(into.messages, from.messages);
 }
 
+/** Adds the entities of `earlier` before those of `target`, whose authors are newer and stay. Returns the ids of new messages. */
+export function mergeEarlier(target, earlier) {
+  const into = target.entities;
+  const from = earlier.entities;
+  const ids = from.chats[earlier.result].mensajes.filter((id) => !(id in into.messages));
+  into.authors = { ...from.authors, ...into.authors };
+  into.messages = { ...from.messages, ...into.messages };
+  const chat = into.chats[target.result];
+  chat.mensajes = [...ids, ...chat.mensajes];
+  return ids;
+}
+
 /** One message, with its author inside. */
 export function message({ entities }, id) {
   const found = entities.messages[id];

@@ -5,7 +5,10 @@ const MAX_BACKOFF = 8000; // ms
 const SILENCE_TIMEOUT = 25_000; // ms without a frame after which the connection is dropped; the server sends one every 15 s
 const REQUEST_TIMEOUT = 20_000; // ms
 const MAX_IN_FLIGHT = 16; // messages that were sent and are not acknowledged
+const SEND_INTERVAL = 100; // ms between two messages on average: the server closes a page of more than 20 frames a second
+const SEND_BURST = 16; // messages that are sent without these intervals
 const RETRY_DELAY = 1500; // ms before a message is repeated after a temporary error
+const POLICY_VIOLATION = 1008; // close code: the session has ended, or the page has sent too much
 const TEMPORARY = new Set([-6, -7]); // error codes: too many messages, store unavailable
 
 export class Socket extends EventTarget {
@@ -16,6 +19,10 @@ export class Socket extends EventTarget {
   #timer = 0;
   #pending = new Map(); // clientId → {text, sent, timer}, in the order they were written
   #silence = 0; // timer
+  #pace = 0; // timer of the next message that must wait
+  #paced = 0; // time at which all messages sent so far would have been sent, one in each SEND_INTERVAL
+  #pausedUntil = 0; // time before which the server accepts no message
+  #delayed = false; // a 'delayed' event has given a reason
   #open = false;
   #joined = false; // the server has sent an event
   #complete = false; // the server has sent all that the page missed
@@ -23,7 +30,8 @@ export class Socket extends EventTarget {
   /**
    * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' when the page has all
    * that it missed, or 'waiting'), 'joined' when the first event of a connection has arrived, 'pending' when that list
-   * changes, 'rejected' (detail: the reason), and the server's events: 'chat' and 'product'.
+   * changes, 'rejected' (detail: the reason), 'delayed' (detail: why messages or the connection must wait, '' when they no
+   * longer do), and the server's events: 'chat' and 'product'.
    */
   constructor(path, after) {
     super();
@@ -63,14 +71,16 @@ export class Socket extends EventTarget {
       this.#sendPending();
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
-    socket.onclose = () => this.#onClose();
+    socket.onclose = ({ code }) => this.#onClose(code);
   }
 
-  async #onClose() {
-    const hadJoined = this.#joined;
+  async #onClose(code) {
+    const lostSession = !this.#joined || code === POLICY_VIOLATION;
+    if (code === POLICY_VIOLATION) this.#backoff = MAX_BACKOFF;
     this.#socket = null;
     this.#open = this.#joined = this.#complete = false;
     clearTimeout(this.#silence);
+    clearTimeout(this.#pace);
     for (const message of this.#pending.values()) {
       clearTimeout(message.timer);
       message.sent = false;
@@ -79,7 +89,7 @@ export class Socket extends EventTarget {
     // All pages of a server that stops lose their connections at once: a random delay spreads their return.
     this.#connectIn(this.#backoff * (0.5 + Math.random() / 2));
     this.#backoff = Math.min(2 * this.#backoff, MAX_BACKOFF);
-    if (!hadJoined) await redirectIfLoggedOut();
+    if (lostSession) await redirectIfLoggedOut();
   }
 
   #connectIn(delay) {
@@ -88,11 +98,19 @@ export class Socket extends EventTarget {
     this.#timer = setTimeout(() => this.#connect(), delay);
   }
 
-  /** Sends the oldest messages that are not sent yet, at most MAX_IN_FLIGHT at a time. */
+  /** Sends the oldest messages that are not sent yet, at most MAX_IN_FLIGHT at a time, at the pace that the server allows. */
   #sendPending() {
+    clearTimeout(this.#pace);
     if (!this.#open) return;
     for (const [clientId, message] of [...this.#pending].slice(0, MAX_IN_FLIGHT)) {
       if (message.sent) continue;
+      const now = Date.now();
+      const wait = Math.max(this.#pausedUntil, this.#paced - (SEND_BURST - 1) * SEND_INTERVAL) - now;
+      if (wait > 0) {
+        this.#pace = setTimeout(() => this.#sendPending(), wait);
+        return;
+      }
+      this.#paced = Math.max(this.#paced, now) + SEND_INTERVAL;
       message.sent = true;
       this.#socket.send(JSON.stringify({ type: 'message', text: message.text, clientId }));
     }
@@ -118,6 +136,7 @@ export class Socket extends EventTarget {
     switch (event.type) {
       case 'ack':
         this.#remove(event.clientId);
+        this.#endDelay();
         break;
       case 'error':
         this.#onError(event);
@@ -133,6 +152,7 @@ export class Socket extends EventTarget {
   #onJoined() {
     this.#joined = true;
     this.#backoff = MIN_BACKOFF;
+    this.#endDelay();
     this.#emit('joined');
   }
 
@@ -141,17 +161,33 @@ export class Socket extends EventTarget {
     this.#emit('state', 'open');
   }
 
-  #onError({ clientId, codigo, descripcion }) {
+  #onError({ clientId, codigo, descripcion, espera = 0 }) {
+    if (espera) {
+      this.#delayed = true;
+      this.#emit('delayed', descripcion);
+    }
+    if (!clientId && espera) { // the server closes the connection
+      this.#backoff = espera * 1000;
+      return;
+    }
     const message = this.#pending.get(clientId);
     if (message && TEMPORARY.has(codigo)) {
+      if (espera) this.#pausedUntil = Date.now() + espera * 1000;
       message.timer = setTimeout(() => {
         message.sent = false;
         this.#sendPending();
-      }, RETRY_DELAY);
+      }, espera * 1000 || RETRY_DELAY);
       return;
     }
     this.#remove(clientId);
     this.#emit('rejected', descripcion);
+  }
+
+  /** Reports that nothing must wait any more. */
+  #endDelay() {
+    if (!this.#delayed) return;
+    this.#delayed = false;
+    this.#emit('delayed', '');
   }
 
   #remove(clientId) {
