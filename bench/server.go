@@ -56,6 +56,8 @@ func (b *bench) startPeer(ctx context.Context, name string, prefix []string, arg
 func (b *bench) environment() []string {
 	return append(os.Environ(),
 		"NODE_ENV=production",
+		// Pages send and connect more often than people do.
+		"BALANZA_LIMIT_MESSAGES=1000000", "BALANZA_LIMIT_WEBSOCKETS=100000",
 		"PM2_HOME="+filepath.Join(b.temp, "pm2"),
 		"BALANZA_HOME="+filepath.Join(b.temp, "home"),
 		"BALANZA_DATA="+filepath.Join(b.temp, "data"),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +15,10 @@ import (
 
 	dialogs "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"balanza/services/store"
+	"balanza/services/store/sqlitestore"
 )
 
 // style is part of the computed style of an element.
@@ -216,4 +221,157 @@ func TestChatScrollPosition(t *testing.T) {
 	if after := evaluate[float64](p, first); math.Abs(after-before) > 2 {
 		t.Errorf("the first message moved by %v px", after-before)
 	}
+}
+
+// storeOldMessages stores messages 1, 2 … of an author as another process would, and an event after each tenth.
+func storeOldMessages(t *testing.T, home string, count int) {
+	t.Helper()
+	db, err := sqlitestore.Open(t.Context(), filepath.Join(home, "data", "balanza.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	author := store.Author{ID: "vieja@example.com", Nombre: "Vieja", Apellido: "Prueba", Edad: 30, Alias: "vieja"}
+	var entries []store.Entry
+	for i := range count {
+		entries = append(entries, store.Entry{Kind: store.MessagePosted, Author: author.ID, ClientID: fmt.Sprint(i),
+			Message: &store.Message{Author: author, Text: fmt.Sprint(i + 1), Time: time.Now().Add(-time.Hour)}})
+		if i%10 == 9 {
+			entries = append(entries, store.Entry{Kind: store.ProductChanged, Subject: "p", ClientID: store.NewEventID(time.Now())})
+		}
+	}
+	if _, err := db.Append(t.Context(), entries); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A reader who scrolls up, with the wheel, the keyboard or the button, gets the earlier messages down to the first one. What
+// is in view does not move, new messages go on arriving, and the compression is that of all messages that are shown.
+func TestScrollUpForEarlierMessages(t *testing.T) {
+	const count = 530
+	home := t.TempDir()
+	s := serve(t, home)
+	storeOldMessages(t, home, count)
+	ana, beto := twoUsers(t, s.url, s.url)
+	shown := func(n int) string { return fmt.Sprintf("document.querySelectorAll('#messages li').length === %d", n) }
+	for _, width := range []int64{1280, 360} {
+		ana.emulate(width, "light")
+		ana.open(s.url + "/")
+		ana.awaitOnline()
+		before := len(beto.messages())
+		ana.await(shown(200))
+		if evaluate[bool](ana, "document.querySelector('#chat-earlier').parentElement.hidden") {
+			t.Error("no button although there are earlier messages")
+		}
+
+		// A message in view, whose position is compared after more were put before it.
+		evaluate[any](ana, `{
+			const log = document.querySelector('#log');
+			log.scrollTop = 250 - (log.scrollHeight - log.clientHeight);
+			const top = log.getBoundingClientRect().top;
+			window.anchor = [...document.querySelectorAll('#messages li')].find(li => li.getBoundingClientRect().top > top + 20);
+			window.anchorTop = anchor.getBoundingClientRect().top;
+			null
+		}`)
+		ana.await(shown(300))
+		time.Sleep(200 * time.Millisecond)
+		if moved := evaluate[float64](ana, "anchor.getBoundingClientRect().top - anchorTop"); math.Abs(moved) > 2 {
+			t.Errorf("%d px wide: the message in view moved by %v px", width, moved)
+		}
+		beto.send("nuevo")
+		beto.await(fmt.Sprintf("document.querySelectorAll('#messages li').length === %d", before+1))
+		ana.await(shown(301))
+		if moved := evaluate[float64](ana, "anchor.getBoundingClientRect().top - anchorTop"); math.Abs(moved) > 2 {
+			t.Errorf("%d px wide: the message in view moved by %v px when another one arrived", width, moved)
+		}
+
+		// The Home key scrolls to the first message, which then is no longer the first one; the button does the same.
+		evaluate[any](ana, "document.querySelector('#log').focus(), null")
+		ana.run(chromedp.KeyEvent(kb.Home))
+		ana.await("document.querySelectorAll('#messages li').length >= 401")
+		for range 100 {
+			if evaluate[bool](ana, "document.querySelector('#chat-earlier').parentElement.hidden") {
+				break
+			}
+			evaluate[any](ana, "document.querySelector('#chat-earlier').focus({ preventScroll: true }), null")
+			ana.run(chromedp.KeyEvent("\r"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		ana.await("document.activeElement.matches('#log, body')") // the button had the focus, if it was still there
+		texts := ana.messages()
+		for i := range count {
+			if len(texts) <= count || texts[i] != fmt.Sprint(i+1) {
+				t.Fatalf("%d px wide: of %d messages, number %d is not in its place", width, len(texts), i+1)
+			}
+		}
+		evaluate[any](ana, expectedCompression)
+		ana.await(`Math.abs(document.querySelector('#compression').textContent.match(/[\d.,]+/)?.[0].replace(',', '.')
+			- window.expected) < 0.006`)
+	}
+}
+
+// expectedCompression computes the compression of the whole chat, as the pages of its history have it.
+const expectedCompression = `(async () => {
+	const authors = {}, messages = {};
+	let ids = [];
+	for (let address = '/api/mensajes?limit=200'; address;) {
+		const response = await fetch(address);
+		const { entities } = await response.json();
+		Object.assign(authors, entities.authors);
+		Object.assign(messages, entities.messages);
+		ids = [...entities.chats.mensajes.mensajes, ...ids];
+		address = response.headers.get('Link')?.match(/<([^>]+)>/)[1];
+	}
+	const normalised = { result: 'mensajes', entities: { authors, messages, chats: { mensajes: { id: 'mensajes', mensajes: ids } } } };
+	const full = { id: 'mensajes', mensajes: ids.map(id => ({ ...messages[id], author: authors[messages[id].author] })) };
+	window.expected = (100 * JSON.stringify(normalised).length / JSON.stringify(full).length).toFixed(2);
+})(), null`
+
+// A page that sends many messages at once keeps its connection, and sends all of them in order.
+func TestManyMessagesAtOnce(t *testing.T) {
+	const count = 60
+	p := newTab(t)
+	p.signUp(serve(t, homeWith(t, chatLimits)).url, "ana@example.com")
+	p.awaitOnline()
+	evaluate[any](p, fmt.Sprintf(`
+		window.states = [];
+		new MutationObserver(() => states.push(document.querySelector('#state').dataset.state))
+			.observe(document.querySelector('#state'), { attributes: true });
+		for (let i = 0; i < %d; i++) {
+			document.querySelector('#text').value = i;
+			document.querySelector('#chat-form').requestSubmit();
+		} null`, count))
+	var want []string
+	for i := range count {
+		want = append(want, fmt.Sprint(i))
+	}
+	p.awaitMessages(want...)
+	if states := evaluate[[]string](p, "states"); len(states) > 0 {
+		t.Errorf("the connection was %q", states)
+	}
+}
+
+// A page of an account with too many says why it is not connected, and connects when another one is closed. A page says why
+// its messages must wait, and keeps them.
+func TestPageShowsLimits(t *testing.T) {
+	s := serve(t, homeWith(t, "BALANZA_LIMIT_MESSAGES=3\nBALANZA_LIMIT_WEBSOCKETS=1"))
+	first := newTab(t)
+	first.signUp(s.url, "ana@example.com")
+	first.awaitOnline()
+	ctx, cancel := chromedp.NewContext(first.ctx) // another window with the same cookies
+	defer cancel()
+	p := &tab{t, ctx}
+	p.open(s.url + "/")
+	p.awaitText("#chat-error", "your account has 1 pages open")
+	p.await("document.querySelector('#state').dataset.state === 'waiting'")
+	first.open(s.url + "/info")
+	p.awaitOnline()
+	p.await("document.querySelector('#chat-error').hidden")
+
+	for _, text := range []string{"uno", "dos", "tres", "cuatro"} {
+		p.send(text)
+	}
+	p.awaitMessages("uno", "dos", "tres")
+	p.awaitText("#chat-error", "too many messages in a minute")
+	p.awaitText("#pending", "cuatro")
 }

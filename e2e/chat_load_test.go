@@ -13,7 +13,7 @@ import (
 )
 
 // The average time between two messages of a page. With the short one a page stays well below the server's limit on
-// messages, with the long one below what MongoDB stores on a small machine while processes restart.
+// frames, with the long one below what MongoDB stores on a small machine while processes restart.
 const (
 	shortInterval = 120 * time.Millisecond
 	longInterval  = 350 * time.Millisecond
@@ -178,7 +178,7 @@ func killWorkers(t *testing.T, s *server) func(ctx context.Context) {
 }
 
 func TestWorkersKilledUnderChatLoad(t *testing.T) {
-	s := serve(t, t.TempDir(), "--m", "CLUSTER", "-i", "4")
+	s := serve(t, homeWith(t, chatLimits), "--m", "CLUSTER", "-i", "4")
 	checkNoRepeats(t, largeConversation(shortInterval).run(t, []string{s.url}, killWorkers(t, s)))
 }
 

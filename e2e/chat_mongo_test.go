@@ -83,7 +83,7 @@ func (m *mongod) awaitAnswer() {
 // home makes a BALANZA_HOME whose servers use this mongod.
 func (m *mongod) home() string {
 	m.t.Helper()
-	return homeWith(m.t, "MONGODB_URI="+m.uri)
+	return homeWith(m.t, "MONGODB_URI="+m.uri+"\n"+chatLimits)
 }
 
 func TestMongodKilledUnderChatLoad(t *testing.T) {

@@ -27,8 +27,13 @@ const (
 	maxBackoff     = 8 * time.Second        // … up to this
 	silenceTimeout = 25 * time.Second       // without a frame; then the page drops the connection
 	retryDelay     = 1500 * time.Millisecond
-	maxInFlight    = 16 // messages sent and not acknowledged
+	maxInFlight    = 16                     // messages sent and not acknowledged
+	sendInterval   = 100 * time.Millisecond // between two messages on average
+	sendBurst      = 16                     // messages sent without these intervals
 )
+
+// chatLimits are settings with which pages may send and connect as often as these tests do.
+const chatLimits = "BALANZA_LIMIT_MESSAGES=100000\nBALANZA_LIMIT_WEBSOCKETS=1000"
 
 // The codes of temporary errors: the page sends the message again.
 const (
@@ -110,6 +115,9 @@ type page struct {
 	order        []int64 // numbers of the messages shown, in the order received
 	repeated     []int64 // numbers received more than once
 	pending      []*pending
+	paced        time.Time   // when all messages sent so far would have been sent, one in each sendInterval
+	pausedUntil  time.Time   // before then the server accepts no message
+	paceTimer    *time.Timer // of the next message that must wait
 	silenceTimer *time.Timer
 	acked        map[string]int64 // text → number
 	problems     []string
@@ -130,6 +138,7 @@ type frame struct {
 	ID          json.RawMessage // in an acknowledgement: the message's number
 	Codigo      int
 	Descripcion string
+	Espera      int // seconds
 	Last        int64
 	Reset       bool
 	Normalised  chat.Normalised
@@ -234,17 +243,35 @@ func (p *page) send(text string) {
 	p.flush()
 }
 
-// flush sends the oldest messages that are not sent yet. The caller has locked mu, as for all methods down to problem.
+// flush sends the oldest messages that are not sent yet, at the pace that the server allows. The caller has locked mu, as for
+// all methods down to problem.
 func (p *page) flush() {
+	if p.paceTimer != nil {
+		p.paceTimer.Stop()
+	}
 	if p.conn == nil {
 		return
 	}
 	for _, m := range p.pending[:min(maxInFlight, len(p.pending))] {
-		if !m.sent {
-			m.sent = true
-			// The reader gets the error of a broken connection.
-			_ = p.conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
+		if m.sent {
+			continue
 		}
+		now := time.Now()
+		if wait := max(p.paced.Add(-(sendBurst-1)*sendInterval).Sub(now), p.pausedUntil.Sub(now)); wait > 0 {
+			p.paceTimer = time.AfterFunc(wait, func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.flush()
+			})
+			return
+		}
+		if p.paced.Before(now) {
+			p.paced = now
+		}
+		p.paced = p.paced.Add(sendInterval)
+		m.sent = true
+		// The reader gets the error of a broken connection.
+		_ = p.conn.WriteJSON(map[string]any{"type": "message", "text": m.text, "clientId": m.id})
 	}
 }
 
@@ -292,8 +319,12 @@ func (p *page) handleError(f frame) {
 		p.problem("error frame with code %d: %s", f.Codigo, f.Descripcion)
 		return
 	}
-	m := p.pending[i]
-	m.retry = time.AfterFunc(retryDelay, func() {
+	m, delay := p.pending[i], retryDelay
+	if f.Espera > 0 {
+		delay = time.Duration(f.Espera) * time.Second
+		p.pausedUntil = time.Now().Add(delay)
+	}
+	m.retry = time.AfterFunc(delay, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		m.sent = false

@@ -46,7 +46,7 @@ func serveBehind(t *testing.T, l *line.Line, args ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, home: t.TempDir(), args: append([]string{"--p", port}, args...),
+	s := &server{t: t, home: homeWith(t, chatLimits), args: append([]string{"--p", port}, args...),
 		url: "http://" + net.JoinHostPort(l.Address, port), log: log}
 	cmd := s.balanza(s.args...)
 	s.cmd = l.Command(context.Background(), cmd.Path, s.args...)

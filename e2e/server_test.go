@@ -77,11 +77,11 @@ func serve(t *testing.T, home string, args ...string) *server {
 	return s
 }
 
-// homeWith makes a BALANZA_HOME whose servers have a setting, NAME=value.
-func homeWith(t *testing.T, setting string) string {
+// homeWith makes a BALANZA_HOME whose servers have settings, lines NAME=value.
+func homeWith(t *testing.T, settings string) string {
 	t.Helper()
 	home := t.TempDir()
-	if err := os.WriteFile(filepath.Join(home, ".env"), []byte(setting+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(home, ".env"), []byte(settings+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return home

@@ -154,3 +154,18 @@ func wholeNumber(text string) (n int64, ok bool) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	return n, err == nil && strings.Trim(text, "0123456789") == ""
 }
+
+// queryNumber reads a whole number from least to most from the query, fallback when it is missing.
+func queryNumber(c *fiber.Ctx, name string, least, most, fallback int64) (int64, error) {
+	if !c.Context().QueryArgs().Has(name) {
+		return fallback, nil
+	}
+	if len(c.Context().QueryArgs().PeekMulti(name)) > 1 {
+		return 0, invalid(name, "error.repeated")
+	}
+	n, ok := wholeNumber(c.Query(name))
+	if !ok || n < least || n > most {
+		return 0, invalid(name, "error.range", name, least, most)
+	}
+	return n, nil
+}

@@ -36,18 +36,3 @@ func (s *Site) messages(ctx context.Context, c *fiber.Ctx, _ store.Session) erro
 	}
 	return sendUncached(c, chat.Normalise(entries))
 }
-
-// queryNumber reads a whole number from least to most from the query, fallback when it is missing.
-func queryNumber(c *fiber.Ctx, name string, least, most, fallback int64) (int64, error) {
-	if !c.Context().QueryArgs().Has(name) {
-		return fallback, nil
-	}
-	if len(c.Context().QueryArgs().PeekMulti(name)) > 1 {
-		return 0, invalid(name, "error.repeated")
-	}
-	n, ok := wholeNumber(c.Query(name))
-	if !ok || n < least || n > most {
-		return 0, invalid(name, "error.range", name, least, most)
-	}
-	return n, nil
-}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -53,25 +52,16 @@ func (s *Site) products(c *fiber.Ctx) error {
 
 // readPage reads the parameters of a page of products.
 func readPage(c *fiber.Ctx) (after string, limit int, err error) {
-	limit = maxPage
 	query := c.Context().QueryArgs()
-	for _, name := range []string{"after", "limit"} {
-		if len(query.PeekMulti(name)) > 1 {
-			return "", 0, invalid(name, "error.repeated")
-		}
+	if len(query.PeekMulti("after")) > 1 {
+		return "", 0, invalid("after", "error.repeated")
 	}
 	after = string(query.Peek("after"))
 	if store.CheckText(after) != nil || len(after) > maxProductID {
 		return "", 0, invalid("after", "error.after")
 	}
-	if query.Has("limit") {
-		n, err := strconv.ParseUint(string(query.Peek("limit")), 10, 32)
-		if err != nil || n < 1 || n > maxPage {
-			return "", 0, invalid("limit", "error.limit", maxPage)
-		}
-		limit = int(n)
-	}
-	return after, limit, nil
+	n, err := queryNumber(c, "limit", 1, maxPage, maxPage)
+	return after, int(n), err
 }
 
 // product answers with one product, to anybody.

@@ -31,16 +31,9 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 	if err := checkEmbedded(c); err != nil {
 		return err
 	}
-	n := int64(draw.Default)
-	switch values := c.Context().QueryArgs().PeekMulti("cant"); len(values) {
-	case 0:
-	case 1:
-		var ok bool
-		if n, ok = wholeNumber(string(values[0])); !ok || n < 1 || n > draw.Max {
-			return invalid("cant", "error.cant", draw.Max)
-		}
-	default:
-		return invalid("cant", "error.repeated")
+	n, err := queryNumber(c, "cant", 1, draw.Max, draw.Default)
+	if err != nil {
+		return err
 	}
 	if n >= minCounted {
 		release, ok := s.config.Acquire("draws/"+network(clientAddress(c)), s.config.Limits.Draws)
