@@ -65,9 +65,11 @@ func TestMessagesOfAMinute(t *testing.T) {
 		send(t, one, beto, "hola", "sweeps")
 		time.Sleep(time.Second)
 		for _, h := range []*Hub{one, other} {
+			h.rates.mu.Lock()
 			if len(h.rates.times) != 1 || len(h.rates.pending) != 0 || len(h.rates.stored) != 0 {
 				t.Errorf("counters of no use: %v, %v, %v", h.rates.times, h.rates.pending, h.rates.stored)
 			}
+			h.rates.mu.Unlock()
 		}
 	})
 }

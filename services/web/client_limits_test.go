@@ -556,8 +556,9 @@ func TestJoinsBudget(t *testing.T) {
 	eventually(t, "the hub is behind", func() bool { n, err := p.hub.Behind(t.Context(), 1); return err == nil && n == 499 })
 	spend(300)
 	eventually(t, "no budget", func() bool { // for the recent messages
-		a := p.sockets.accounts[email]
-		return a.joins.Tokens() >= joinCost
+		p.sockets.mu.Lock()
+		defer p.sockets.mu.Unlock()
+		return p.sockets.account(email).joins.Tokens() >= joinCost
 	})
 	ws := p.openAfter(t, cookie, 1)
 	if f := ws.next(t, "chat"); !f.Reset {
