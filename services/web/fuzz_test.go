@@ -4,18 +4,25 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
 
 	"balanza/services/eventlog"
 	"balanza/services/limits"
@@ -48,6 +55,7 @@ func newFuzzedSite(f *testing.F) fuzzedSite {
 
 	most := limits.Default()
 	most.Products, most.ProductChanges, most.Logins, most.LoginFailures, most.Signups = 1e9, 1e9, 1e9, 1e9, 1e9
+	most.Websockets, most.Messages, most.Frames = 1e5, 1e9, 1e9
 	site, err := New(Config{Store: db, Clock: clock, Log: log, Logger: logger, Limits: most, Process: testProcess()})
 	if err != nil {
 		f.Fatal(err)
@@ -205,6 +213,125 @@ func FuzzProductJSON(f *testing.F) {
 		}
 		if !decimalText.MatchString(strings.TrimSpace(number)) {
 			t.Errorf("the price %q is stored as %v", number, stored.Precio)
+		}
+	})
+}
+
+// fuzzedSocket is a websocket to which arbitrary frames are sent. It is opened again after the site has closed it.
+type fuzzedSocket struct {
+	address string
+	cookie  *http.Cookie
+	conn    *websocket.Conn
+	probes  int
+}
+
+// open opens the websocket unless it is open.
+func (s *fuzzedSocket) open(t *testing.T) {
+	if s.conn != nil {
+		return
+	}
+	header := http.Header{"Cookie": {s.cookie.String()}, "Origin": {"http://" + s.address}}
+	conn, _, err := websocket.DefaultDialer.Dial("ws://"+s.address+"/ws", header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.conn = conn
+}
+
+// probe is the text of the message that follows each frame. Messages are stored in order: when it is acknowledged, what the
+// frame has brought is stored.
+const probe = "probe"
+
+// send sends a frame of one byte of flags and a payload, which is masked with zeros. It returns when what the frame has brought
+// is stored, or the site has closed the websocket.
+func (s *fuzzedSocket) send(t *testing.T, flags byte, payload []byte) {
+	s.open(t)
+	frame := []byte{flags}
+	if len(payload) < 126 {
+		frame = append(frame, 0x80|byte(len(payload)))
+	} else {
+		frame = binary.BigEndian.AppendUint64(append(frame, 0x80|127), uint64(len(payload)))
+	}
+	frame = append(append(frame, 0, 0, 0, 0), payload...)
+	s.probes++
+	id := fmt.Sprintf("%s-%d-%d", probe, os.Getpid(), s.probes)
+	_, err := s.conn.NetConn().Write(frame)
+	if err == nil {
+		err = s.conn.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"text":%q,"clientId":%q}`, probe, id))
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for err == nil {
+		var answer struct{ Type, ClientID string }
+		if err = s.conn.ReadJSON(&answer); err == nil && answer.Type == "ack" && answer.ClientID == id {
+			return
+		}
+	}
+	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+		_, err = io.Copy(io.Discard, s.conn.NetConn()) // the site closes the connection when nothing is being stored
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		t.Errorf("the frame %x %.2000q gets no answer", flags, payload)
+	}
+	s.conn.Close()
+	s.conn = nil
+}
+
+// FuzzWebsocket sends arbitrary frames. A message is stored exactly as its frame says, and nothing else is stored.
+func FuzzWebsocket(f *testing.F) {
+	site := newFuzzedSite(f)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- site.Serve(ctx, ln) }()
+	f.Cleanup(func() { stop(); <-ended })
+	const text = 0x80 | websocket.TextMessage
+	for payload, flags := range map[string]byte{
+		`{"text":"hola","clientId":"a"}`:                                   text,
+		`{"type":"message","text":"\ud83e\uddc9","clientId":"b"}`:          text,
+		`{"text":"\ud800","clientId":"c"}`:                                 text,
+		"{\"text\":\"caf\xe9\",\"clientId\":\"d\"}":                        text,
+		`{"text":"a","text":"b","clientId":"e","clientId":"f","Text":"c"}`: text,
+		`{"text":{"$gt":""},"clientId":7}`:                                 text,
+		"\x03\xe8":                                                         0x80 | websocket.CloseMessage,
+		"ping":                                                             0x80 | websocket.PingMessage,
+		"part":                                                             websocket.TextMessage,
+		"binary":                                                           0x80 | websocket.BinaryMessage,
+	} {
+		f.Add(flags, []byte(payload))
+	}
+	socket := &fuzzedSocket{address: ln.Addr().String(), cookie: site.cookie}
+	f.Fuzz(func(t *testing.T, flags byte, payload []byte) {
+		before, err := site.config.Store.Last(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket.send(t, flags, payload)
+		if logged := site.logged.last.Swap(""); logged != nil && logged != "" {
+			t.Errorf("%x %.2000q\nmakes the log say: %v", flags, payload, logged)
+		}
+		stored, err := site.config.Store.After(t.Context(), before, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = slices.DeleteFunc(stored, func(e store.Entry) bool { return e.Message != nil && strings.HasPrefix(e.ClientID, probe) })
+		for _, e := range stored {
+			var sent map[string]any
+			if err := json.Unmarshal(payload, &sent); err != nil || !utf8.Valid(payload) || flags != text {
+				t.Fatalf("%x %.2000q is stored: %v", flags, payload, err)
+			}
+			if e.Message == nil || e.Message.Text != sent["text"] || e.ClientID != sent["clientId"] {
+				t.Errorf("%.2000q is stored as %+v", payload, e.Message)
+			}
+			if strings.Contains(e.Message.Text+e.ClientID, replacement) &&
+				!bytes.Contains(payload, []byte(replacement)) && !bytes.Contains(bytes.ToLower(payload), []byte(`\ufffd`)) {
+				t.Errorf("%.2000q is repaired to %q", payload, e.Message.Text)
+			}
+		}
+		if len(stored) > 1 {
+			t.Errorf("%.2000q: %d messages are stored", payload, len(stored))
 		}
 	})
 }
