@@ -24,6 +24,7 @@ const allAttacksTime = 5 * time.Minute
 // package attack knows, while a victim uses the site. The victim's requests all succeed, no container exceeds its memory or is
 // started again, and nginx takes no server for failed.
 func testAttackers(t *testing.T, s *stack) {
+	s.compose(t, "up", "--detach", "--wait")
 	began := time.Now()
 	program := buildAttacker(t, s)
 	victim := signUpAt(t, composeHTTP, "victim@example.org")

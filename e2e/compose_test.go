@@ -122,6 +122,8 @@ func TestCompose(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
 
+	usual := s.env
+	s.env = append(slices.Clone(usual), strings.Split(chatLimits, "\n")...)
 	s.compose(t, "up", "--detach", "--build", "--wait") // docker compose --profile cluster up
 	for _, test := range []struct {
 		name string
@@ -140,7 +142,10 @@ func TestCompose(t *testing.T) {
 		{"slow clients", testSlowClients},
 		{"sizes", testSizes},
 		{"attacks", testAttacks},
-		{"attackers", testAttackers},
+		{"attackers", func(t *testing.T, s *stack) {
+			s.env = usual
+			testAttackers(t, s)
+		}},
 		{"HTTPS forced", testForceHTTPS},
 		{"update", testUpdate},
 		{"four times two", testFourTimesTwo},
