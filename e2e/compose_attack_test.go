@@ -73,10 +73,7 @@ func testAttackers(t *testing.T, s *stack) {
 	if after := s.restarts(t); after != restarts {
 		t.Errorf("restarts were\n%s\nand are\n%s", restarts, after)
 	}
-	logs := s.compose(t, "logs", "--no-color", "--since", began.Format(time.RFC3339), "nginx")
-	if i := strings.Index(logs, "temporarily disabled"); i >= 0 {
-		t.Errorf("nginx takes a server for failed: %s", tail(logs[:i+20], 500))
-	}
+	s.checkNoServerFailed(t, began)
 }
 
 // signUpAt makes an account at a server and returns a client with its session.

@@ -133,12 +133,13 @@ func TestAttacksOnTheEdge(t *testing.T) {
 
 // testAttacks attacks nginx from a container of the stack's network, while another address is served.
 func testAttacks(t *testing.T, s *stack) {
+	began := time.Now()
 	attacker := buildAttacker(t, s)
 	for name := range attack.Kinds {
 		t.Run(name, func(t *testing.T) { s.attack(t, attacker, name, "nginx:80") })
 	}
 	t.Run("half-sent headers in TLS", func(t *testing.T) { s.attack(t, attacker, "half-sent headers", "nginx:443", "TLS") })
-	s.checkNoServerFailed(t)
+	s.checkNoServerFailed(t, began)
 	for _, id := range s.containers(t, "nginx") {
 		if state := s.docker(t, "inspect", "--format", "{{.RestartCount}} {{.State.OOMKilled}}", id); strings.TrimSpace(state) != "0 false" {
 			t.Errorf("nginx was restarted, or out of memory: %s", state)
