@@ -33,8 +33,11 @@ func (s *Site) products(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := s.storeContext()
-	defer cancel()
+	ctx, end, err := s.takeTurn(c)
+	if err != nil {
+		return err
+	}
+	defer end()
 	page, err := s.config.Store.Products(ctx, after, limit+1) // one more shows whether there is a next page
 	if err != nil {
 		return err
@@ -66,8 +69,11 @@ func readPage(c *fiber.Ctx) (after string, limit int, err error) {
 
 // product answers with one product, to anybody.
 func (s *Site) product(c *fiber.Ctx) error {
-	ctx, cancel := s.storeContext()
-	defer cancel()
+	ctx, end, err := s.takeTurn(c)
+	if err != nil {
+		return err
+	}
+	defer end()
 	p, err := s.config.Store.Product(ctx, c.Params("id"))
 	if err != nil {
 		return productError(err)

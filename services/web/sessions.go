@@ -174,8 +174,11 @@ func (s *Site) announceEnd(ctx context.Context, ids ...string) {
 // loggedIn wraps a handler that needs a session: without one pages redirect to the log-in, other clients get 401.
 func (s *Site) loggedIn(h func(context.Context, *fiber.Ctx, store.Session) error) fiber.Handler {
 	return func(c *fiber.Ctx) error {
-		ctx, cancel := s.storeContext()
-		defer cancel()
+		ctx, end, err := s.takeTurn(c)
+		if err != nil {
+			return err
+		}
+		defer end()
 		session, err := s.currentSession(ctx, c)
 		if err != nil {
 			return err

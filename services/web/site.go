@@ -105,6 +105,7 @@ type Site struct {
 	sockets  *websockets
 	hashers  *hashers
 	usedUp   usedUp
+	turns    turns
 	refusals refusalLog
 	pages    map[string]*template.Template
 	assets   assets
@@ -230,8 +231,11 @@ func (s *Site) handleUnsafe(method, path string, h fiber.Handler) {
 
 // home shows the application to a user. Browsers that are not logged in are redirected to the log-in.
 func (s *Site) home(c *fiber.Ctx) error {
-	ctx, cancel := s.storeContext()
-	defer cancel()
+	ctx, end, err := s.takeTurn(c)
+	if err != nil {
+		return err
+	}
+	defer end()
 	session, err := s.currentSession(ctx, c)
 	if err == errLoginRequired && !wantsJSON(c, false) {
 		return c.Redirect("/login", fiber.StatusSeeOther)
