@@ -34,16 +34,21 @@ var (
 // audit writes a line about the account of an email. It has neither passwords nor cookies nor session ids. The handlers of
 // log/slog quote control characters, and emails have none (see visibleText), so no text of a client begins a line.
 func (s *Site) audit(c *fiber.Ctx, e auditEvent, email string) {
-	s.log.LogAttrs(context.Background(), e.level, e.message, auditAttrs(e, email, auditAddress(c))...)
+	s.log.LogAttrs(context.Background(), e.level, e.message, auditAttrs(c, e, email)...)
 }
 
 // auditRefusal writes a line about an act that a limit has refused.
 func (s *Site) auditRefusal(c *fiber.Ctx, e auditEvent, email string) {
-	s.refusals.add(s.log, e, email, auditAddress(c))
+	s.refusals.add(s.log, auditAddress(c), func() {
+		s.log.LogAttrs(context.Background(), e.level, e.message, auditAttrs(c, e, email)...)
+	})
 }
 
-func auditAttrs(e auditEvent, email, client string) []slog.Attr {
-	return []slog.Attr{slog.String("event", e.name), slog.String("email", email), slog.String("client", client)}
+func auditAttrs(c *fiber.Ctx, e auditEvent, email string) []slog.Attr {
+	return []slog.Attr{
+		slog.String("event", e.name), slog.String("email", email), slog.String("client", auditAddress(c)),
+		slog.String("request", requestID(c)),
+	}
 }
 
 // auditAddress is the client's address, or "unknown" where a proxy has sent a text that is none.
@@ -67,7 +72,7 @@ type refusalLog struct {
 }
 
 // add writes the refusal at once, or counts it: the next line about the address has the number.
-func (l *refusalLog) add(log *slog.Logger, e auditEvent, email, client string) {
+func (l *refusalLog) add(log *slog.Logger, client string, write func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, recent := l.counts[client]; recent {
@@ -78,7 +83,7 @@ func (l *refusalLog) add(log *slog.Logger, e auditEvent, email, client string) {
 		l.counts = make(map[string]int)
 	}
 	l.counts[client] = 0
-	log.LogAttrs(context.Background(), e.level, e.message, auditAttrs(e, email, client)...)
+	write()
 	time.AfterFunc(refusalInterval, func() { l.flush(log, client) })
 }
 

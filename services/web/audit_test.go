@@ -37,8 +37,8 @@ func (b *logBuffer) String() string {
 
 // auditLine is a line of the log in JSON.
 type auditLine struct {
-	Level, Msg, Event, Email, Client string
-	Count                            int
+	Level, Msg, Event, Email, Client, Request string
+	Count                                     int
 }
 
 // lines returns the lines that have an event.
@@ -63,7 +63,9 @@ func TestAudit(t *testing.T) {
 	const address = "192.0.2.1"
 	var secrets []string
 	post := func(path string, cookie *http.Cookie, form url.Values) response {
-		a := p.send(t, call{method: "POST", path: path, cookie: cookie, header: from(address), form: form})
+		header := from(address)
+		header["X-Request-Id"] = "the-id"
+		a := p.send(t, call{method: "POST", path: path, cookie: cookie, header: header, form: form})
 		for _, c := range a.Cookies() {
 			if c.Value != "" {
 				secrets = append(secrets, c.Value, store.HashToken(c.Value))
@@ -85,7 +87,7 @@ func TestAudit(t *testing.T) {
 	var got []string
 	for _, l := range log.lines(t) {
 		got = append(got, l.Level+" "+l.Event+" "+l.Email)
-		if l.Client != address || l.Msg == "" {
+		if l.Client != address || l.Msg == "" || l.Request != "the-id" {
 			t.Errorf("%+v", l)
 		}
 	}
