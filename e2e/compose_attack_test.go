@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -17,8 +18,18 @@ import (
 	"balanza/e2e/attack"
 )
 
-// allAttacksTime is how long all attackers go on.
-const allAttacksTime = 5 * time.Minute
+// allAttacksTime is how long all attackers go on: as long as BALANZA_TEST_ATTACK says, or for two minutes.
+func allAttacksTime(t *testing.T) time.Duration {
+	text := os.Getenv("BALANZA_TEST_ATTACK")
+	if text == "" {
+		return 2 * time.Minute
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("BALANZA_TEST_ATTACK: %v", err)
+	}
+	return d
+}
 
 // testAttackers lets two hostile clients, one with an account, each in a container with an address of its own, do all that
 // package attack knows, while a victim uses the site. The victim's requests all succeed, no container exceeds its memory or is
@@ -46,7 +57,7 @@ func testAttackers(t *testing.T, s *stack) {
 	peaks := make(map[string]float64)
 	done := make(chan struct{})
 	watching.Go(func() { s.watchMemory(peaks, done) })
-	beside := useSite(victim, paths, allAttacksTime)
+	beside := useSite(victim, paths, allAttacksTime(t))
 	close(done)
 	watching.Wait()
 	t.Logf("the victim's median: %v quiet, %v attacked (%d requests); highest memory in percent: %v",
