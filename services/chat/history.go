@@ -57,9 +57,9 @@ func (h *Hub) firstEntry(ctx context.Context) (int64, error) {
 	return entries[0].N, nil
 }
 
-// readHistory is read, when it has its turn.
+// readHistory is read under the limit of reads at a time.
 func (h *Hub) readHistory(ctx context.Context, after, end int64) ([]store.Entry, error) {
-	done, err := h.takeTurn(ctx)
+	done, err := h.acquireRead(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -68,11 +68,11 @@ func (h *Hub) readHistory(ctx context.Context, after, end int64) ([]store.Entry,
 	return messages, err
 }
 
-// takeTurn waits until this caller may read old entries or encode many. It calls done afterwards.
-func (h *Hub) takeTurn(ctx context.Context) (done func(), err error) {
+// acquireRead waits until the caller may read old entries or encode many messages. The caller calls done afterwards.
+func (h *Hub) acquireRead(ctx context.Context) (done func(), err error) {
 	select {
-	case h.turn <- struct{}{}:
-		return func() { <-h.turn }, nil
+	case h.reads <- struct{}{}:
+		return func() { <-h.reads }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: many old messages are being read", store.ErrUnavailable)
 	}

@@ -174,7 +174,7 @@ func TestOldReadsTakeTurns(t *testing.T) {
 			t.Error("it stays in the queue")
 		}
 		reading.Wait()
-		if m.top > cap(h.turn)+1 { // the follower reads, too
+		if m.top > cap(h.reads)+1 { // the follower reads, too
 			t.Errorf("%d reads at the same time", m.top)
 		}
 	})

@@ -45,9 +45,9 @@ type Hub struct {
 	products products
 	rates    rates
 
-	// A token in it is the turn of a goroutine to read old entries or to encode many messages. There are fewer turns than
-	// processors, so that such work leaves room for the rest.
-	turn chan struct{}
+	// reads holds a token for each goroutine that reads old entries or encodes many messages. It has room for fewer than
+	// there are processors, so that such work leaves some of them to the rest.
+	reads chan struct{}
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
@@ -68,7 +68,7 @@ func NewHub(s store.Store, l *eventlog.Log, perMinute int) *Hub {
 		arrived:   make(chan struct{}, 1),
 		products:  products{changed: make(map[string]struct{}), arrived: make(chan struct{}, 1)},
 		rates:     newRates(perMinute),
-		turn:      make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		reads:     make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		listeners: make(map[*Listener]struct{}),
 		encoded:   make(map[int64]func() [][]byte),
 	}

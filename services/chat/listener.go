@@ -66,7 +66,7 @@ func (h *Hub) Join(ctx context.Context, session string, after int64, wake func()
 // after Next has returned ErrBehind. A page that missed many messages gets them in as many turns as it takes, between
 // which it reads what it got: it keeps neither the others waiting nor much memory.
 func (l *Listener) CatchUp(ctx context.Context) {
-	done, err := l.hub.takeTurn(ctx)
+	done, err := l.hub.acquireRead(ctx)
 	if err == nil {
 		err = l.advance(ctx)
 		done()

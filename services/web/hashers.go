@@ -46,8 +46,8 @@ type lane struct {
 	waiting map[string][]chan struct{} // those that wait for a hasher, by client; a closed channel means that it has one
 	// The clients in waiting, in the order in which they are served: those that have not been served since they came, and
 	// the others.
-	newcomers, turns []string
-	newcomerServed   bool // last
+	newcomers, returning []string
+	newcomerServed       bool // last
 }
 
 // newHashers allows as many hashes at a time as half of the processors can compute.
@@ -136,8 +136,8 @@ func (h *hashers) release() {
 // pop removes the ticket that is to be served next, and returns its channel; nil when none waits.
 func (l *lane) pop() chan struct{} {
 	list := &l.newcomers
-	if len(l.newcomers) == 0 || l.newcomerServed && len(l.turns) > 0 {
-		list = &l.turns
+	if len(l.newcomers) == 0 || l.newcomerServed && len(l.returning) > 0 {
+		list = &l.returning
 	}
 	if len(*list) == 0 {
 		return nil
@@ -148,7 +148,7 @@ func (l *lane) pop() chan struct{} {
 	line := l.waiting[client]
 	if len(line) > 1 {
 		l.waiting[client] = line[1:]
-		l.turns = append(l.turns, client)
+		l.returning = append(l.returning, client)
 	} else {
 		delete(l.waiting, client)
 	}

@@ -33,7 +33,7 @@ func (s *Site) products(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, end, err := s.takeTurn(c)
+	ctx, end, err := s.acquireStoreSlot(c)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func readPage(c *fiber.Ctx) (after string, limit int, err error) {
 
 // product answers with one product, to anybody.
 func (s *Site) product(c *fiber.Ctx) error {
-	ctx, end, err := s.takeTurn(c)
+	ctx, end, err := s.acquireStoreSlot(c)
 	if err != nil {
 		return err
 	}

@@ -174,7 +174,7 @@ func (s *Site) announceEnd(ctx context.Context, ids ...string) {
 // loggedIn wraps a handler that needs a session: without one pages redirect to the log-in, other clients get 401.
 func (s *Site) loggedIn(h func(context.Context, *fiber.Ctx, store.Session) error) fiber.Handler {
 	return func(c *fiber.Ctx) error {
-		ctx, end, err := s.takeTurn(c)
+		ctx, end, err := s.acquireStoreSlot(c)
 		if err != nil {
 			return err
 		}

@@ -92,24 +92,24 @@ const (
 // Site answers the requests of one process. Its fields do not change after New, except the sets of connections, the
 // counters and the two flags.
 type Site struct {
-	config   Config
-	log      *slog.Logger
-	app      *fiber.App
-	handler  fasthttp.RequestHandler // the outermost one, recoverPanics
-	info     *info
-	metrics  metrics
-	conns    openSet[net.Conn] // HTTP
-	clients  openSet[*client]  // websockets
-	hub      *chat.Hub
-	upgrader upgrader
-	sockets  *websockets
-	hashers  *hashers
-	usedUp   usedUp
-	turns    turns
-	refusals refusalLog
-	pages    map[string]*template.Template
-	assets   assets
-	texts    map[string]texts // by language
+	config     Config
+	log        *slog.Logger
+	app        *fiber.App
+	handler    fasthttp.RequestHandler // the outermost one, recoverPanics
+	info       *info
+	metrics    metrics
+	conns      openSet[net.Conn] // HTTP
+	clients    openSet[*client]  // websockets
+	hub        *chat.Hub
+	upgrader   upgrader
+	sockets    *websockets
+	hashers    *hashers
+	usedUp     usedUp
+	storeSlots storeSlots
+	refusals   refusalLog
+	pages      map[string]*template.Template
+	assets     assets
+	texts      map[string]texts // by language
 
 	proxies proxies
 	// unreadable is Fiber's handler of requests that fasthttp cannot parse, which bypass handler.
@@ -231,7 +231,7 @@ func (s *Site) handleUnsafe(method, path string, h fiber.Handler) {
 
 // home shows the application to a user. Browsers that are not logged in are redirected to the log-in.
 func (s *Site) home(c *fiber.Ctx) error {
-	ctx, end, err := s.takeTurn(c)
+	ctx, end, err := s.acquireStoreSlot(c)
 	if err != nil {
 		return err
 	}
