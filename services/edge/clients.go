@@ -29,24 +29,13 @@ type client struct {
 	rejected     bool // a connection was
 }
 
-// addressOf is what the limits of one client hold for: an IPv4 address, or an IPv6 network of 64 bits, in which a client
-// can choose any address.
-func addressOf(address netip.Addr) netip.Addr {
-	address = address.Unmap().WithZone("")
-	if address.Is6() {
-		network, _ := address.Prefix(64) // an IPv6 address has 64 bits
-		return network.Addr()
-	}
-	return address
-}
-
-// remoteAddress is addressOf a connection's other end.
+// remoteAddress is limits.Client of a connection's other end.
 func remoteAddress(remote net.Addr) netip.Addr {
 	tcp, ok := remote.(*net.TCPAddr)
 	if !ok {
 		return netip.Addr{}
 	}
-	return addressOf(tcp.AddrPort().Addr())
+	return limits.Client(tcp.AddrPort().Addr())
 }
 
 // change adds to the connections and draws of an address unless a limit would be exceeded. first tells whether an

@@ -411,7 +411,7 @@ func TestClientsShareTheirNetwork(t *testing.T) {
 		{"192.0.2.1", "192.0.2.1"}, {"::ffff:192.0.2.1", "192.0.2.1"},
 		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"}, {"fe80::1%eth0", "fe80::"},
 	} {
-		if got := addressOf(netip.MustParseAddr(test.address)).String(); got != test.want {
+		if got := limits.Client(netip.MustParseAddr(test.address)).String(); got != test.want {
 			t.Errorf("%s: %s, want %s", test.address, got, test.want)
 		}
 	}

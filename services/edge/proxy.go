@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"balanza/services/limits"
 )
 
 // requestID names a request in the logs of all tiers and in the answer. The outermost tier makes it.
@@ -110,10 +112,10 @@ func (b *Balancer) serveForm(w http.ResponseWriter, r *http.Request) {
 	b.toSite.ServeHTTP(w, r)
 }
 
-// requestAddress is addressOf a request's client.
+// requestAddress is limits.Client of a request's client.
 func requestAddress(r *http.Request) netip.Addr {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr) // net/http writes it
-	return addressOf(remote.Addr())
+	return limits.Client(remote.Addr())
 }
 
 // newProxy returns the proxy in front of a pool. The pool decides which upstream gets a request.

@@ -4,6 +4,7 @@ package limits
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -37,6 +38,17 @@ type Limits struct {
 
 // AccountFormsBurst is how many log-ins and sign-ups of one address may come at once, besides those of AccountForms.
 const AccountFormsBurst = 20
+
+// Client returns what the limits of one address hold for: an IPv4 address, or an IPv6 network of 64 bits, in which a client
+// can choose any address, by its first address.
+func Client(address netip.Addr) netip.Addr {
+	address = address.Unmap().WithZone("")
+	if address.Is6() {
+		network, _ := address.Prefix(64) // an IPv6 address has 64 bits
+		return network.Addr()
+	}
+	return address
+}
 
 // Default returns the numbers that hold where no setting names others.
 func Default() Limits {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
+
+	"balanza/services/limits"
 )
 
 // headerEdgeToken is the header in which the balancer of `balanza up` proves that a request comes from it.
@@ -139,15 +141,17 @@ func lookUpHost(ctx context.Context, name string) ([]netip.Addr, error) {
 	return addresses, err
 }
 
+// forwardedHeaders are what a proxy says about a request.
+var forwardedHeaders = []string{fiber.HeaderXForwardedFor, fiber.HeaderXForwardedProto, string(headerRequestID)}
+
 // checkForwarded removes what a client may not say about a request: only a trusted proxy knows a client's address, the
 // client's protocol and a request's id. All handlers therefore believe these headers. A request without them, as most
 // direct ones are, needs no look-up of a proxy's name.
 func (s *Site) checkForwarded(c *fasthttp.RequestCtx) {
 	h := &c.Request.Header
-	forwarded := []string{fiber.HeaderXForwardedFor, fiber.HeaderXForwardedProto, string(headerRequestID)}
 	sent := func(name string) bool { return len(h.Peek(name)) > 0 }
-	if slices.ContainsFunc(forwarded, sent) && !s.fromProxy(c) {
-		for _, name := range forwarded {
+	if slices.ContainsFunc(forwardedHeaders, sent) && !s.fromProxy(c) {
+		for _, name := range forwardedHeaders {
 			h.Del(name)
 		}
 	}
@@ -173,17 +177,15 @@ func clientAddress(c *fiber.Ctx) string {
 	return c.Context().RemoteIP().String()
 }
 
-// network is the range that one client is assumed to own: an IPv4 address, or an IPv6 network of 64 bits, in which a
-// client can choose any address. Texts that are no address share one range.
+// network is limits.Client as a text. Texts that are no address share one range.
 func network(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		return "unknown"
 	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
+	client := limits.Client(ip)
+	if client.Is6() {
+		return client.String() + "/64"
 	}
-	prefix, _ := ip.Prefix(64) // an IPv6 address has 64 bits
-	return prefix.String()
+	return client.String()
 }
