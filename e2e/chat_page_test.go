@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/cookiejar"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +79,19 @@ func newUser(t *testing.T, site, name string) *user {
 		t.Fatalf("sign-up of %s: %s", u.author.ID, answer.Status)
 	}
 	return u
+}
+
+// cookies is the header Cookie of the user's requests to a site.
+func (u *user) cookies(site string) string {
+	address, err := url.Parse(site)
+	if err != nil {
+		panic(err)
+	}
+	var pairs []string
+	for _, c := range u.http.Jar.Cookies(address) {
+		pairs = append(pairs, c.String())
+	}
+	return strings.Join(pairs, "; ")
 }
 
 // post sends an object as JSON.

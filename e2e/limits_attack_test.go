@@ -36,19 +36,23 @@ type victim struct {
 	fails []string
 }
 
-// startVictim reads pages, draws a few numbers and sends a body that does not fit into nginx's buffer in memory.
-func startVictim(url string) *victim {
+// visit is a request of a victim, and the statuses that it may get.
+type visit struct {
+	method, path, body string
+	statuses           []int
+}
+
+// anonymousVisits read pages, draw a few numbers and send a body that does not fit into nginx's buffer in memory.
+var anonymousVisits = []visit{
+	{http.MethodGet, "/info", "", []int{http.StatusOK}},
+	{http.MethodGet, "/login", "", []int{http.StatusOK}},
+	{http.MethodGet, "/api/randoms?cant=1000", "", []int{http.StatusOK}},
+	{http.MethodPost, "/api/productos", strings.Repeat("b", 40_000), []int{http.StatusUnauthorized, http.StatusForbidden}},
+}
+
+// startVictim makes the visits again and again, with the headers.
+func startVictim(url string, visits []visit, headers ...string) *victim {
 	v := &victim{stop: make(chan struct{})}
-	body := strings.Repeat("b", 40_000)
-	requests := []struct {
-		method, path, body string
-		statuses           []int
-	}{
-		{http.MethodGet, "/info", "", []int{http.StatusOK}},
-		{http.MethodGet, "/login", "", []int{http.StatusOK}},
-		{http.MethodGet, "/api/randoms?cant=1000", "", []int{http.StatusOK}},
-		{http.MethodPost, "/api/productos", body, []int{http.StatusUnauthorized, http.StatusForbidden}},
-	}
 	v.ended.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -56,9 +60,9 @@ func startVictim(url string) *victim {
 				return
 			case <-time.After(5 * time.Millisecond): // leaves CPU time for the servers
 			}
-			r := requests[i%len(requests)]
+			r := visits[i%len(visits)]
 			began := time.Now()
-			answer, err := ask(r.method, url+r.path, r.body)
+			answer, err := ask(r.method, url+r.path, r.body, headers...)
 			if err != nil || !slices.Contains(r.statuses, answer.StatusCode) {
 				v.fails = append(v.fails, fmt.Sprintf("%s %s: %d, error %v", r.method, r.path, answer.StatusCode, err))
 			}
@@ -88,10 +92,10 @@ func (v *victim) end(t *testing.T) time.Duration {
 // besideAttack runs a victim beside an attack, and compares with the time before it.
 func besideAttack(t *testing.T, url string, attack func()) {
 	t.Helper()
-	v := startVictim(url)
+	v := startVictim(url, anonymousVisits)
 	time.Sleep(time.Second)
 	quiet := v.end(t)
-	v = startVictim(url)
+	v = startVictim(url, anonymousVisits)
 	attack()
 	if median := v.end(t); median > 3*quiet+50*time.Millisecond {
 		t.Errorf("the victim's median is %v, and %v without the attack", median, quiet)

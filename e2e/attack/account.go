@@ -16,20 +16,18 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Password is that of the accounts that the attacks use.
-const Password = "una contraseña que nadie adivina"
-
 // requestTimeout limits each request of an account.
 const requestTimeout = 10 * time.Second
 
 // Account is a user who attacks, with a session.
 type Account struct {
-	dial   Dial
-	client *http.Client
+	dial     Dial
+	client   *http.Client
+	password string
 }
 
-// LogIn logs the user of an email in, with Password.
-func LogIn(ctx context.Context, d Dial, email string) (*Account, error) {
+// LogIn logs the user of an email in.
+func LogIn(ctx context.Context, d Dial, email, password string) (*Account, error) {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		return nil, err
@@ -42,8 +40,8 @@ func LogIn(ctx context.Context, d Dial, email string) (*Account, error) {
 			MaxConnsPerHost: 64, MaxIdleConnsPerHost: 64,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-	status, err := a.call(ctx, http.MethodPost, "/login", map[string]string{"email": email, "password": Password})
+	}, password}
+	status, err := a.call(ctx, http.MethodPost, "/login", map[string]string{"email": email, "password": password})
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("log-in of %s: status %d", email, status)
 	}
@@ -98,7 +96,7 @@ func (a *Account) signUps(ctx context.Context) {
 	n := counter()
 	each(ctx, 250*time.Millisecond, func() {
 		_, _ = a.call(ctx, http.MethodPost, "/signup", map[string]string{
-			"email": fmt.Sprintf("many-%d-%d@example.org", time.Now().Unix(), n()), "password": Password,
+			"email": fmt.Sprintf("many-%d-%d@example.org", time.Now().Unix(), n()), "password": a.password,
 			"nombre": "Muchas", "apellido": "Cuentas", "edad": "30", "alias": "m",
 		})
 	})

@@ -3,7 +3,7 @@
 //
 //	attacker KIND HOST:PORT [TLS]
 //	attacker anonymous HOST:PORT
-//	attacker account HOST:PORT EMAIL
+//	attacker account HOST:PORT EMAIL PASSWORD
 package main
 
 import (
@@ -42,7 +42,7 @@ func main() {
 			running.Go(func() { run(ctx, counted) })
 		}
 	case "account":
-		account, err := attack.LogIn(ctx, counted, os.Args[3])
+		account, err := attack.LogIn(ctx, counted, os.Args[3], os.Args[4])
 		if err != nil {
 			panic(err)
 		}
