@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"balanza/services/eventlog"
+	"balanza/services/processes"
 	"balanza/services/store"
 )
 
@@ -203,17 +204,26 @@ func appender(ctx context.Context, args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
+// noSite is what an appender process tells of itself: nothing but that it is there.
+type noSite struct{}
+
+func (noSite) Bounds() []float64        { return nil }
+func (noSite) Sample() processes.Sample { return processes.Sample{Buckets: make([]int64, 1)} }
+func (noSite) Show(processes.List)      {}
+
 // runLog appends to the log of a store for appendTime, while it follows the log. It calls start when it is ready.
 func runLog(ctx context.Context, s store.Store, rate float64, start func()) (result appendResult, err error) {
 	counted := &countedLog{Store: s}
 	clock := store.NewClock(s, slog.New(slog.DiscardHandler))
-	log := eventlog.New(counted, clock, func() store.Process { return store.Process{Server: "bench"} })
+	registry := processes.New(counted, clock, store.Process{Server: "bench", Started: time.Now()})
+	log := eventlog.New(counted, clock, registry.Live)
 	if rate > 0 {
 		log.AddPages(1) // as in a server whose users chat; without a rate all of the store's time is for appending
 	}
 	running, stop := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return log.Run(running) })
+	group.Go(func() error { return registry.Run(running, noSite{}) })
 	defer func() { stop(); _ = group.Wait() }()
 	select {
 	case <-log.Ready():

@@ -83,10 +83,10 @@ func (s *idealStore) PutProcess(_ context.Context, p store.Process) error {
 	return nil
 }
 
-// CountProcesses returns the number of all records.
-func (s *idealStore) CountProcesses(context.Context, time.Time) (n int, err error) {
-	s.call(func() { n = len(s.processes) })
-	return n, nil
+// CountProcesses returns the number of all records. No panel is open.
+func (s *idealStore) CountProcesses(context.Context, time.Time) (live, panels int, err error) {
+	s.call(func() { live = len(s.processes) })
+	return live, 0, nil
 }
 
 // appendsToIdeal measures that many logs on one ideal store.

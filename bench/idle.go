@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"balanza/services/eventlog"
+	"balanza/services/processes"
 	"balanza/services/store"
 	"balanza/services/web"
 )
@@ -94,9 +95,10 @@ func startSite(ctx context.Context, st store.Store) (s *server, stop func(), err
 		return nil, nil, err
 	}
 	clock := store.NewClock(st, slog.New(slog.DiscardHandler))
-	log := eventlog.New(st, clock, func() store.Process { return store.Process{} })
+	registry := processes.New(st, clock, store.Process{Server: "bench", Started: time.Now()})
+	log := eventlog.New(st, clock, registry.Live)
 	site, err := web.New(web.Config{
-		Store: st, Clock: clock, Log: log, Logger: slog.New(slog.DiscardHandler), Process: web.Process{Mode: "FORK", Started: time.Now()},
+		Store: st, Clock: clock, Log: log, Processes: registry, Logger: slog.New(slog.DiscardHandler), Process: web.Process{Mode: "FORK", Started: time.Now()},
 	})
 	if err != nil {
 		return nil, nil, err
@@ -104,6 +106,7 @@ func startSite(ctx context.Context, st store.Store) (s *server, stop func(), err
 	ctx, cancel := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return log.Run(ctx) })
+	group.Go(func() error { return registry.Run(ctx, site.Source()) })
 	group.Go(func() error { return site.Serve(ctx, ln) })
 	return &server{name: "the site", url: "http://" + ln.Addr().String()}, func() { cancel(); _ = group.Wait() }, nil
 }

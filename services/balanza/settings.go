@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/joho/godotenv"
 	"github.com/kelseyhightower/envconfig"
@@ -35,6 +37,8 @@ type settings struct {
 	Mode      mode // empty: FORK, or CLUSTER where -i is given
 	Instances instances
 	Name      string
+	Service   shortText // of its processes' records: see site.record
+	Machine   shortText
 
 	// Its files: see defaultHome, openStore and openOutput. LogSize is in MiB; 0 means no log files.
 	Home      string
@@ -306,6 +310,19 @@ func (s *settings) siteFlags(f *pflag.FlagSet) (watching *bool) {
 	s.processFlags(f)
 	f.Uint32Var(&s.MaxRequests, "max-requests", s.MaxRequests, "replace a worker after about `N` requests")
 	return f.Bool("watch", false, "rebuild and reload when the source changes")
+}
+
+// shortText is a text for the list of processes.
+type shortText string
+
+// UnmarshalText takes up to 64 printable characters.
+func (s *shortText) UnmarshalText(text []byte) error {
+	unprintable := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+	if n := utf8.RuneCount(text); n > 64 || bytes.ContainsFunc(text, unprintable) {
+		return errorf("a text of up to 64 printable characters")
+	}
+	*s = shortText(text)
+	return nil
 }
 
 // port is a TCP port; 0 is a free one.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"balanza/services/eventlog"
 	"balanza/services/hosts"
+	"balanza/services/processes"
 	"balanza/services/store"
 	"balanza/services/store/mongostore"
 	"balanza/services/store/sqlitestore"
@@ -48,14 +50,10 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		return err
 	}
 	clock := store.NewClock(st, s.log)
-	record := s.record(process)
-	var pages *web.Site
-	log := eventlog.New(st, clock, func() store.Process {
-		record.Websockets = pages.Websockets()
-		return record
-	})
-	pages, err = web.New(web.Config{
-		Store: st, Clock: clock, Log: log, Process: process, Logger: s.log,
+	registry := processes.New(st, clock, s.record(process, w))
+	log := eventlog.New(st, clock, registry.Live)
+	pages, err := web.New(web.Config{
+		Store: st, Clock: clock, Log: log, Processes: registry, Process: process, Logger: s.log,
 		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
 		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
@@ -78,6 +76,8 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	var g errgroup.Group
 	following, end := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return log.Run(following) })
+	g.Go(func() error { return registry.Run(following, pages.Source()) })
+	defer context.AfterFunc(ctx, func() { registry.Drain(w.DrainCause()) })()
 	g.Go(func() error {
 		defer end()
 		w.Ready()
@@ -86,12 +86,21 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	return g.Wait()
 }
 
-// record is what the store's record of this process says of it.
-func (s *site) record(process web.Process) store.Process {
+// record is what the store's record of this process says of it as long as it runs.
+func (s *site) record(process web.Process, w *workers.Worker) store.Process {
 	host, _ := os.Hostname() // empty where the system does not tell
 	return store.Process{
-		Server: process.Server, Host: host, Worker: process.Worker, PID: os.Getpid(), Version: versionText(),
+		Service: cmp.Or(string(s.settings.Service), s.settings.Name, strings.ToLower(process.Mode)), Server: process.Server,
+		Mode: process.Mode, Host: host, Machine: cmp.Or(string(s.settings.Machine), bootID(), host), Worker: process.Worker,
+		PID: os.Getpid(), Version: versionText(), Started: process.Started,
+		Restarts: w.Restarts, Predecessor: store.Predecessor(w.Predecessor),
 	}
+}
+
+// bootID is the kernel's id of the machine's last start, the same in all containers, empty where there is none.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
 }
 
 // answered adds up the requests that the site's counters hold, without those of health checks.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -121,7 +123,8 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 		if err != nil {
 			return err
 		}
-		config.Env = append(config.Env, "BALANZA_EDGE_TOKEN="+token)
+		service := cmp.Or(string(s.Service), strings.TrimRight(part.Name, "-0123456789")) // the replicas' is the same
+		config.Env = append(config.Env, "BALANZA_EDGE_TOKEN="+token, "BALANZA_SERVICE="+service)
 		config.KeepStopped, config.Metadata.Fleet = true, fleet
 		if watching {
 			config.Path, config.Metadata.Watching = binary, true

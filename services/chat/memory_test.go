@@ -58,10 +58,6 @@ func (m *memory) Append(_ context.Context, entries []store.Entry) ([]store.Entry
 
 func (m *memory) Now(context.Context) (time.Time, error) { return time.Now(), nil }
 
-func (m *memory) PutProcess(context.Context, store.Process) error { return nil }
-
-func (m *memory) CountProcesses(context.Context, time.Time) (int, error) { return 1, nil }
-
 func (m *memory) After(ctx context.Context, n int64, limit int) ([]store.Entry, error) {
 	unlock, err := m.locked()
 	if err != nil {
@@ -128,7 +124,7 @@ func (m *memory) fill(n int, kind store.Kind) {
 
 // newLog returns the log of a store.
 func newLog(s store.Store) *eventlog.Log {
-	return eventlog.New(s, store.NewClock(s, slog.New(slog.DiscardHandler)), func() store.Process { return store.Process{} })
+	return eventlog.New(s, store.NewClock(s, slog.New(slog.DiscardHandler)), func() int { return 1 })
 }
 
 // process starts the log and the hub of one process. stop ends both, at the latest at the end of the test.

@@ -1,6 +1,5 @@
 // Package eventlog appends to the log of a store and follows it: one Log for each process. One goroutine appends
-// (append.go), one follows (follow.go), and one keeps the record of the process by which all processes share the number of
-// polls of the store (poll.go).
+// (append.go) and one follows (follow.go). All processes share the number of polls of the store (poll.go).
 package eventlog
 
 import (
@@ -17,7 +16,6 @@ import (
 type Log struct {
 	store    store.Store
 	clock    *store.Clock
-	process  func() store.Process
 	requests chan *request
 	wakeup   chan struct{} // capacity 1: a token in it ends the follower's wait
 	ready    chan struct{} // closed once the position in the log is known
@@ -40,17 +38,17 @@ type subscriber struct {
 	deliver   func([]store.Entry)
 }
 
-// New returns the log of a store. The function process describes this process; the log chooses the record's ID and its
-// expiry. The log does nothing until Run is called.
-func New(s store.Store, clock *store.Clock, process func() store.Process) *Log {
+// New returns the log of a store. The function processes tells how many processes follow the log, this one included. The
+// log does nothing until Run is called.
+func New(s store.Store, clock *store.Clock, processes func() int) *Log {
 	return &Log{
 		store:    s,
 		clock:    clock,
-		process:  process,
 		requests: make(chan *request, maxBatch),
 		wakeup:   make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		ended:    make(chan struct{}),
+		polling:  polling{processes: processes},
 	}
 }
 
@@ -59,7 +57,6 @@ func (l *Log) Run(ctx context.Context) error {
 	defer close(l.ended)
 	var running sync.WaitGroup
 	running.Go(func() { l.append(ctx) })
-	running.Go(func() { l.keepRecord(ctx) })
 	l.follow(ctx)
 	running.Wait()
 	return nil

@@ -15,7 +15,7 @@ import (
 	"balanza/services/store"
 )
 
-// memoryStore implements only the log and the process records of a Store, in memory. An entry of number 0 is a hole.
+// memoryStore implements only the log of a Store, in memory. An entry of number 0 is a hole.
 type memoryStore struct {
 	store.Store
 	mu        sync.Mutex
@@ -23,7 +23,7 @@ type memoryStore struct {
 	err       error         // returned by every call
 	reads     int           // calls of After
 	appends   int           // calls of Append
-	processes int           // returned by CountProcesses
+	processes int           // that follow the log; 0 counts as one
 }
 
 func (m *memoryStore) Append(_ context.Context, entries []store.Entry) ([]store.Entry, error) {
@@ -77,12 +77,6 @@ func (m *memoryStore) Last(context.Context) (int64, error) {
 
 func (m *memoryStore) Now(context.Context) (time.Time, error) { return time.Now(), nil }
 
-func (m *memoryStore) PutProcess(context.Context, store.Process) error { return nil }
-
-func (m *memoryStore) CountProcesses(context.Context, time.Time) (int, error) {
-	return m.processes, nil
-}
-
 func (m *memoryStore) set(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,7 +110,7 @@ func ids(entries []store.Entry) []string {
 func withLog(t *testing.T, m *memoryStore, test func(t *testing.T, l *Log)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := New(m, store.NewClock(m, slog.New(slog.DiscardHandler)), func() store.Process { return store.Process{} })
+		l := New(m, store.NewClock(m, slog.New(slog.DiscardHandler)), func() int { return m.processes })
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
 		test(t, l)
@@ -410,7 +404,7 @@ func TestShareOfQuestions(t *testing.T) {
 			m := &memoryStore{processes: processes}
 			withLog(t, m, func(t *testing.T, l *Log) {
 				l.AddPages(1)
-				time.Sleep(time.Second) // the processes have been counted
+				time.Sleep(time.Second)
 				m.set(func() { m.reads = 0 })
 				for i := range 1000 { // messages of other processes all the time, so that there is always news
 					m.write(fmt.Sprint("other", i))

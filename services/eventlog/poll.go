@@ -1,8 +1,6 @@
 package eventlog
 
 import (
-	"context"
-	"crypto/rand"
 	"sync/atomic"
 	"time"
 )
@@ -17,9 +15,6 @@ const (
 	// appendingFor takes its whole share, any other one half of it.
 	maxPolls     = 4000
 	appendingFor = time.Second
-
-	recordInterval = 5 * time.Second // between two writes of a process's record
-	recordLifetime = 3 * recordInterval
 )
 
 // After a poll a process also pauses for pauseFactor times the number of processes times the excess: by how much longer the
@@ -34,7 +29,7 @@ const (
 
 // polling is what decides how often this process polls the store.
 type polling struct {
-	processes  atomic.Int64 // live ones, at the last count
+	processes  func() int   // the number of live ones
 	appendedAt atomic.Int64 // nanoseconds since 1970
 
 	// These belong to the follower.
@@ -55,7 +50,7 @@ func (p *polling) polled(took time.Duration) {
 }
 
 // count is the number of live processes, this one included.
-func (p *polling) count() int64 { return max(1, p.processes.Load()) }
+func (p *polling) count() int64 { return int64(max(1, p.processes())) }
 
 // share is the shortest time between two polls of this process.
 func (p *polling) share() time.Duration {
@@ -94,31 +89,4 @@ func (l *Log) nextPoll() time.Time {
 		longest = l.polling.excess
 	}
 	return f.polledAt.Add(max(interval, l.polling.share(), min(pause, longest)))
-}
-
-// keepRecord writes the record of this process and counts those of all, until ctx ends. While the store does not answer the
-// last count stays.
-func (l *Log) keepRecord(ctx context.Context) {
-	id := rand.Text()
-	// Sooner again at the start, since the other processes often start too.
-	for interval := recordInterval / 8; ctx.Err() == nil; interval = min(2*interval, recordInterval) {
-		if n, err := l.writeRecord(ctx, id); err == nil {
-			l.polling.processes.Store(int64(n))
-		}
-		sleep(ctx, interval)
-	}
-}
-
-// writeRecord writes the record and returns the number of live ones.
-func (l *Log) writeRecord(ctx context.Context, id string) (int, error) {
-	now, err := l.clock.Now(ctx)
-	if err != nil {
-		return 0, err
-	}
-	p := l.process()
-	p.ID, p.Expires = id, now.Add(recordLifetime)
-	if err := l.store.PutProcess(ctx, p); err != nil {
-		return 0, err
-	}
-	return l.store.CountProcesses(ctx, now)
 }

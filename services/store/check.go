@@ -40,6 +40,34 @@ func (p Product) Check() error {
 	return CheckText(p.ID, p.Nombre, p.Foto, p.Owner)
 }
 
+// Limits of a process's record, in bytes.
+const (
+	MaxProcessText = 256 // of each text
+	MaxHistory     = 2048
+)
+
+// Check applies CheckText to every text of a process's record, and fails with ErrInvalid when one is longer than
+// MaxProcessText, when the history is longer than MaxHistory, or when a number is NaN or infinite.
+func (p Process) Check() error {
+	texts := []string{
+		p.ID, p.Service, p.Server, p.Mode, p.Host, p.Machine, p.Version, string(p.State), p.Cause, p.Predecessor.Cause,
+	}
+	for _, text := range texts {
+		if len(text) > MaxProcessText {
+			return fmt.Errorf("%w: %.40q… has %d bytes, more than %d", ErrInvalid, text, len(text), MaxProcessText)
+		}
+	}
+	if len(p.History) > MaxHistory {
+		return fmt.Errorf("%w: a history of %d bytes, more than %d", ErrInvalid, len(p.History), MaxHistory)
+	}
+	for _, number := range []float64{p.Rate, p.CPU} {
+		if math.IsNaN(number) || math.IsInf(number, 0) {
+			return fmt.Errorf("%w: %v is not a number", ErrInvalid, number)
+		}
+	}
+	return CheckText(texts...)
+}
+
 // Check applies CheckText to every text of an entry, and fails with ErrInvalid unless the entry contains a message exactly
 // when its kind is MessagePosted.
 func (e Entry) Check() error {

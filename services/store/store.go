@@ -1,4 +1,4 @@
-// Package store defines the records that Balanza keeps (User, Session, Product, Entry), the errors of reading and writing
+// Package store defines the records that Balanza keeps (User, Session, Product, Entry, Process), the errors of reading and writing
 // them, and the contract of the database behind them, the interface Store. One suite, storetest, proves the contract on
 // every implementation.
 package store
@@ -151,17 +151,59 @@ func NewEventID(now time.Time) string { return eventIDPrefix(now) + rand.Text() 
 // eventIDPrefix is the part of a NewEventID that depends on the time: milliseconds since 1970 as 12 hexadecimal digits.
 func eventIDPrefix(at time.Time) string { return fmt.Sprintf("%012x-", at.UnixMilli()) }
 
-// Process is the record that a running process keeps of itself in the store while it runs.
+// Process is the record that a running process keeps of itself in the store. Fields that an earlier version does not write
+// are zero in its records. Times are UTC, stored in whole milliseconds.
 type Process struct {
-	ID         string `bson:"_id"` // random, a new one at each start
-	Server     string // as in the header X-Balanza-Server
-	Host       string
-	Worker     int // of a CLUSTER, from 1; 0: the server is one process
-	PID        int
-	Version    string
-	Websockets int       // open at the moment
-	Expires    time.Time // UTC, stored in whole milliseconds
+	ID      string `bson:"_id"` // random, a new one at each start
+	Service string // what the servers that share a task are called, such as "replica"
+	Server  string // as in the header X-Balanza-Server
+	Mode    string // FORK or CLUSTER
+	Host    string
+	Machine string // the same for all containers of a machine
+	Worker  int    // of a CLUSTER, from 1; 0: the server is one process
+	PID     int
+	Version string
+
+	State    ProcessState
+	Cause    string        // why it drains or has ended; empty before
+	Started  time.Time     // of the process
+	Seen     time.Time     // of this record
+	Interval time.Duration // the next record is written by then
+	Expires  time.Time     // without a further record the process counts as ended from then on
+
+	Restarts    int // of this worker before this process
+	Predecessor Predecessor
+
+	Requests    int64         // answered since the start, without health checks
+	Errors      int64         // those with a status of 500 or more
+	Rate        float64       // requests a second since the record before
+	P50, P99    time.Duration // of the requests of the last 10 s; 0: there were none
+	Draws       int           // requests for random numbers that are being answered
+	Connections int           // open, websockets not among them
+	Websockets  int           // open
+	Panels      int           // of the websockets: open panels
+	Memory      int64         // private bytes; 0 where the system does not tell
+	CPU         float64       // percent of one processor, since the record before
+	History     []byte        // of the last minutes, as package processes encodes it
 }
+
+// Predecessor is the process that a worker replaces because it died. The zero value is none.
+type Predecessor struct {
+	PID   int    `json:"pid"`
+	Cause string `json:"cause"`
+}
+
+// ProcessState is what a process says of itself. Its values are stored, so they never change.
+type ProcessState string
+
+const (
+	Online   ProcessState = "online"   // it accepts requests
+	Draining ProcessState = "draining" // it finishes those that it has
+	Ended    ProcessState = "ended"    // this is its last record
+)
+
+// EndedKept is how long the record of a process is kept after it has expired.
+const EndedKept = 10 * time.Minute
 
 // Store is the contract of a database. All calls are safe for concurrent use, also by several processes on one database;
 // each honours its context, and ends within CallTimeout when that has no deadline. Any call may fail with ErrUnavailable,
@@ -233,11 +275,14 @@ type Store interface {
 	DeleteEntries(ctx context.Context, n int64) (int, error)
 	// PutProcess creates or replaces the record of a process.
 	PutProcess(ctx context.Context, p Process) error
-	// CountProcesses returns the number of records that expire after now.
-	CountProcesses(ctx context.Context, now time.Time) (int, error)
+	// Processes returns the records that expire after since, in any order.
+	Processes(ctx context.Context, since time.Time) ([]Process, error)
+	// CountProcesses returns the number of records that expire after now, and how many panels these have open together.
+	CountProcesses(ctx context.Context, now time.Time) (live, panels int, err error)
 	// Now returns the time by the clock of the database's server.
 	Now(ctx context.Context) (time.Time, error)
-	// Sweep deletes the sessions, counters, processes and holds that expired at or before now and returns how many it deleted.
+	// Sweep deletes the sessions, counters and holds that expired at or before now, and the processes that did so EndedKept
+	// before, and returns how many it deleted.
 	Sweep(ctx context.Context, now time.Time) (int, error)
 	// Ping fails with ErrUnavailable when the database does not answer.
 	Ping(ctx context.Context) error

@@ -70,20 +70,31 @@ type errorFrame struct {
 	Espera      int    `json:"espera,omitempty"`
 }
 
+// feed is what a page gets besides replies: a chat.Listener, or a panel.
+type feed interface {
+	// Next returns the next frame, nil while there is none. It fails with chat.ErrBehind when CatchUp is to be called first,
+	// and else when the websocket must end.
+	Next() ([]byte, error)
+	CatchUp(context.Context)
+	Close()
+}
+
 // client is a page at the other end of a websocket. One goroutine reads; another one writes, which runs only while there is
 // something to write; each message that is being stored has one. A websocket allows one reader and one writer at a time;
 // control frames are exempt.
 type client struct {
-	site     *Site
-	conn     *websocket.Conn
-	session  store.Session
-	author   store.Author
-	texts    texts
-	frames   frameCounter
-	after    int64           // number of the last entry that the page has
-	listener *chat.Listener  // set before the first writer starts
-	ctx      context.Context // it ends with the connection or with the site's work
-	cancel   context.CancelFunc
+	site    *Site
+	conn    *websocket.Conn
+	session store.Session
+	author  store.Author
+	texts   texts
+	frames  frameCounter
+	panel   bool            // the page gets the processes in place of the chat
+	via     string          // what its request came through
+	after   int64           // number of the last entry that the page has
+	feed    feed            // set before the first writer starts
+	ctx     context.Context // it ends with the connection or with the site's work
+	cancel  context.CancelFunc
 
 	touching sync.Mutex // guards session.Expires
 
@@ -119,6 +130,10 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 	if err != nil {
 		return err
 	}
+	panel, err := queryNumber(c, "panel", 1, 1, 0)
+	if err != nil {
+		return err
+	}
 	user, err := s.config.Store.User(ctx, session.Email)
 	if errors.Is(err, store.ErrNotFound) {
 		return errLoginRequired
@@ -132,6 +147,8 @@ func (s *Site) openWebsocket(ctx context.Context, c *fiber.Ctx, session store.Se
 		author:  user.Author,
 		texts:   s.texts[lang(c)],
 		frames:  newFrameCounter(s.config.Limits.Frames),
+		panel:   panel == 1,
+		via:     via(c),
 		after:   after,
 		writing: true,
 	}
@@ -167,7 +184,7 @@ func (c *client) serve() {
 		return
 	}
 	defer c.waitPending()
-	defer c.listener.Close()
+	defer c.feed.Close()
 	go c.write()
 	time.AfterFunc(rand.N(aliveInterval), c.sendAlive) // after a reload thousands of pages come at once
 
@@ -297,7 +314,7 @@ func (c *client) fail() {
 	_ = c.conn.Close() // ends the reader and the writer
 }
 
-// wake lets a writer send what the listener has. The chat calls it.
+// wake lets a writer send what the feed has. The chat and the panels call it.
 func (c *client) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -350,7 +367,7 @@ func (c *client) next() (frame []byte, err error) {
 		return frame, nil
 	}
 	c.replies = nil // frees the array
-	frame, err = c.listener.Next()
+	frame, err = c.feed.Next()
 	switch {
 	case errors.Is(err, chat.ErrBehind):
 		return nil, err
@@ -366,7 +383,7 @@ func (c *client) next() (frame []byte, err error) {
 func (c *client) catchUp() {
 	ctx, cancel := context.WithTimeout(c.ctx, storeTimeout)
 	defer cancel()
-	c.listener.CatchUp(ctx)
+	c.feed.CatchUp(ctx)
 }
 
 // sendClose sends the close frame, unless that was done, and limits the time in which the reader waits for the page's answer.
@@ -425,7 +442,7 @@ func (c *client) handleFrame(kind int, frame []byte) {
 	switch {
 	case err != nil:
 		c.replyError("", codeInvalid, "error.json")
-	case f.Type == "message", f.Type == "" && f.ClientID != "":
+	case !c.panel && (f.Type == "message" || f.Type == "" && f.ClientID != ""):
 		c.sendMessage(f)
 	default:
 		c.replyError(f.ClientID, codeInvalid, "error.frame")
@@ -435,11 +452,14 @@ func (c *client) handleFrame(kind int, frame []byte) {
 // admit takes the join off the account's budget and counts the websocket. When the budget does not allow for what the page
 // missed, the page gets the recent messages in place of what it has.
 func (c *client) admit() error {
-	ctx, cancel := c.site.storeContext()
-	defer cancel()
-	behind, err := c.site.hub.Behind(ctx, c.after)
-	if err != nil {
-		return err
+	var behind int64
+	if !c.panel {
+		ctx, cancel := c.site.storeContext()
+		defer cancel()
+		var err error
+		if behind, err = c.site.hub.Behind(ctx, c.after); err != nil {
+			return err
+		}
 	}
 	email := c.session.Email
 	if !c.site.sockets.spend(email, behind) {
@@ -455,12 +475,17 @@ func (c *client) admit() error {
 	return c.site.sockets.admit(email)
 }
 
-// join subscribes the page to the chat, from the entry after the last one that it has. It fails with
-// store.ErrUnavailable, and then the page connects again.
-func (c *client) join() (err error) {
+// join subscribes the page to the chat, from the entry after the last one that it has, or to the list of processes. It fails
+// with store.ErrUnavailable, and then the page connects again.
+func (c *client) join() error {
+	if c.panel {
+		c.feed = c.site.panels.add(c.via, c.wake)
+		return nil
+	}
 	ctx, cancel := c.site.storeContext()
 	defer cancel()
-	c.listener, err = c.site.hub.Join(ctx, c.session.ID, c.after, c.wake)
+	listener, err := c.site.hub.Join(ctx, c.session.ID, c.after, c.wake)
+	c.feed = listener
 	return err
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"balanza/services/eventlog"
 	"balanza/services/limits"
+	"balanza/services/processes"
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
 )
@@ -47,7 +48,7 @@ func newFuzzedSite(f *testing.F) fuzzedSite {
 	logged := &errorLog{Handler: slog.DiscardHandler}
 	logger := slog.New(logged)
 	clock := store.NewClock(db, logger)
-	log := eventlog.New(db, clock, func() store.Process { return store.Process{} })
+	log := eventlog.New(db, clock, func() int { return 1 })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { _ = log.Run(ctx); close(ended) }()
@@ -56,7 +57,10 @@ func newFuzzedSite(f *testing.F) fuzzedSite {
 	most := limits.Default()
 	most.Products, most.ProductChanges, most.Logins, most.LoginFailures, most.Signups = 1e9, 1e9, 1e9, 1e9, 1e9
 	most.Websockets, most.Messages, most.Frames = 1e5, 1e9, 1e9
-	site, err := New(Config{Store: db, Clock: clock, Log: log, Logger: logger, Limits: most, Process: testProcess()})
+	site, err := New(Config{
+		Store: db, Clock: clock, Log: log, Processes: processes.New(db, clock, store.Process{}), Logger: logger, Limits: most,
+		Process: testProcess(),
+	})
 	if err != nil {
 		f.Fatal(err)
 	}

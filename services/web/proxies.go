@@ -145,7 +145,7 @@ func lookUpHost(ctx context.Context, name string) ([]netip.Addr, error) {
 var forwardedHeaders = []string{fiber.HeaderXForwardedFor, fiber.HeaderXForwardedProto, string(headerRequestID)}
 
 // checkForwarded removes what a client may not say about a request: only a trusted proxy knows a client's address, the
-// client's protocol and a request's id. All handlers therefore believe these headers. A request without them, as most
+// client's protocol and a request's id, and only the edge has its token. All handlers therefore believe these headers. A request without them, as most
 // direct ones are, needs no look-up of a proxy's name.
 func (s *Site) checkForwarded(c *fasthttp.RequestCtx) {
 	h := &c.Request.Header
@@ -155,17 +155,24 @@ func (s *Site) checkForwarded(c *fasthttp.RequestCtx) {
 			h.Del(name)
 		}
 	}
-	h.Del(headerEdgeToken)
+	if !s.fromEdge(c) {
+		h.Del(headerEdgeToken)
+	}
 }
 
 // fromProxy reports whether a request comes from a trusted proxy, by the address or by the edge's token.
 func (s *Site) fromProxy(c *fasthttp.RequestCtx) bool {
-	token := c.Request.Header.Peek(headerEdgeToken)
-	if s.config.EdgeToken != "" && subtle.ConstantTimeCompare(token, []byte(s.config.EdgeToken)) == 1 {
+	if s.fromEdge(c) {
 		return true
 	}
 	address, ok := netip.AddrFromSlice(c.RemoteIP())
 	return ok && s.proxies.trusted(address)
+}
+
+// fromEdge reports whether a request has the edge's token.
+func (s *Site) fromEdge(c *fasthttp.RequestCtx) bool {
+	token := c.Request.Header.Peek(headerEdgeToken)
+	return s.config.EdgeToken != "" && subtle.ConstantTimeCompare(token, []byte(s.config.EdgeToken)) == 1
 }
 
 // clientAddress is the client's address: behind a trusted proxy the last one of X-Forwarded-For, which the proxy added.

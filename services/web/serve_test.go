@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"balanza/services/eventlog"
+	"balanza/services/processes"
 	"balanza/services/store"
 )
 
@@ -76,8 +77,8 @@ func siteWithoutStore(t testing.TB, config Config) *Site {
 	config.Store = downStore{}
 	config.Logger = slog.New(slog.DiscardHandler)
 	config.Clock = store.NewClock(config.Store, config.Logger)
-	config.Log = eventlog.New(config.Store, config.Clock, func() store.Process { return store.Process{} })
-	config.Process = testProcess()
+	config.Log = eventlog.New(config.Store, config.Clock, func() int { return 1 })
+	config.Process, config.Processes = testProcess(), processes.New(config.Store, config.Clock, store.Process{})
 	s, err := New(config)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"balanza/services/eventlog"
 	"balanza/services/hosts"
 	"balanza/services/limits"
+	"balanza/services/processes"
 	"balanza/services/store"
 )
 
@@ -36,14 +37,15 @@ type Process struct {
 	Started time.Time // of the process
 }
 
-// Config is what a site needs. Store, Log, Process and Logger must be set. The caller runs the log until Serve has
-// returned.
+// Config is what a site needs. Store, Clock, Log, Processes, Process and Logger must be set. The caller runs the log, and the
+// registry with Source, until Serve has returned.
 type Config struct {
-	Store   store.Store
-	Clock   *store.Clock // of Store
-	Log     *eventlog.Log
-	Process Process
-	Logger  *slog.Logger
+	Store     store.Store
+	Clock     *store.Clock // of Store
+	Log       *eventlog.Log
+	Processes *processes.Registry
+	Process   Process
+	Logger    *slog.Logger
 
 	// TrustedProxies are the addresses, CIDR ranges and host names of proxies. X-Forwarded-Proto, the last address of
 	// X-Forwarded-For and X-Request-Id are believed when a request comes from one of them. A name is looked up when such
@@ -100,7 +102,9 @@ type Site struct {
 	metrics    metrics
 	conns      openSet[net.Conn] // HTTP
 	clients    openSet[*client]  // websockets
+	drawing    atomic.Int64      // requests for random numbers that are being answered
 	hub        *chat.Hub
+	panels     *panels
 	upgrader   upgrader
 	sockets    *websockets
 	hashers    *hashers
@@ -145,6 +149,7 @@ func New(config Config) (*Site, error) {
 		log:     config.Logger,
 		info:    newInfo(config.Process),
 		hub:     chat.NewHub(config.Store, config.Log, config.Limits.Messages),
+		panels:  newPanels(config.Processes),
 		hashers: newHashers(),
 		pages:   loadPages(assets),
 		assets:  assets,
@@ -213,6 +218,7 @@ func (s *Site) routes() {
 
 	s.get("/ws", s.checkUpgrade(s.loggedIn(s.openWebsocket)))
 	s.get("/api/mensajes", s.loggedIn(s.messages))
+	s.get("/api/processes", s.loggedIn(s.showProcesses))
 	s.app.Use(s.counted("other", "other", notImplemented))
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"balanza/services/eventlog"
+	"balanza/services/processes"
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
 )
@@ -49,17 +51,18 @@ func startOn(t *testing.T, folder string, config Config, ln net.Listener) *proce
 	}
 	config.Logger = cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
 	clock := store.NewClock(st, config.Logger)
-	log := eventlog.New(st, clock, func() store.Process { return store.Process{} })
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { _ = log.Run(ctx); close(ended) }()
-	t.Cleanup(func() { cancel(); <-ended })
-
+	log := eventlog.New(st, clock, func() int { return 1 })
 	config.Store, config.Clock, config.Log, config.Process = st, clock, log, testProcess()
+	config.Processes = processes.New(st, clock, store.Process{Server: config.Process.Server, PID: os.Getpid(), Started: time.Now()})
 	site, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = log.Run(ctx) })
+	running.Go(func() { _ = config.Processes.Run(ctx, site.Source()) })
+	t.Cleanup(func() { cancel(); running.Wait() })
 	site.hashers.cost, site.hashers.dummy = bcrypt.MinCost, cheapHash()
 	return &process{serve(t, site, ln), st}
 }

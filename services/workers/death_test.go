@@ -347,7 +347,7 @@ func TestReusedPid(t *testing.T) {
 		_ = other.Kill()
 		_, _ = other.Wait()
 	}()
-	s.drain(p, false)
+	s.drain(p, false, control.Stop)
 	s.kill(p, "a test")
 	s.check(time.Now().Add(time.Hour))
 	time.Sleep(sendTimeout) // drain sends its signal from a goroutine

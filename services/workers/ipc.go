@@ -25,7 +25,8 @@ type message struct {
 
 // drain orders a worker to finish what it has and end.
 type drain struct {
-	Replaced bool `json:"replaced"` // other processes go on accepting on its socket
+	Replaced bool   `json:"replaced"`        // other processes go on accepting on its socket
+	Cause    string `json:"cause,omitempty"` // reload, stop …
 }
 
 // counters maps Prometheus series to their values, which only grow.

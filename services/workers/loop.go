@@ -135,13 +135,17 @@ func (s *Server) stop(why error) {
 		return
 	}
 	s.stopping, s.failure = true, why
+	cause := control.Stop
+	if why != nil {
+		cause = why.Error()
+	}
 	s.socket.StopListening()
 	s.abortRollouts()
 	for _, slot := range s.slots {
 		slot.cancelRetry()
 	}
 	for p := range s.processes {
-		s.drain(p, false)
+		s.drain(p, false, cause)
 	}
 }
 
@@ -194,7 +198,7 @@ func (s *Server) handleEvent(e event) {
 		}
 	case e.Draining && !s.stopping:
 		// Its replacement does not wait until it has drained.
-		s.drain(p, true)
+		s.drain(p, true, "signal")
 		if slot != nil && slot.current == p {
 			s.Logger.Info("worker received a signal to end, replacing it", "server", s.Name, "worker", p.slot, "pid", p.pid())
 			slot.current = nil
@@ -271,7 +275,7 @@ func (s *Server) onExit(p *process, exit error) {
 	case p.cmd == nil: // the only process of a FORK server is this one
 		s.stop(errors.New("the server ended: " + p.cause()))
 	default:
-		slot.current = nil
+		slot.current, slot.died = nil, p.asPredecessor()
 		slot.restarts++
 		s.Logger.Warn("worker died", "server", s.Name, "worker", p.slot, "pid", p.pid(), "cause", p.cause())
 		switch {

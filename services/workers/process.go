@@ -24,6 +24,8 @@ type process struct {
 	slot, generation int
 	row              int // of the shared page; negative: none
 	started          time.Time
+	restarts         int         // of the slot before it
+	predecessor      Predecessor // that died
 
 	cmd       *exec.Cmd          // nil for the in-process worker
 	conn      *conn              // nil for the in-process worker and for external programs
@@ -55,17 +57,34 @@ func (p *process) pid() int {
 
 // cause says in one line why a process has ended.
 func (p *process) cause() string {
-	why := "exited with status 0"
-	if p.exit != nil {
-		why = p.exit.Error()
-	}
-	if p.killCause != "" {
-		why = p.killCause
-	}
 	if line := p.lastLine.Load(); line != nil {
-		why += ": " + *line
+		return p.exitCause() + ": " + *line
 	}
-	return why
+	return p.exitCause()
+}
+
+// exitCause is cause without what the process wrote.
+func (p *process) exitCause() string {
+	switch {
+	case p.killCause != "":
+		return p.killCause
+	case p.exit != nil:
+		return p.exit.Error()
+	}
+	return "exited with status 0"
+}
+
+// maxCause is how many bytes of a cause a successor is told.
+const maxCause = 200
+
+// asPredecessor describes a process that died to its successor. Of what the process wrote only the line of a crash is part
+// of that: any other may be about something else.
+func (p *process) asPredecessor() Predecessor {
+	cause := p.exitCause()
+	if line := p.lastLine.Load(); line != nil && isCrash([]byte(*line)) {
+		cause += ": " + *line
+	}
+	return Predecessor{p.pid(), strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "")}
 }
 
 // event is a worker's message, or the end of its process, on its way to the goroutine of Server.Run.
@@ -94,6 +113,7 @@ func (s *Server) spawn(slot *workerSlot, generation int, image *os.File) (*proce
 	now := time.Now()
 	p := &process{
 		slot: slot.number, generation: generation, row: -1, started: now, heartbeat: now,
+		restarts: slot.restarts, predecessor: slot.died,
 		deadline: now.Add(s.ReadyTimeout), deadlineCause: fmt.Sprintf("not ready after %v", s.ReadyTimeout),
 	}
 	var err error
@@ -154,7 +174,7 @@ func (s *Server) startChild(p *process, image *os.File) error {
 		p.cmd.Env = append(p.cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+s.Name)
 	} else {
 		var env string
-		env, err = workerEnv{p.slot, p.generation, p.row, s.HeartbeatTimeout / 5}.encode()
+		env, err = workerEnv{p.slot, p.generation, p.row, s.HeartbeatTimeout / 5, p.restarts, p.predecessor}.encode()
 		if err == nil {
 			p.conn, childConn, err = newConnPair()
 		}
@@ -241,14 +261,14 @@ func (p *process) send(m message) error {
 
 // drain orders a process to finish what it has and end, and has it killed after StopTimeout. replaced: other processes
 // go on accepting on its socket.
-func (s *Server) drain(p *process, replaced bool) {
+func (s *Server) drain(p *process, replaced bool, cause string) {
 	if p.draining {
 		return
 	}
 	p.draining = true
 	p.deadline, p.deadlineCause = time.Now().Add(s.StopTimeout), fmt.Sprintf("it did not drain in %v", s.StopTimeout)
 	go func() { // a child that does not read its messages must not hold up the master
-		if p.send(message{Drain: &drain{Replaced: replaced}}) != nil {
+		if p.send(message{Drain: &drain{Replaced: replaced, Cause: cause}}) != nil {
 			_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		}
 	}()
@@ -279,7 +299,7 @@ func (s *Server) copyLines(p *process, output io.Reader) {
 	for {
 		line, err := in.ReadSlice('\n')
 		if len(line) > 0 {
-			crash := bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: "))
+			crash := isCrash(line)
 			if text := strings.TrimSpace(string(line)); text != "" && (crash || !crashed) {
 				p.lastLine.Store(&text)
 			}
@@ -290,6 +310,11 @@ func (s *Server) copyLines(p *process, output io.Reader) {
 			return
 		}
 	}
+}
+
+// isCrash tells whether a line begins a Go program's stack trace.
+func isCrash(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: "))
 }
 
 // sameFile tells whether two open files are the same, unchanged one. A nil file equals none.

@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 // started, then the next step waits until that is ready (promote) or has failed (rolloutFailed).
 type rollout struct {
 	order    string        // Reload, Restart or Scale of package control, or recycleOrder
+	cause    string        // of recycleOrder
 	count    int           // of workers, for Scale
 	only     *process      // for recycleOrder: nothing is done when its slot has another process by now
 	slots    []*workerSlot // that still get a new process, in this order
@@ -111,6 +113,8 @@ func (s *Server) startSuccessor(r *rollout) {
 		generation, image = slot.generation, slot.image
 	case control.Scale:
 		s.slots = append(s.slots, slot)
+	case control.Restart:
+		slot.restarts++ // before the process starts, which is told
 	}
 	slot.cancelRetry()
 	p, err := s.spawn(slot, generation, image)
@@ -131,11 +135,8 @@ func (s *Server) promote(slot *workerSlot, p *process) {
 		if predecessor != nil {
 			s.drainOld(r, predecessor)
 		}
-		if r.order == control.Restart {
-			slot.restarts++
-		}
 	}
-	slot.generation, slot.disabled, slot.notReady, slot.cause = p.generation, false, 0, ""
+	slot.generation, slot.disabled, slot.notReady, slot.cause, slot.died = p.generation, false, 0, "", Predecessor{}
 	if p.image != nil {
 		slot.setImage(p.image)
 		p.image = nil
@@ -189,11 +190,11 @@ func (s *Server) recycle(slot *workerSlot, why string) {
 	}
 	p.recycleAfter = time.Now().AddDate(1, 0, 0) // once is enough, unless it fails
 	s.Logger.Info("worker to be replaced", "server", s.Name, "worker", slot.number, "pid", p.pid(), "cause", why)
-	s.queue = append(s.queue, &rollout{order: recycleOrder, only: p, slots: []*workerSlot{slot}})
+	s.queue = append(s.queue, &rollout{order: recycleOrder, cause: why, only: p, slots: []*workerSlot{slot}})
 }
 
 func (s *Server) drainOld(r *rollout, p *process) {
-	s.drain(p, true)
+	s.drain(p, true, cmp.Or(r.cause, r.order))
 	r.old = append(r.old, p)
 }
 

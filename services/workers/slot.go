@@ -17,9 +17,10 @@ type workerSlot struct {
 	current    *process // serves, or is the first to
 	next       *process // its successor, until that is ready
 	restarts   int
-	cause      string   // why the last process died
-	image      *os.File // the binary of the code that was ready last
-	quota      int64    // requests after which the current process is replaced; 0: none
+	cause      string      // why the last process died
+	died       Predecessor // it, until another one is ready
+	image      *os.File    // the binary of the code that was ready last
+	quota      int64       // requests after which the current process is replaced; 0: none
 
 	failures []time.Time // recent deaths that came too early
 	notReady int         // how many processes in a row died before they were ready

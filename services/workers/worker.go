@@ -28,6 +28,10 @@ type Worker struct {
 	Generation int // 1, 2 …: how often the server's code was loaded, this time included
 	Listener   net.Listener
 	Started    time.Time
+	// Restarts is how often a process of the slot was replaced before this one, except by a reload. Predecessor is the
+	// process that died and that this one replaces, if it does.
+	Restarts    int
+	Predecessor Predecessor
 
 	// Acquire counts what a client does at a time, over all workers of the server: it fails when key has reached the limit,
 	// and else returns what the worker calls at the end. It is nil in an in-process worker, which has no siblings.
@@ -46,10 +50,17 @@ type Worker struct {
 	ready     chan struct{}       // closed by Ready
 	readyOnce sync.Once
 	replaced  atomic.Bool
+	cause     atomic.Pointer[string] // of the drain
 
 	asking     sync.Mutex
 	totals     chan map[string]float64 // of capacity 1
 	lastTotals map[string]float64
+}
+
+// Predecessor is a process that died. The zero value is none.
+type Predecessor struct {
+	PID   int    `json:"pid"`
+	Cause string `json:"cause"`
 }
 
 func newWorker(slot, generation int, ln net.Listener, send func(message) error) *Worker {
@@ -66,6 +77,8 @@ type workerEnv struct {
 	Generation        int           `json:"generation"`
 	Row               int           `json:"row"`  // of the shared page
 	HeartbeatInterval time.Duration `json:"beat"` // nanoseconds
+	Restarts          int           `json:"restarts,omitempty"`
+	Predecessor       Predecessor   `json:"predecessor,omitzero"`
 }
 
 const workerVariable = "BALANZA_WORKER"
@@ -107,12 +120,25 @@ func Inherit() (*Worker, error) {
 	}
 	w := newWorker(env.Slot, env.Generation, ln, c.send)
 	w.conn, w.heartbeatInterval, w.Acquire = c, env.HeartbeatInterval, ln.Acquire
+	w.Restarts, w.Predecessor = env.Restarts, env.Predecessor
 	return w, nil
 }
 
 // Replaced tells, once ctx has ended, whether other processes go on accepting on the worker's socket: then clients need
 // no notice before the listener is closed.
 func (w *Worker) Replaced() bool { return w.replaced.Load() }
+
+// DrainCause tells, once ctx has ended, why: reload, restart, scale, stop, signal, or a limit that the worker has reached. It
+// is empty when a master of an earlier version has not said it.
+func (w *Worker) DrainCause() string {
+	if cause := w.cause.Load(); cause != nil {
+		return *cause
+	}
+	return ""
+}
+
+// drainFor keeps the cause of the drain. Only the first one counts.
+func (w *Worker) drainFor(cause string) { w.cause.CompareAndSwap(nil, &cause) }
 
 // Ready tells the master that the worker serves.
 func (w *Worker) Ready() {
@@ -150,6 +176,7 @@ func (w *Worker) handle(m message, end func()) {
 	switch {
 	case m.Drain != nil:
 		w.replaced.Store(m.Drain.Replaced)
+		w.drainFor(m.Drain.Cause)
 		end()
 	case m.Totals != nil:
 		select {
@@ -176,6 +203,7 @@ func (w *Worker) Run(program Program, signals <-chan os.Signal, log *slog.Logger
 	go func() {
 		awaitEndSignal(signals)
 		w.replaced.Store(true) // the master keeps the socket and starts another worker on it
+		w.drainFor("signal")
 		_ = w.send(message{Draining: true})
 		end(nil)
 		awaitEndSignal(signals)
@@ -211,6 +239,7 @@ func (w *Worker) readCommands(end context.CancelCauseFunc) {
 	for {
 		m, err := w.conn.receive()
 		if err != nil {
+			w.drainFor(errOrphan.Error())
 			end(errOrphan)
 			w.Listener.Close()
 			time.Sleep(orphanGrace)

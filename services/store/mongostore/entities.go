@@ -342,21 +342,51 @@ func (d *database) Count(ctx context.Context, key string, n int, expires time.Ti
 
 // PutProcess replaces the record of a process, or inserts it.
 func (d *database) PutProcess(ctx context.Context, p store.Process) error {
-	t, err := d.useFor(ctx, p.ID, p.Server, p.Host, p.Version)
+	if err := p.Check(); err != nil {
+		return err
+	}
+	t, err := d.use(ctx)
 	if err != nil {
 		return err
 	}
 	return put(ctx, t.processes, p.ID, p)
 }
 
-// CountProcesses counts in the index on expires.
-func (d *database) CountProcesses(ctx context.Context, now time.Time) (int, error) {
+// Processes finds the records by the index that begins with expires.
+func (d *database) Processes(ctx context.Context, since time.Time) ([]store.Process, error) {
 	t, err := d.use(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	n, err := t.processes.CountDocuments(ctx, bson.D{where("expires", "$gt", now)})
-	return int(n), wrap(err)
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout) // of all batches together
+	defer cancel()
+	return findAll[store.Process](ctx, t.processes, bson.D{where("expires", "$gt", since)}, options.Find())
+}
+
+// CountProcesses needs only fields of one index, so that MongoDB reads no documents (a covered query).
+func (d *database) CountProcesses(ctx context.Context, now time.Time) (live, panels int, err error) {
+	t, err := d.use(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
+	defer cancel()
+	cursor, err := t.processes.Aggregate(ctx, mongo.Pipeline{
+		{{Key: "$match", Value: bson.D{where("expires", "$gt", now)}}},
+		{{Key: "$group", Value: bson.D{
+			{Key: "_id", Value: nil},
+			{Key: "live", Value: bson.D{{Key: "$sum", Value: 1}}},
+			{Key: "panels", Value: bson.D{{Key: "$sum", Value: "$panels"}}},
+		}}},
+	})
+	if err != nil {
+		return 0, 0, wrap(err)
+	}
+	var sums []struct{ Live, Panels int } // one, or none when no record matches
+	if err := cursor.All(ctx, &sums); err != nil || len(sums) == 0 {
+		return 0, 0, wrap(err)
+	}
+	return sums[0].Live, sums[0].Panels, nil
 }
 
 // Sweep deletes by the indexes on expires. A call that fails between the collections leaves the rest to the next sweep.
@@ -368,8 +398,10 @@ func (d *database) Sweep(ctx context.Context, now time.Time) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
 	swept := 0
-	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes, t.holds} {
-		res, err := c.DeleteMany(ctx, bson.D{where("expires", "$lte", now)})
+	for c, before := range map[*mongo.Collection]time.Time{
+		t.sessions: now, t.counters: now, t.holds: now, t.processes: now.Add(-store.EndedKept),
+	} {
+		res, err := c.DeleteMany(ctx, bson.D{where("expires", "$lte", before)})
 		if err != nil {
 			return swept, wrap(err)
 		}

@@ -124,13 +124,18 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 	if _, err := t.entries.Indexes().CreateOne(ctx, byClientID); err != nil {
 		return nil, err
 	}
-	// These serve Sweep and CountProcesses. A TTL index would delete by the server's clock too, but only once a minute and
+	// These serve Sweep. A TTL index would delete by the server's clock too, but only once a minute and
 	// not on every compatible server.
 	byExpiry := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}}}
-	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.processes, t.holds} {
+	for _, c := range []*mongo.Collection{t.sessions, t.counters, t.holds} {
 		if _, err := c.Indexes().CreateOne(ctx, byExpiry); err != nil {
 			return nil, err
 		}
+	}
+	// It serves Sweep, Processes and CountProcesses, and has all that the latter needs.
+	byExpiryAndPanels := mongo.IndexModel{Keys: bson.D{{Key: "expires", Value: 1}, {Key: "panels", Value: 1}}}
+	if _, err := t.processes.Indexes().CreateOne(ctx, byExpiryAndPanels); err != nil {
+		return nil, err
 	}
 	// These serve the list of a user's sessions, and the count of an owner's products.
 	if _, err := t.sessions.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: bson.D{{Key: "email", Value: 1}}}); err != nil {

@@ -243,9 +243,9 @@ func (d *database) Count(ctx context.Context, key string, n int, expires time.Ti
 	return value, wrap(err)
 }
 
-// PutProcess inserts or replaces the record, as one JSON text: queries look only at its expiry.
+// PutProcess inserts or replaces the record, as one JSON text: queries look only at its expiry and its panels.
 func (d *database) PutProcess(ctx context.Context, p store.Process) error {
-	if err := store.CheckText(p.Server, p.Host, p.Version); err != nil { // json.Marshal replaces invalid UTF-8
+	if err := p.Check(); err != nil { // json.Marshal replaces invalid UTF-8
 		return err
 	}
 	record, err := json.Marshal(p)
@@ -256,11 +256,28 @@ func (d *database) PutProcess(ctx context.Context, p store.Process) error {
 	return err
 }
 
-// CountProcesses counts in the index on expires.
-func (d *database) CountProcesses(ctx context.Context, now time.Time) (int, error) {
-	var n int
-	err := d.readRow(ctx, `SELECT count(*) FROM processes WHERE expires > ?`, []any{now.UnixMilli()}, &n)
-	return n, err
+// Processes finds the records by the index on expires.
+func (d *database) Processes(ctx context.Context, since time.Time) ([]store.Process, error) {
+	return readAll(ctx, d.processes, []any{since.UnixMilli()}, func(scan scanner) (p store.Process, err error) {
+		var record []byte
+		if err := scan(&record); err != nil {
+			return p, err
+		}
+		err = json.Unmarshal(record, &p)
+		p.Started, p.Seen, p.Expires = stored(p.Started), stored(p.Seen), stored(p.Expires)
+		return p, err
+	})
+}
+
+// stored is a time as a column of milliseconds returns it.
+func stored(t time.Time) time.Time { return t.Truncate(time.Millisecond).UTC() }
+
+// CountProcesses counts in the indexes: the one of records with panels is empty most of the time.
+func (d *database) CountProcesses(ctx context.Context, now time.Time) (live, panels int, err error) {
+	err = d.readRow(ctx, `SELECT (SELECT count(*) FROM processes WHERE expires > ?1), (
+		SELECT coalesce(sum(json_extract(record, '$.Panels')), 0) FROM processes
+		WHERE json_extract(record, '$.Panels') > 0 AND expires > ?1)`, []any{now.UnixMilli()}, &live, &panels)
+	return live, panels, err
 }
 
 // Now is this machine's clock: all processes that share a file run here.
@@ -271,8 +288,10 @@ func (d *database) Now(ctx context.Context) (time.Time, error) {
 // Sweep uses the indexes on expires. The statements need no transaction: a call that ends between them leaves the rest to the
 // next sweep.
 func (d *database) Sweep(ctx context.Context, now time.Time) (swept int, err error) {
-	for _, table := range []string{"sessions", "counters", "processes", "holds"} {
-		n, err := d.write(ctx, `DELETE FROM `+table+` WHERE expires <= ?`, now.UnixMilli())
+	for table, before := range map[string]time.Time{
+		"sessions": now, "counters": now, "holds": now, "processes": now.Add(-store.EndedKept),
+	} {
+		n, err := d.write(ctx, `DELETE FROM `+table+` WHERE expires <= ?`, before.UnixMilli())
 		swept += n
 		if err != nil {
 			return swept, err

@@ -24,7 +24,7 @@ import (
 //go:embed schema.*.sql
 var schemas embed.FS
 
-const schemaVersion = 2
+const schemaVersion = 3
 
 const (
 	openTimeout   = 10 * time.Second // enough for eight processes that create the file at the same time
@@ -37,8 +37,8 @@ const (
 type database struct {
 	writer, reader *sql.DB
 	// These queries are prepared once, since every process runs them all the time: a log polls the entries up to a
-	// hundred times a second, and most requests look a session up.
-	entriesAfter, session, sessionsOf, liveSessions, product, productsAfter *sql.Stmt
+	// hundred times a second, most requests look a session up, and an open panel reads all processes every second.
+	entriesAfter, session, sessionsOf, liveSessions, product, productsAfter, processes *sql.Stmt
 }
 
 // Open opens the SQLite file of that path. It creates a missing file with mode 0600 and its folder with mode 0700, since
@@ -110,6 +110,7 @@ func (d *database) prepare(ctx context.Context) error {
 		`SELECT id` + fromSessions + `WHERE id IN (SELECT value FROM json_each(?)) AND expires > ?`: &d.liveSessions,
 		selectProduct + `WHERE id = ?`:                     &d.product,
 		selectProduct + `WHERE id > ? ORDER BY id LIMIT ?`: &d.productsAfter,
+		`SELECT record FROM processes WHERE expires > ?`:   &d.processes,
 	} {
 		var err error
 		if *prepared, err = d.reader.PrepareContext(ctx, query); err != nil {

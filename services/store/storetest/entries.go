@@ -3,7 +3,9 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -270,24 +272,78 @@ func testConcurrentAppends(t *testing.T, open func() store.Store) {
 	wantEqual(t, "messages", len(Verify(t, stores[0], acked...)), each*len(stores))
 }
 
-// testProcesses proves that records are replaced by their id and counted until they expire.
+// testProcesses proves that records are replaced, that other processes read them as they were written, and that they are kept
+// for a while after they have expired.
 func testProcesses(t *testing.T, open func() store.Store) {
 	a, b := open(), open()
-	for _, p := range []store.Process{
-		{ID: "1", Server: "fork", Host: "h", PID: 7, Version: "v1", Expires: now.Add(-time.Second)},
-		{ID: "2", Server: "cluster", Worker: 2, Expires: now.Add(time.Second)},
-		{ID: "1", Server: "fork", Host: "h", PID: 7, Version: "v1", Websockets: 3, Expires: now.Add(time.Minute)},
-	} {
+	full := store.Process{
+		ID: "1", Service: "replica", Server: "h:8080", Mode: "CLUSTER", Host: "h", Machine: "m", Worker: 2, PID: 7, Version: "v1",
+		State: store.Draining, Cause: "Ñandú's reload", Started: now.Add(-time.Hour), Seen: now, Interval: 5 * time.Second,
+		Expires: now.Add(time.Minute), Restarts: 3, Predecessor: store.Predecessor{PID: 6, Cause: "signal: killed"},
+		Requests: 1 << 40, Errors: 4, Rate: 1.25, P50: time.Millisecond, P99: time.Second, Draws: 5, Connections: 6, Websockets: 8,
+		Panels: 2, Memory: 9, CPU: 0.1, History: []byte{0, 255, 1},
+	}
+	small := store.Process{ID: "2", Server: "cluster", Panels: 1, Expires: now.Add(time.Second)}
+	ended := store.Process{ID: "3", Server: "fork", State: store.Ended, Panels: 4, Expires: now}
+	first := full
+	first.Panels, first.Expires = 0, now.Add(-time.Second)
+	for _, p := range []store.Process{first, small, ended, full} {
 		must(t, a.PutProcess(ctx, p))
 	}
-	for after, want := range map[time.Duration]int{0: 2, time.Second: 1, time.Minute: 0} {
-		got, err := b.CountProcesses(ctx, now.Add(after))
+	for _, c := range []struct {
+		after        time.Duration
+		live, panels int
+		ids          []string
+	}{
+		{-time.Millisecond, 3, 7, []string{"1", "2", "3"}},
+		{0, 2, 3, []string{"1", "2"}},
+		{time.Second, 1, 2, []string{"1"}},
+		{time.Minute, 0, 0, nil},
+	} {
+		live, panels, err := b.CountProcesses(ctx, now.Add(c.after))
 		must(t, err)
-		wantEqual(t, fmt.Sprint("live processes after ", after), got, want)
+		wantEqual(t, fmt.Sprint("live processes and panels after ", c.after), []int{live, panels}, []int{c.live, c.panels})
+		records, err := b.Processes(ctx, now.Add(c.after))
+		must(t, err)
+		var ids []string
+		for _, p := range records {
+			ids = append(ids, p.ID)
+			if p.ID == full.ID {
+				wantEqual(t, "record", p, full)
+			}
+		}
+		slices.Sort(ids)
+		wantEqual(t, fmt.Sprint("records after ", c.after), ids, c.ids)
 	}
-	swept, err := b.Sweep(ctx, now.Add(time.Second))
+	for after, want := range map[time.Duration]int{0: 0, store.EndedKept: 1} {
+		swept, err := b.Sweep(ctx, now.Add(after))
+		must(t, err)
+		wantEqual(t, fmt.Sprint("swept after ", after), swept, want)
+	}
+}
+
+// testInvalidProcesses proves that no record is stored that would make the list of all large or unreadable.
+func testInvalidProcesses(t *testing.T, open func() store.Store) {
+	s := open()
+	long := strings.Repeat("x", store.MaxProcessText+1)
+	for name, p := range map[string]store.Process{
+		"host":        {Host: long},
+		"version":     {Version: long},
+		"cause":       {Cause: long},
+		"predecessor": {Predecessor: store.Predecessor{Cause: long}},
+		"service":     {Service: "\xff"},
+		"history":     {History: make([]byte, store.MaxHistory+1)},
+		"rate":        {Rate: math.NaN()},
+		"CPU":         {CPU: math.Inf(1)},
+	} {
+		p.ID, p.Expires = name, now.Add(time.Minute)
+		wantError(t, "an invalid "+name, s.PutProcess(ctx, p), store.ErrInvalid)
+	}
+	p := store.Process{ID: long[1:], Host: long[1:], History: make([]byte, store.MaxHistory), Expires: now.Add(time.Minute)}
+	must(t, s.PutProcess(ctx, p))
+	records, err := s.Processes(ctx, now)
 	must(t, err)
-	wantEqual(t, "swept", swept, 1)
+	wantEqual(t, "records", records, []store.Process{p})
 }
 
 // testNow proves that the store's clock goes. The server of the tests runs on this machine or is set by the same time

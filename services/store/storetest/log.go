@@ -62,7 +62,7 @@ func appendUntil(ctx context.Context, log *eventlog.Log, e store.Entry) (store.E
 // store can be closed.
 func startLog(s store.Store) (log *eventlog.Log, stop func()) {
 	clock := store.NewClock(s, slog.New(slog.DiscardHandler))
-	log = eventlog.New(s, clock, func() store.Process { return store.Process{Server: "test"} })
+	log = eventlog.New(s, clock, func() int { return 1 })
 	log.AddPages(1) // otherwise it polls once a second
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan bool)

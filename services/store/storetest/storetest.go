@@ -56,6 +56,7 @@ func Run(t *testing.T, open OpenFunc, newSource func(t *testing.T) string) {
 		{"a call honours its context", testContext},
 		{"clock", testNow},
 		{"processes", testProcesses},
+		{"invalid records of processes", testInvalidProcesses},
 		{"holds", testHolds},
 		{"concurrent holds", testConcurrentHolds},
 		// The log: first the calls of the store, then Log on top of them.
@@ -177,7 +178,8 @@ func Outage(t *testing.T, s store.Store) {
 	all["Fill"] = func(ctx context.Context) error { return s.Fill(ctx, 1, 2) }
 	all["DeleteEvents"] = func(ctx context.Context) error { _, err := s.DeleteEvents(ctx, 1, now); return err }
 	all["DeleteEntries"] = func(ctx context.Context) error { _, err := s.DeleteEntries(ctx, 1); return err }
-	all["CountProcesses"] = func(ctx context.Context) error { _, err := s.CountProcesses(ctx, now); return err }
+	all["Processes"] = func(ctx context.Context) error { _, err := s.Processes(ctx, now); return err }
+	all["CountProcesses"] = func(ctx context.Context) error { _, _, err := s.CountProcesses(ctx, now); return err }
 	all["Now"] = func(ctx context.Context) error { _, err := s.Now(ctx); return err }
 	all["Sweep"] = func(ctx context.Context) error { _, err := s.Sweep(ctx, now); return err }
 	all["Ping"] = s.Ping
