@@ -373,20 +373,23 @@ func (d *database) CountProcesses(ctx context.Context, now time.Time) (live, pan
 	defer cancel()
 	cursor, err := t.processes.Aggregate(ctx, mongo.Pipeline{
 		{{Key: "$match", Value: bson.D{where("expires", "$gt", now)}}},
-		{{Key: "$group", Value: bson.D{
-			{Key: "_id", Value: nil},
-			{Key: "live", Value: bson.D{{Key: "$sum", Value: 1}}},
-			{Key: "panels", Value: bson.D{{Key: "$sum", Value: "$panels"}}},
-		}}},
+		{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$panels"}, {Key: "n", Value: bson.D{{Key: "$sum", Value: 1}}}}}},
 	})
 	if err != nil {
 		return 0, 0, wrap(err)
 	}
-	var sums []struct{ Live, Panels int } // one, or none when no record matches
-	if err := cursor.All(ctx, &sums); err != nil || len(sums) == 0 {
+	var groups []struct { // records with the same number of panels
+		Panels int `bson:"_id"` // null in records of an earlier version
+		N      int
+	}
+	if err := cursor.All(ctx, &groups); err != nil {
 		return 0, 0, wrap(err)
 	}
-	return sums[0].Live, sums[0].Panels, nil
+	for _, g := range groups {
+		live += g.N
+		panels += g.N * g.Panels
+	}
+	return live, panels, nil
 }
 
 // Sweep deletes by the indexes on expires. A call that fails between the collections leaves the rest to the next sweep.

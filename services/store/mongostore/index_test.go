@@ -92,6 +92,9 @@ func TestRoundTrips(t *testing.T) {
 			return err
 		}, []string{"findAndModify", "insert"}},
 		{"After", func() error { _, err := d.After(ctx, 0, 100); return err }, []string{"find"}},
+		{"PutProcess", func() error { return d.PutProcess(ctx, store.Process{ID: "p", Expires: later}) }, []string{"update"}},
+		{"Processes", func() error { _, err := d.Processes(ctx, time.Now()); return err }, []string{"find"}},
+		{"CountProcesses", func() error { _, _, err := d.CountProcesses(ctx, time.Now()); return err }, []string{"aggregate"}},
 	} {
 		if err := step.call(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
@@ -297,4 +300,36 @@ func TestDocumentsOfEarlierVersion(t *testing.T) {
 		}
 	}
 	storetest.EarlierVersion(t, d, "ana", "cookie", "p")
+}
+
+// The record of a process of an earlier version, which goes on running during an update, counts and is read.
+func TestProcessOfEarlierVersion(t *testing.T) {
+	d, _, _ := openMonitored(t)
+	ctx := t.Context()
+	tables, err := d.use(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Now().Add(time.Minute)
+	if _, err := tables.processes.InsertOne(ctx, bson.D{
+		{Key: "_id", Value: "old"}, {Key: "server", Value: "fork"}, {Key: "host", Value: "h"}, {Key: "worker", Value: 0},
+		{Key: "pid", Value: 7}, {Key: "version", Value: "v1"}, {Key: "websockets", Value: 3}, {Key: "expires", Value: expires},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PutProcess(ctx, store.Process{ID: "new", Panels: 2, Expires: expires}); err != nil {
+		t.Fatal(err)
+	}
+	if live, panels, err := d.CountProcesses(ctx, time.Now()); live != 2 || panels != 2 || err != nil {
+		t.Errorf("%d processes, %d panels, %v", live, panels, err)
+	}
+	records, err := d.Processes(ctx, time.Now())
+	if err != nil || len(records) != 2 {
+		t.Fatalf("%v, %v", records, err)
+	}
+	for _, p := range records {
+		if p.ID == "old" && (p.PID != 7 || p.Websockets != 3 || !p.Started.IsZero()) {
+			t.Errorf("%+v", p)
+		}
+	}
 }

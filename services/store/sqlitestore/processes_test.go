@@ -199,6 +199,20 @@ func TestFileOfEarlierVersion(t *testing.T) {
 		t.Errorf("%d sessions of version 1 are left, and the log ends at %d", sessions, last)
 	}
 	storetest.EarlierVersion(t, stores[0], "ana", "cookie", "p")
+
+	// A process of the earlier version, which goes on running during an update, writes its record as before.
+	if _, err := old.Exec(`REPLACE INTO processes VALUES ('old', '{"ID":"old","PID":7,"Websockets":3}', 9999999999999)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := stores[0].PutProcess(t.Context(), store.Process{ID: "new", Panels: 2, Expires: time.Now().Add(time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	if live, panels, err := stores[1].CountProcesses(t.Context(), time.Now()); live != 2 || panels != 2 || err != nil {
+		t.Errorf("%d processes, %d panels, %v", live, panels, err)
+	}
+	if all, err := stores[1].Processes(t.Context(), time.Now()); len(all) != 2 || err != nil {
+		t.Errorf("%+v, %v", all, err)
+	}
 }
 
 func TestLockedByAnotherProcess(t *testing.T) {
