@@ -2,7 +2,9 @@ package workers
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -191,5 +193,26 @@ func TestCopyLines(t *testing.T) {
 	}
 	if got := *p.lastLine.Load(); got != "panic: why" {
 		t.Errorf("the cause is %q", got)
+	}
+}
+
+// A successor is told why the process died, and of its output only the line of a crash.
+func TestPredecessor(t *testing.T) {
+	long := "panic: " + strings.Repeat("Ñ", maxCause)
+	for _, c := range []struct{ line, killCause, want string }{
+		{"", "", "exit status 2"},
+		{"a line of its log", "", "exit status 2"},
+		{"panic: why", "", "exit status 2: panic: why"},
+		{"fatal error: stack overflow", "", "exit status 2: fatal error: stack overflow"},
+		{"a line of its log", "no heartbeat for 5s", "no heartbeat for 5s"},
+		{long, "", "exit status 2: " + long[:maxCause-len("exit status 2: ")]},
+	} {
+		p := &process{exit: errors.New("exit status 2"), killCause: c.killCause}
+		if c.line != "" {
+			p.lastLine.Store(&c.line)
+		}
+		if got := p.asPredecessor(); got.Cause != strings.ToValidUTF8(c.want, "") || got.PID != os.Getpid() {
+			t.Errorf("%+v, want %q", got, c.want)
+		}
 	}
 }
