@@ -38,6 +38,7 @@ var sections = []section{
 	{"latency", "delivery of a message to a page at another worker", false, latency},
 	{"append", "messages stored by 1 to 50 processes, and by 400 on an ideal store", false, appends},
 	{"idle", "what an idle process costs", false, idle},
+	{"records", "what the records of 40 processes cost, and a panel that shows them", false, records},
 	{"sockets", "5,000 idle websockets on one worker", false, idleSockets},
 }
 

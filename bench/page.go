@@ -55,11 +55,16 @@ func (s *server) signUp(ctx context.Context, name string) (cookie string, err er
 
 // dial opens a websocket with the headers of a page of the site, and returns it with the id of the process that accepted it.
 func (s *server) dial(ctx context.Context, cookie string) (*websocket.Conn, int, error) {
+	return s.dialPath(ctx, cookie, "/ws")
+}
+
+// dialPath is dial for another path than that of a chat page.
+func (s *server) dialPath(ctx context.Context, cookie, path string) (*websocket.Conn, int, error) {
 	// Small buffers: section sockets opens thousands in this process.
 	d := websocket.Dialer{ReadBufferSize: 1024, WriteBufferSize: 512, HandshakeTimeout: 10 * time.Second}
 	// The server rejects a websocket of another origin, and one without a session.
 	header := http.Header{"Origin": {s.url}, "Cookie": {cookie}}
-	conn, res, err := d.DialContext(ctx, strings.Replace(s.url, "http", "ws", 1)+"/ws", header)
+	conn, res, err := d.DialContext(ctx, strings.Replace(s.url, "http", "ws", 1)+path, header)
 	if err != nil {
 		if res != nil {
 			err = fmt.Errorf("%w: %s", err, res.Status)

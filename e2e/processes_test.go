@@ -183,7 +183,9 @@ func TestPanelFrames(t *testing.T) {
 		return found
 	}
 	worker := func(pid int) func(listedProcess) bool {
-		return func(p listedProcess) bool { return p.Server == "cluster" && p.Worker == 2 && p.State == "online" && p.PID != pid }
+		return func(p listedProcess) bool {
+			return p.Server == "cluster" && p.Worker == 2 && p.State == "online" && p.PID != pid
+		}
 	}
 	await("all processes, every second", func() bool {
 		n := 0
