@@ -252,7 +252,7 @@ func (d *database) PutProcess(ctx context.Context, p store.Process) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.write(ctx, `REPLACE INTO processes VALUES (?, ?, ?)`, p.ID, string(record), p.Expires.UnixMilli())
+	_, err = writeThrough(ctx, d.recorder, `REPLACE INTO processes VALUES (?, ?, ?)`, p.ID, string(record), p.Expires.UnixMilli())
 	return err
 }
 

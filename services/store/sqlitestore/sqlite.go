@@ -36,6 +36,8 @@ const (
 // in database/sql, and only processes compete for SQLite's lock, where the order is random.
 type database struct {
 	writer, reader *sql.DB
+	// recorder writes the records of processes, which are written again within seconds, without fsync.
+	recorder *sql.DB
 	// These queries are prepared once, since every process runs them all the time: a log polls the entries up to a
 	// hundred times a second, most requests look a session up, and an open panel reads all processes every second.
 	entriesAfter, session, sessionsOf, liveSessions, product, productsAfter, processes *sql.Stmt
@@ -50,18 +52,22 @@ func Open(ctx context.Context, path string) (store.Store, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	writer, err := connect(path, 1, 0)
+	writer, err := connect(path, 1, 0, "FULL") // a commit returns after fsync: NORMAL can lose the last ones in a power cut
 	if err != nil {
 		return nil, fmt.Errorf("open the store %s: %w", path, err)
 	}
 	if err := retryBusy(ctx, func() error { return migrate(ctx, writer) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
-	reader, err := connect(path, maxReaders, store.CallTimeout)
+	reader, err := connect(path, maxReaders, store.CallTimeout, "FULL")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close())
 	}
-	d := &database{writer: writer, reader: reader}
+	recorder, err := connect(path, 1, 0, "NORMAL")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), writer.Close(), reader.Close())
+	}
+	d := &database{writer: writer, reader: reader, recorder: recorder}
 	if err := retryBusy(ctx, func() error { return d.prepare(ctx) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store %s: %w", path, err), d.Close())
 	}
@@ -133,7 +139,8 @@ func createFile(path string) error {
 }
 
 // connect returns a pool of connections to the file. SQLite itself waits up to busyTimeout for another process's lock.
-func connect(path string, connections int, busyTimeout time.Duration) (*sql.DB, error) {
+// synchronous is how durable a commit is.
+func connect(path string, connections int, busyTimeout time.Duration, synchronous string) (*sql.DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -142,7 +149,7 @@ func connect(path string, connections int, busyTimeout time.Duration) (*sql.DB, 
 		"_pragma": {
 			fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
 			"journal_mode(WAL)", // readers and the writer do not block one another
-			"synchronous(FULL)", // a commit returns after fsync: NORMAL can lose the last commits in a power cut
+			fmt.Sprintf("synchronous(%s)", synchronous),
 		},
 		// A transaction takes the write lock when it begins. One that starts with a read and takes the lock later fails
 		// at once, whatever the timeout, when another process wrote in between.
@@ -167,7 +174,7 @@ func (d *database) Ping(ctx context.Context) error {
 
 // Close closes all connections.
 func (d *database) Close() error {
-	return errors.Join(d.reader.Close(), d.writer.Close())
+	return errors.Join(d.reader.Close(), d.recorder.Close(), d.writer.Close())
 }
 
 // retryBusy repeats a write until no other process holds the file's lock, or ctx ends. SQLite's busy_timeout is unfair to
@@ -189,6 +196,11 @@ func retryBusy(ctx context.Context, write func() error) error {
 
 // write runs one statement and returns the number of rows that it changed. It checks all texts among the arguments.
 func (d *database) write(ctx context.Context, statement string, args ...any) (int, error) {
+	return writeThrough(ctx, d.writer, statement, args...)
+}
+
+// writeThrough is write with one of the connections that write.
+func writeThrough(ctx context.Context, writer *sql.DB, statement string, args ...any) (int, error) {
 	if err := checkTexts(args); err != nil {
 		return 0, err
 	}
@@ -196,7 +208,7 @@ func (d *database) write(ctx context.Context, statement string, args ...any) (in
 	defer cancel()
 	var n int64
 	err := retryBusy(ctx, func() error {
-		res, err := d.writer.ExecContext(ctx, statement, args...)
+		res, err := writer.ExecContext(ctx, statement, args...)
 		if err != nil {
 			return err
 		}
