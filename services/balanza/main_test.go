@@ -157,6 +157,7 @@ func TestBadInputIsOneLineAndStatus2(t *testing.T) {
 func TestBadSettingIsOneLineAndStatus2(t *testing.T) {
 	h := newHome(t)
 	for _, setting := range [][2]string{
+		{"BALANZA_SERVICE", strings.Repeat("x", 65)}, {"BALANZA_SERVICE", "a\nb"}, {"BALANZA_MACHINE", "a\xff"},
 		{"BALANZA_LOG_FORMAT", "yaml"}, {"BALANZA_KEEP_MESSAGES", "1h"}, {"BALANZA_KEEP_MESSAGES", "-48h"}, {"BALANZA_KEEP_MESSAGES", "x"},
 		{"BALANZA_TRUSTED_PROXIES", "10.0.0.300"}, {"BALANZA_TRUSTED_PROXIES", "nginx,http://nginx"},
 	} {
