@@ -44,7 +44,7 @@ func (p *program) background(ctx context.Context, args, names []string) error {
 	cmd := exec.Command(self, args...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C and the end of the terminal do not reach it
-	cmd.Env = append(os.Environ(), "BALANZA_LOG_FORMAT="+p.logFormat(), backgroundVariable+"=1")
+	cmd.Env = append(os.Environ(), "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -211,11 +211,14 @@ func TestFlagsAfterTwoHyphensAreTheServers(t *testing.T) {
 func TestDurationsWithoutTheWallClock(t *testing.T) {
 	start := time.Now().Add(10 * time.Minute)
 	s := serverStatus{
-		Status:  control.Status{Name: "one", Status: "online", Since: start, Uptime: 3},
-		Workers: []processStatus{{WorkerStatus: control.WorkerStatus{Worker: 1, Pid: 7, Status: "online", Since: start, Uptime: 2}}},
+		Status: control.Status{Name: "one", Status: "online", Since: start, Uptime: 3},
+		usage:  usage{Memory: 1 << 20},
+		Workers: []processStatus{{
+			WorkerStatus: control.WorkerStatus{Worker: 1, Pid: 7, Status: "online", Since: start, Uptime: 2}, usage: usage{Memory: 1 << 20},
+		}},
 	}
 	var out bytes.Buffer
-	if err := table(&out, []serverStatus{s}, nil); err != nil {
+	if err := table(&out, []serverStatus{s}, nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	if text := out.String(); !strings.Contains(text, "3s") || !strings.Contains(text, "2s") || strings.Contains(text, "-") {

@@ -98,8 +98,8 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 	return g.Wait()
 }
 
-// workersConfig describes a server to its master; args start a worker of it. The workers get the format of the logs as a
-// variable, because none of them writes to a terminal itself: the master reads their output.
+// workersConfig describes a server to its master; args start a worker of it. The workers log JSON, whatever the settings
+// say: their master reads it.
 func (p *program) workersConfig(s settings, args []string, out *output) (workers.Config, error) {
 	if err := checkName(s.name()); err != nil {
 		return workers.Config{}, err
@@ -115,7 +115,7 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 	return workers.Config{
 		Name: s.name(), Mode: string(s.Mode), Host: s.Host, Port: int(s.Port),
 		Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
-		Env:    []string{"BALANZA_LOG_FORMAT=" + out.format},
+		Env:    []string{"BALANZA_LOG_FORMAT=json"},
 		Limits: s.limits(), Output: out, Logger: out.logger,
 		// A server in the background stays on the list when it is stopped, and can be started again.
 		KeepStopped: inBackground(), ControlDir: s.runDir(),

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -16,47 +15,49 @@ import (
 
 // logs prints the last lines that servers wrote and, with -f, those that come until a signal ends it.
 func (p *program) logs() *cobra.Command {
-	var lines int
-	var follow bool
-	c := p.forServers("logs [-f] [-n LINES] [NAME|PORT|all …]", "what the servers wrote", func(ctx context.Context, names []string) error {
-		if lines < 0 {
-			return usagef("logs -n %d: the number of lines can't be negative", lines)
+	var tail logfile.Tail
+	var format string
+	c := p.forServers("logs [-f] [-n LINES] [NAME|PORT|all …]", "what the servers wrote", func(ctx context.Context, names []string) (err error) {
+		_, readable := p.out.(terminal)
+		switch {
+		case tail.Lines < 0:
+			return usagef("logs -n %d: the number of lines can't be negative", tail.Lines)
+		case format == "text", format == "json":
+			readable = format == "text"
+		case format != "auto":
+			return usagef("logs --format: %q is not auto, text or json", format)
 		}
-		files, err := p.logFiles(ctx, names)
-		if err != nil {
+		if tail.Files, err = p.logFiles(ctx, names); err != nil {
 			return err
 		}
-		p.printLogs(ctx, files, lines, follow)
+		if len(names) == 0 || slices.Contains(names, allServers) {
+			tail.Dir = p.settings.logsDir()
+		}
+		p.printLogs(ctx, tail, readable)
 		return context.Cause(ctx)
 	})
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with the lines that come")
-	c.Flags().IntVarP(&lines, "lines", "n", 20, "how many `LINES` of each server")
+	c.Flags().BoolVarP(&tail.Follow, "follow", "f", false, "go on with the lines that come")
+	c.Flags().IntVarP(&tail.Lines, "lines", "n", 20, "how many `LINES` of each server")
+	c.Flags().StringVar(&format, "format", "auto", "`FORMAT`: text, json (as it was written), or auto: text on a terminal")
 	return c
 }
 
-// printLogs prints the last lines of several files, by name. Where there are several, each line has its name before it,
-// and lines of different files keep no order: the files are read at the same time.
-func (p *program) printLogs(ctx context.Context, files map[string]string, lines int, follow bool) {
+// printLogs prints the lines of several files by time, for people or as they are. Where lines of several files can come,
+// each has its file's name before it.
+func (p *program) printLogs(ctx context.Context, tail logfile.Tail, readable bool) {
 	width := 0
-	for name := range files {
+	for name := range tail.Files {
 		width = max(width, len(name))
 	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for name, file := range files {
+	labelled := len(tail.Files) > 1 || tail.Follow && tail.Dir != ""
+	tail.Run(ctx, func(name string, line []byte) {
 		label := ""
-		if len(files) > 1 {
+		if labelled {
+			width = max(width, len(name))
 			label = fmt.Sprintf("%-*s | ", width, name)
 		}
-		wg.Go(func() {
-			logfile.Tail(ctx, file, lines, follow, func(line []byte) {
-				mu.Lock() // whole lines, also where the output is a pipe
-				defer mu.Unlock()
-				fmt.Fprintf(p.out, "%s%s\n", label, line)
-			})
-		})
-	}
-	wg.Wait()
+		_, _ = lineWriter{p.out, label, readable}.Write(line)
+	})
 }
 
 // logFiles finds the log files of the servers named, those of servers that no longer run among them. Without names they

@@ -84,12 +84,12 @@ func (p *program) refresh(ctx context.Context, out *os.File, rates *rates, lines
 	if err != nil {
 		return err
 	}
-	var screen bytes.Buffer
-	if err := table(&screen, all, rates.update(all)); err != nil {
-		return err
-	}
 	width, height, err := term.GetSize(int(out.Fd()))
 	if err != nil {
+		return err
+	}
+	var screen bytes.Buffer
+	if err := table(&screen, all, rates.update(all), width); err != nil {
 		return err
 	}
 	draw(out, screen.String(), lines, width, height)
@@ -123,8 +123,7 @@ func draw(to io.Writer, table string, lines []string, width, height int) {
 // maxLogLines is how many lines of the logs monit remembers.
 const maxLogLines = 200
 
-// followLogs collects what the servers that run now write; last returns the newest lines. Servers that are started later
-// show up in the table alone.
+// followLogs collects what servers write, in the order of time; last returns the newest lines.
 func (p *program) followLogs(ctx context.Context) (last func() []string) {
 	var mu sync.Mutex
 	var lines []string
@@ -132,14 +131,17 @@ func (p *program) followLogs(ctx context.Context) (last func() []string) {
 	if err != nil {
 		files = nil
 	}
-	for name, file := range files {
-		go logfile.Tail(ctx, file, 5, true, func(line []byte) {
-			mu.Lock()
-			defer mu.Unlock()
-			lines = append(lines, name+" | "+string(line))
-			lines = lines[max(0, len(lines)-maxLogLines):]
-		})
+	width := 0
+	for name := range files {
+		width = max(width, len(name))
 	}
+	go logfile.Tail{Files: files, Lines: 20, Follow: true, Dir: p.settings.logsDir()}.Run(ctx, func(name string, line []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		width = max(width, len(name))
+		lines = append(lines, fmt.Sprintf("%-*s | %s", width, name, logfile.Readable(line, time.Now())))
+		lines = lines[max(0, len(lines)-maxLogLines):]
+	})
 	return func() []string {
 		mu.Lock()
 		defer mu.Unlock()
@@ -147,23 +149,44 @@ func (p *program) followLogs(ctx context.Context) (last func() []string) {
 	}
 }
 
+// rateInterval is the time over which requests a second are counted. Workers tell their number once a second, so that a
+// shorter one would show now none and now twice as many.
+const rateInterval = 5 * time.Second
+
 // rates turns counts of requests into requests a second.
-type rates struct {
+type rates struct{ samples []sample }
+
+// sample is how many requests processes had answered at a time.
+type sample struct {
 	at    time.Time
-	count map[int]int64 // by process
+	count map[processKey]int64
 }
 
-// update returns each process's rate since the last call.
+// processKey tells processes apart, those that had the same pid one after another too.
+type processKey struct {
+	pid   int
+	since int64 // nanoseconds since 1970
+}
+
+// update returns the requests a second of each process, by pid, during the last rateInterval; 0 for one that is seen for the
+// first time.
 func (r *rates) update(all []serverStatus) map[int]float64 {
-	now, count, perSecond := time.Now(), map[int]int64{}, map[int]float64{}
+	now := sample{time.Now(), map[processKey]int64{}}
+	r.samples = slices.DeleteFunc(r.samples, func(s sample) bool { return now.at.Sub(s.at) > rateInterval })
+	perSecond := map[int]float64{}
 	for _, s := range all {
 		for _, w := range s.Workers {
-			count[w.Pid] = w.Requests
-			if before, ok := r.count[w.Pid]; ok {
-				perSecond[w.Pid] = float64(w.Requests-before) / now.Sub(r.at).Seconds()
+			key := processKey{w.Pid, w.Since.UnixNano()}
+			now.count[key] = w.Requests
+			perSecond[w.Pid] = 0
+			for _, before := range r.samples {
+				if count, ok := before.count[key]; ok {
+					perSecond[w.Pid] = max(0, float64(w.Requests-count)) / now.at.Sub(before.at).Seconds()
+					break
+				}
 			}
 		}
 	}
-	r.at, r.count = now, count
+	r.samples = append(r.samples, now)
 	return perSecond
 }

@@ -29,18 +29,42 @@ func TestMonitFillsTheScreenAndNoMore(t *testing.T) {
 	}
 }
 
+// answering is a server whose workers have answered so many requests.
+func answering(workers ...control.WorkerStatus) []serverStatus {
+	s := serverStatus{Status: control.Status{Name: "one", Status: "online", Pid: 1}}
+	for _, w := range workers {
+		s.Workers = append(s.Workers, processStatus{WorkerStatus: w})
+	}
+	return []serverStatus{s}
+}
+
 func TestMonitCountsRequestsASecond(t *testing.T) {
-	at := func(requests int64) []serverStatus {
-		return []serverStatus{{Workers: []processStatus{{WorkerStatus: control.WorkerStatus{Pid: 7, Requests: requests}}}}}
+	start := time.Now()
+	worker := func(pid int, since time.Duration, requests int64) control.WorkerStatus {
+		return control.WorkerStatus{Pid: pid, Since: start.Add(since), Requests: requests, Status: "online"}
 	}
 	var r rates
-	if first := r.update(at(100)); len(first) != 0 {
-		t.Errorf("a rate from one look: %v", first)
+	expect := func(what string, all []serverStatus, want map[int]float64) {
+		t.Helper()
+		for i := range r.samples {
+			r.samples[i].at = r.samples[i].at.Add(-2 * time.Second)
+		}
+		got := r.update(all)
+		if len(got) != len(want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+		for pid, rate := range want {
+			if got[pid] < 0.95*rate || got[pid] > rate {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+		}
 	}
-	r.at = time.Now().Add(-2 * time.Second)
-	if rate := r.update(at(300))[7]; rate < 90 || rate > 100 {
-		t.Errorf("200 requests in 2 s: %v a second", rate)
-	}
+	expect("seen for the first time", answering(worker(7, 0, 100), worker(8, 0, 5000)), map[int]float64{7: 0, 8: 0})
+	expect("after 2 s", answering(worker(7, 0, 300), worker(8, 0, 5000)), map[int]float64{7: 100, 8: 0})
+	expect("after 4 s", answering(worker(7, 0, 1300), worker(8, 0, 5000)), map[int]float64{7: 300, 8: 0})
+	expect("8 was replaced, and its pid is another's", answering(worker(7, 0, 1300), worker(8, time.Minute, 40)), map[int]float64{7: 250, 8: 0})
+	expect("the new one answers", answering(worker(7, 0, 1300), worker(8, time.Minute, 440)), map[int]float64{7: 0, 8: 200})
+	expect("a number that falls", answering(worker(8, time.Minute, 3)), map[int]float64{8: 0})
 }
 
 func TestMonitNeedsATerminal(t *testing.T) {

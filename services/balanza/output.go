@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"time"
 
 	"golang.org/x/term"
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -11,29 +14,28 @@ import (
 	"balanza/services/logfile"
 )
 
-// A master writes what its workers write, in the format that it would use itself: JSON for programs, one object a line, or
-// text for people, depending on what standard error is.
+// Processes log JSON, one object a line, whatever starts them: workers to their master, masters to their log files. Text
+// is made of it where people read: on standard error that is a terminal, and by logs and monit.
 
 // output is where a server's lines go: standard error, and the server's log file. Writing never blocks.
 type output struct {
 	io.Writer
 	sinks  []*logfile.Sink
 	file   string // empty: none
-	format string
 	logger *slog.Logger
 }
 
 // openOutput opens the output of the server of that name; label is put before its lines on standard error, where they
 // are among those of others. Where no log file can be written (a read-only container) there is none.
 func (p *program) openOutput(name, label string) *output {
-	o := &output{format: p.logFormat()}
+	o := &output{}
 	if !inBackground() {
-		o.sinks = append(o.sinks, logfile.NewSink(p.err, label))
+		o.sinks = append(o.sinks, logfile.NewSink(p.standardError(label)))
 	}
 	if s := p.settings; s.LogSize > 0 && os.MkdirAll(s.logsDir(), 0o700) == nil {
 		o.file = logfile.Path(s.logsDir(), name)
 		rotated := &lumberjack.Logger{Filename: o.file, MaxSize: s.LogSize, MaxBackups: s.LogFiles}
-		o.sinks = append(o.sinks, logfile.NewSink(&logfile.File{Logger: rotated, Redirect: inBackground() && !p.redirected}, ""))
+		o.sinks = append(o.sinks, logfile.NewSink(&logfile.File{Logger: rotated, Redirect: inBackground() && !p.redirected}))
 		p.redirected = true
 	}
 	var writers []io.Writer
@@ -41,7 +43,7 @@ func (p *program) openOutput(name, label string) *output {
 		writers = append(writers, s)
 	}
 	o.Writer = io.MultiWriter(writers...)
-	o.logger = newLogger(o, o.format)
+	o.logger = newLogger(o)
 	return o
 }
 
@@ -52,24 +54,37 @@ func (o *output) Close() {
 	}
 }
 
-// newLogger returns a logger that writes JSON, one object a line, or readable text.
-func newLogger(w io.Writer, format string) *slog.Logger {
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, nil))
-	}
-	return slog.New(slog.NewTextHandler(w, nil))
-}
+// newLogger returns a logger that writes JSON, one object a line.
+func newLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, nil)) }
 
 // logger writes to standard error without a log file: for a worker, whose output its master reads.
-func (p *program) logger() *slog.Logger { return newLogger(p.err, p.logFormat()) }
+func (p *program) logger() *slog.Logger { return newLogger(p.standardError("")) }
 
-// logFormat is text on a terminal and json elsewhere, unless the settings say which.
-func (p *program) logFormat() string {
-	if p.settings.LogFormat != "auto" {
-		return p.settings.LogFormat
+// standardError writes lines of logs to standard error, with label before each: as text on a terminal and as they are
+// elsewhere, unless the settings say which.
+func (p *program) standardError(label string) io.Writer {
+	format := p.settings.LogFormat
+	if f, ok := p.err.(*os.File); format == "auto" && ok && term.IsTerminal(int(f.Fd())) {
+		format = "text"
 	}
-	if f, ok := p.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return "text"
+	return lineWriter{p.err, label, format == "text"}
+}
+
+// lineWriter writes lines, one a call.
+type lineWriter struct {
+	to       io.Writer
+	label    string
+	readable bool
+}
+
+// Write writes one line.
+func (w lineWriter) Write(line []byte) (int, error) {
+	shown := bytes.TrimSuffix(line, []byte("\n"))
+	if w.readable {
+		shown = logfile.Readable(shown, time.Now())
 	}
-	return "json"
+	if _, err := w.to.Write(slices.Concat([]byte(w.label), shown, []byte("\n"))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }

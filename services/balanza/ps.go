@@ -3,8 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,61 +30,144 @@ func (p *program) ps() *cobra.Command {
 			p.printf("nothing runs; start with: balanza up -d\n")
 			return nil
 		}
-		return table(p.out, all, nil)
+		return table(p.out, all, nil, p.columns())
 	})
 	c.Aliases = []string{"list", "ls", "status"}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON, for programs")
 	return c
 }
 
+// usage is what processes use.
+type usage struct {
+	CPU    float64 `json:"cpu"`    // percent of one CPU, during cpuInterval
+	Memory int64   `json:"memory"` // bytes; memory that n processes share counts as an n-th part: see workers.ProportionalMemory
+}
+
+func (u *usage) add(v usage) { u.CPU, u.Memory = u.CPU+v.CPU, u.Memory+v.Memory }
+
 // processStatus is a worker with what it uses.
 type processStatus struct {
 	control.WorkerStatus
-	CPU    float64 `json:"cpu"`    // percent of one CPU, during cpuInterval
-	Memory int64   `json:"memory"` // resident bytes
+	usage
+}
+
+// masterStatus is a master with what it uses.
+type masterStatus struct {
+	Pid int `json:"pid"`
+	usage
+	Servers []string `json:"servers"` // all those in it, by name
 }
 
 // serverStatus is a server as `ps --json` gives it.
 type serverStatus struct {
 	control.Status
-	CPU     float64         `json:"cpu"`    // of all its workers
-	Memory  int64           `json:"memory"` // of all its workers and, where it is not one of them, its master
+	usage                   // of its workers and, unless that is told apart, its master
+	Master  *masterStatus   `json:"master,omitempty"` // told apart: several servers share it, or the server does not run
 	Workers []processStatus `json:"workers"`
 }
 
 // InProcess tells whether the server is one process: its master, which serves.
 func (s serverStatus) InProcess() bool { return len(s.Workers) == 1 && s.Workers[0].Pid == s.Pid }
 
+// Runs tells whether the server has processes, or may have them.
+func (s serverStatus) Runs() bool {
+	return s.Status.Status != "stopped" && s.Status.Status != "errored"
+}
+
 // cpuInterval is how long CPU use is measured. The kernel counts in steps of 10 ms, so a shorter one would tell little.
 const cpuInterval = 200 * time.Millisecond
 
-// measure returns the servers that pick finds, with what their processes use. All processes are measured at the same time.
+// measure returns the servers of these names (see pick), with what their processes use. Each process counts once, so that
+// servers and the masters that are told apart add up to what all use.
 func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, error) {
-	servers, err := p.pick(ctx, names)
+	all, err := p.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]serverStatus, len(servers))
-	var wg sync.WaitGroup
+	servers, err := named(all, names)
+	if err != nil {
+		return nil, err
+	}
+	masters := map[int]*masterStatus{}
+	var pids, workerPids, unresponsive []int
+	for _, st := range all {
+		if masters[st.Pid] == nil {
+			masters[st.Pid] = &masterStatus{Pid: st.Pid}
+			pids = append(pids, st.Pid)
+		}
+		masters[st.Pid].Servers = append(masters[st.Pid].Servers, st.Name)
+		for _, w := range st.Workers {
+			workerPids = append(workerPids, w.Pid)
+		}
+		if st.Status == "unresponsive" && st.Pid > 0 {
+			unresponsive = append(unresponsive, st.Pid)
+		}
+	}
+	// A master that does not answer does not tell its workers: they count with it.
+	untold := map[int][]int{}
+	if len(unresponsive) > 0 {
+		untold = children(ctx, unresponsive)
+	}
+	pids = append(pids, workerPids...)
+	for _, master := range unresponsive {
+		untold[master] = slices.DeleteFunc(untold[master], func(pid int) bool { return slices.Contains(workerPids, pid) })
+		pids = append(pids, untold[master]...)
+	}
+	uses := measureProcesses(ctx, pids)
+	for pid, m := range masters {
+		m.usage = uses[pid]
+		for _, worker := range untold[pid] {
+			m.add(uses[worker])
+		}
+	}
+	measured := make([]serverStatus, len(servers))
 	for i, st := range servers {
 		s := serverStatus{Status: st, Workers: make([]processStatus, len(st.Workers))}
 		for j, w := range st.Workers {
-			s.Workers[j] = processStatus{WorkerStatus: w, Memory: workers.ResidentMemory(w.Pid)}
-			s.Memory += s.Workers[j].Memory
-			wg.Go(func() { s.Workers[j].CPU = cpuPercent(ctx, w.Pid) })
+			s.Workers[j] = processStatus{w, uses[w.Pid]}
+			s.add(uses[w.Pid])
 		}
-		if !s.InProcess() {
-			s.Memory += workers.ResidentMemory(st.Pid)
+		if m := masters[st.Pid]; len(m.Servers) > 1 || !s.Runs() {
+			s.Master = m
+		} else if !s.InProcess() {
+			s.add(m.usage)
 		}
-		all[i] = s
+		measured[i] = s
+	}
+	return measured, context.Cause(ctx)
+}
+
+// children returns the pids of the processes that these processes have started, by their parents.
+func children(ctx context.Context, parents []int) map[int][]int {
+	all, _ := process.ProcessesWithContext(ctx)
+	byParent := map[int][]int{}
+	for _, ps := range all {
+		if parent, err := ps.PpidWithContext(ctx); err == nil && slices.Contains(parents, int(parent)) {
+			byParent[int(parent)] = append(byParent[int(parent)], int(ps.Pid))
+		}
+	}
+	return byParent
+}
+
+// measureProcesses returns what processes use, by pid. All are measured at the same time.
+func measureProcesses(ctx context.Context, pids []int) map[int]usage {
+	uses := map[int]usage{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slices.Sort(pids)
+	for _, pid := range slices.Compact(pids) {
+		if pid == 0 { // a worker without a process
+			continue
+		}
+		wg.Go(func() {
+			u := usage{cpuPercent(ctx, pid), workers.ProportionalMemory(pid)}
+			mu.Lock()
+			defer mu.Unlock()
+			uses[pid] = u
+		})
 	}
 	wg.Wait()
-	for i := range all {
-		for _, w := range all[i].Workers {
-			all[i].CPU += w.CPU
-		}
-	}
-	return all, context.Cause(ctx)
+	return uses
 }
 
 // cpuPercent is how much of one CPU a process uses during cpuInterval, 0 for one that has ended.
@@ -96,28 +178,4 @@ func cpuPercent(ctx context.Context, pid int) float64 {
 	}
 	percent, _ := ps.PercentWithContext(ctx, cpuInterval)
 	return float64(int(percent*10+0.5)) / 10
-}
-
-// table prints servers and, below each, its workers; with rates, their requests a second by pid too.
-func table(to io.Writer, all []serverStatus, rates map[int]float64) error {
-	return render(to, "ps.tmpl", struct {
-		Servers []serverStatus
-		Rates   map[int]float64
-		Live    bool
-	}{all, rates, rates != nil})
-}
-
-// age is how long something has lived, in its one or two largest units; - for what does not live.
-func age(seconds float64, status string) string {
-	if seconds == 0 || status == "stopped" || status == "errored" {
-		return "-"
-	}
-	d := time.Duration(seconds * float64(time.Second)).Round(time.Second)
-	switch days := int(d.Hours()) / 24; {
-	case days > 0:
-		return fmt.Sprintf("%dd%dh", days, int(d.Hours())%24)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return d.String()
 }

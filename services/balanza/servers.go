@@ -30,10 +30,18 @@ func (p *program) list(ctx context.Context) ([]control.Status, error) {
 }
 
 // pick returns the servers of these names, in their order. A name may also be a port, or all; no name means all too.
-func (p *program) pick(ctx context.Context, names []string) (picked []control.Status, err error) {
+func (p *program) pick(ctx context.Context, names []string) ([]control.Status, error) {
 	all, err := p.list(ctx)
-	if err != nil || len(names) == 0 || slices.Contains(names, allServers) {
-		return all, err
+	if err != nil {
+		return nil, err
+	}
+	return named(all, names)
+}
+
+// named is pick from servers that are listed already.
+func named(all []control.Status, names []string) (picked []control.Status, err error) {
+	if len(names) == 0 || slices.Contains(names, allServers) {
+		return all, nil
 	}
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(st control.Status) bool { return st.Name == name || strconv.Itoa(st.Port) == name })

@@ -58,23 +58,10 @@ func (p *program) printf(format string, args ...any) { fmt.Fprintf(p.out, text(f
 // templates are parsed at their first use: a worker needs none of them.
 var templates = sync.OnceValue(func() *template.Template {
 	functions := template.FuncMap{
-		"text": text, "age": age,
+		"text": text, "age": age, "percent": percent, "mebibytes": mebibytes, "yesNo": yesNo,
 		"flags": func(f *pflag.FlagSet) string { // pflag's word for a default is English
 			return strings.ReplaceAll(f.FlagUsages(), "(default ", "("+text("default")+" ")
 		},
-		"rate": func(perSecond map[int]float64, all []processStatus) (sum float64) {
-			for _, w := range all {
-				sum += perSecond[w.Pid]
-			}
-			return sum
-		},
-		"yesNo": func(yes bool) string {
-			if yes {
-				return text("yes")
-			}
-			return text("no")
-		},
-		"mebibytes": func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
 	}
 	return template.Must(template.New("").Funcs(functions).ParseFS(texts, "texts/*.tmpl"))
 })

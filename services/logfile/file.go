@@ -32,18 +32,22 @@ func List(dir string) (map[string]string, error) {
 	return files, err
 }
 
+// rotated returns the files that were rotated away from a log file, the oldest first.
+func rotated(path string) (all []string) {
+	name := strings.TrimSuffix(path, suffix)
+	paths, _ := filepath.Glob(name + "-*" + suffix) // its one error is a bad pattern: then none is found
+	for _, backup := range paths {
+		stamp := strings.TrimSuffix(strings.TrimPrefix(backup, name), suffix)
+		if _, err := time.Parse(backupTime, stamp); err == nil { // else another server, whose name begins with this one's
+			all = append(all, backup)
+		}
+	}
+	return all
+}
+
 // Empty makes a log file empty and removes the rotated ones. A writer need not know: File appends.
 func Empty(path string) error {
-	name := strings.TrimSuffix(path, suffix)
-	rotated, err := filepath.Glob(name + "-*" + suffix)
-	if err != nil {
-		return err
-	}
-	for _, backup := range rotated {
-		stamp := strings.TrimSuffix(strings.TrimPrefix(backup, name), suffix)
-		if _, err := time.Parse(backupTime, stamp); err != nil {
-			continue // another server, whose name begins with this one's
-		}
+	for _, backup := range rotated(path) {
 		if err := os.Remove(backup); err != nil {
 			return err
 		}

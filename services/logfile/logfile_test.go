@@ -16,7 +16,7 @@ func TestSinkNeverWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close() // nobody reads
-	s := NewSink(writer, "")
+	s := NewSink(writer)
 	line := bytes.Repeat([]byte("x"), 1000)
 	for range 3 * queueLines {
 		_, _ = s.Write(line) // would hang here
@@ -41,7 +41,7 @@ func TestTailFollowsRotation(t *testing.T) {
 	}
 	write("one\ntwo\nthree\n")
 	lines := make(chan string, 10)
-	go Tail(t.Context(), path, 2, true, func(l []byte) { lines <- string(l) })
+	go Tail{Files: map[string]string{"x": path}, Lines: 2, Follow: true}.Run(t.Context(), func(_ string, l []byte) { lines <- string(l) })
 	expect := func(want string) {
 		t.Helper()
 		select {
@@ -76,7 +76,7 @@ func TestTailGoesOnInAFileThatWasEmptied(t *testing.T) {
 	}
 	write("a long line before")
 	lines := make(chan string, 10)
-	go Tail(t.Context(), path, 1, true, func(l []byte) { lines <- string(l) })
+	go Tail{Files: map[string]string{"x": path}, Lines: 1, Follow: true}.Run(t.Context(), func(_ string, l []byte) { lines <- string(l) })
 	if got := <-lines; got != "a long line before" {
 		t.Fatalf("%q", got)
 	}

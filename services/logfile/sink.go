@@ -2,8 +2,9 @@
 package logfile
 
 import (
-	"fmt"
+	"bytes"
 	"io"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,6 @@ import (
 // can block a server. Lines that can't be written in time are dropped, and their number is written once there is room.
 type Sink struct {
 	to      io.Writer
-	label   string
 	lines   chan []byte // nil: the end
 	dropped atomic.Int64
 	done    chan struct{}
@@ -22,9 +22,9 @@ type Sink struct {
 // queueLines is how many lines may wait: more than a server writes while a disk hesitates, and at most a few MiB.
 const queueLines = 4096
 
-// NewSink returns a sink that puts label before every line.
-func NewSink(to io.Writer, label string) *Sink {
-	s := &Sink{to: to, label: label, lines: make(chan []byte, queueLines), done: make(chan struct{})}
+// NewSink returns a sink that writes to a writer.
+func NewSink(to io.Writer) *Sink {
+	s := &Sink{to: to, lines: make(chan []byte, queueLines), done: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -39,15 +39,20 @@ func (s *Sink) run() {
 		if _, err := s.to.Write(line); err != nil {
 			s.dropped.Add(1)
 		} else if n := s.dropped.Swap(0); n > 0 {
-			fmt.Fprintf(s.to, "%d lines dropped here: they could not be written in time\n", n)
+			slog.New(slog.NewJSONHandler(s.to, nil)).Warn("lines dropped: they could not be written in time", "lines", n)
 		}
 	}
 }
 
-// Write takes whole lines. It never fails and never waits.
+// Write takes a line, and ends it where it has no end: the last one of a program that crashed has none. It never fails and
+// never waits.
 func (s *Sink) Write(line []byte) (int, error) {
+	whole := slices.Clone(line)
+	if !bytes.HasSuffix(whole, []byte("\n")) {
+		whole = append(whole, '\n')
+	}
 	select {
-	case s.lines <- slices.Concat([]byte(s.label), line):
+	case s.lines <- whole:
 	default:
 		s.dropped.Add(1)
 	}

@@ -6,59 +6,348 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 )
 
-// tailInterval is the time between two looks for more.
-const tailInterval = 200 * time.Millisecond
+const (
+	// tailInterval is the time between two looks for more. Where several files are merged, a line is shown at the latest at
+	// the look after the one that found it.
+	tailInterval = 150 * time.Millisecond
+	// writeDelay is the time after which a line is expected to be in its file, so that no earlier one comes after it.
+	writeDelay = 100 * time.Millisecond
+	// listInterval is the time between two looks for new files.
+	listInterval = time.Second
+	// readSize is how many bytes of a file one look reads at most; the next one goes on there.
+	readSize = 4 << 20
+	// maxLine is the size in bytes above which a line is cut in two.
+	maxLine = 1 << 20
+)
 
-// Tail shows the last n lines of a file and, if it follows, those that are added to it or to the file that replaces it,
-// until ctx ends. Lines come without their line end.
-func Tail(ctx context.Context, path string, n int, follow bool, show func(line []byte)) {
-	f, err := os.Open(path)
-	if err != nil {
+// Tail says which lines of which log files are read.
+type Tail struct {
+	Files map[string]string // paths by name
+	Lines int               // how many of the last lines of each file, those of its rotated files included
+	// Follow goes on with the lines that are added to the files, or to those that replace them.
+	Follow bool
+	// Dir is a folder whose other log files are followed too, without their last lines, whenever they appear. Empty: none.
+	Dir string
+}
+
+// Run shows lines without their line end. Those of several files are ordered by the time in them; a line without a time has
+// that of the line before it. Followed lines are ordered among those that are written within about 200 ms, and shown at most
+// 300 ms after they are written. Run returns when the last lines are shown or, if it follows, when ctx ends.
+func (t Tail) Run(ctx context.Context, show func(name string, line []byte)) {
+	m := merger{show: show}
+	defer m.close()
+	for name, path := range t.Files {
+		m.add(openReader(name, path, t.Lines, t.Follow))
+	}
+	if t.Follow && t.Dir != "" {
+		m.discover(t.Dir, true)
+	}
+	m.showAll()
+	if !t.Follow {
 		return
 	}
-	defer func() { f.Close() }()
-	var incomplete []byte
-	// The whole file is read once: it is rotated before it gets large.
-	read := func() (lines [][]byte) {
-		content, _ := io.ReadAll(f)
-		lines = bytes.Split(append(incomplete, content...), []byte("\n"))
-		incomplete = lines[len(lines)-1]
-		return lines[:len(lines)-1]
-	}
-	lines := read()
-	lines = lines[max(0, len(lines)-n):]
+	listed := time.Now()
 	for {
-		for _, line := range lines {
-			show(line)
-		}
-		if !follow {
-			return
-		}
 		select {
 		case <-ctx.Done():
+			m.showAll()
 			return
 		case <-time.After(tailInterval):
 		}
-		lines = read()
-		open, err1 := f.Stat()
-		current, err2 := os.Stat(path)
+		if t.Dir != "" && time.Since(listed) >= listInterval {
+			m.discover(t.Dir, false)
+			listed = time.Now()
+		}
+		m.look()
+	}
+}
+
+// entry is a line that waits to be shown.
+type entry struct {
+	reader *reader
+	line   []byte
+	at     time.Time // the time in the line, or in the last line before it that has one
+}
+
+// merger orders the lines of several files.
+type merger struct {
+	show    func(name string, line []byte)
+	readers []*reader
+	waiting []entry
+}
+
+// add reads a file from now on; lines are the first ones to show.
+func (m *merger) add(r *reader, lines [][]byte) {
+	m.readers = append(m.readers, r)
+	slices.SortFunc(m.readers, func(a, b *reader) int { return strings.Compare(a.name, b.name) })
+	m.waiting = append(m.waiting, r.entries(lines)...)
+}
+
+// discover adds the files of a folder that are not read yet: at their end, or from their begin where they are new.
+func (m *merger) discover(dir string, atEnd bool) {
+	files, err := List(dir)
+	if err != nil {
+		return
+	}
+	for name, path := range files {
 		switch {
-		case errors.Is(err2, os.ErrNotExist): // between two files
-		case err1 != nil || err2 != nil:
-			return
-		case !os.SameFile(open, current): // rotated; the old file may have got lines since the last look
-			lines = append(lines, read()...)
-			if next, err := os.Open(path); err == nil {
-				f.Close()
-				f = next
-			}
+		case slices.ContainsFunc(m.readers, func(r *reader) bool { return r.path == path }):
+		case atEnd:
+			m.add(openReader(name, path, 0, true))
 		default:
-			if at, err := f.Seek(0, io.SeekCurrent); err == nil && at > current.Size() { // emptied
-				_, _ = f.Seek(0, io.SeekStart)
-			}
+			m.add(&reader{name: name, path: path}, nil)
 		}
 	}
+}
+
+// look reads what is new, and shows the lines before which no other is expected: those that are older than writeDelay or
+// were found by an earlier look, and all that belong before them.
+func (m *merger) look() {
+	found, limit := len(m.waiting), time.Now().Add(-writeDelay)
+	for _, r := range m.readers {
+		m.waiting = append(m.waiting, r.entries(r.next())...)
+	}
+	var last time.Time
+	for i, e := range m.waiting {
+		if e.at.After(last) && (i < found || !e.at.After(limit)) {
+			last = e.at
+		}
+	}
+	m.sort()
+	due := len(m.waiting)
+	if len(m.readers) > 1 {
+		due = 0
+		for due < len(m.waiting) && !m.waiting[due].at.After(last) {
+			due++
+		}
+	}
+	m.showFirst(due)
+}
+
+// sort orders the lines that wait. Those of one file keep their order: it is the order in which they were written.
+func (m *merger) sort() {
+	if len(m.readers) > 1 {
+		slices.SortStableFunc(m.waiting, func(a, b entry) int { return a.at.Compare(b.at) })
+	}
+}
+
+func (m *merger) showAll() {
+	m.sort()
+	m.showFirst(len(m.waiting))
+}
+
+func (m *merger) showFirst(n int) {
+	for _, e := range m.waiting[:n] {
+		m.show(e.reader.name, e.line)
+	}
+	m.waiting = slices.Delete(m.waiting, 0, n)
+}
+
+func (m *merger) close() {
+	for _, r := range m.readers {
+		r.close()
+	}
+}
+
+// reader reads the lines of one log file, and of those that replace it.
+type reader struct {
+	name, path string
+	file       *os.File // nil: there is none yet
+	incomplete []byte   // the begin of a line
+	at         time.Time
+}
+
+// openReader opens a log file and returns its last n lines; where it has fewer, they begin in the files that were rotated.
+// A line that is not complete is among them unless the file is followed.
+func openReader(name, path string, n int, follow bool) (*reader, [][]byte) {
+	r := &reader{name: name, path: path}
+	var err error
+	if r.file, err = os.Open(path); err != nil {
+		r.file = nil
+		return r, nil
+	}
+	lines := r.last(n)
+	if !follow && len(r.incomplete) > 0 {
+		lines = append(lines, r.incomplete)
+	}
+	before := rotated(path)
+	for i := len(before) - 1; i >= 0 && len(lines) < n; i-- {
+		old := &reader{path: before[i]}
+		if old.file, err = os.Open(old.path); err != nil {
+			continue // removed meanwhile
+		}
+		if !sameFile(old.file, r.file) { // else it was rotated meanwhile
+			lines = append(old.last(n-len(lines)), lines...)
+		}
+		old.close()
+	}
+	return r, lines[max(0, len(lines)-n):]
+}
+
+func (r *reader) close() {
+	if r.file != nil {
+		r.file.Close()
+	}
+}
+
+// last returns the last n complete lines. Nothing before them is kept in memory.
+func (r *reader) last(n int) (lines [][]byte) {
+	info, err := r.file.Stat()
+	if err != nil {
+		return nil
+	}
+	if _, err := r.file.Seek(lastLines(r.file, info.Size(), n), io.SeekStart); err != nil {
+		return nil
+	}
+	for {
+		more, full := r.read()
+		lines = append(lines, more...)
+		if !full {
+			return lines[max(0, len(lines)-n):] // some may have been added meanwhile
+		}
+	}
+}
+
+// blockSize is how many bytes lastLines reads at a time.
+const blockSize = 64 << 10
+
+// lastLines returns the offset at which the last n complete lines of a file of that size begin.
+func lastLines(f io.ReaderAt, size int64, n int) int64 {
+	block := make([]byte, min(size, blockSize))
+	for end, found := size, 0; end > 0; {
+		begin := max(0, end-blockSize)
+		part := block[:end-begin]
+		if read, err := f.ReadAt(part, begin); read < len(part) || err != nil && !errors.Is(err, io.EOF) {
+			return size // it became shorter
+		}
+		for i := bytes.LastIndexByte(part, '\n'); i >= 0; i = bytes.LastIndexByte(part[:i], '\n') {
+			if found++; found > n {
+				return begin + int64(i) + 1
+			}
+		}
+		end = begin
+	}
+	return 0
+}
+
+// read returns the lines from the current offset on, as far as one look may read; full tells that there may be more.
+func (r *reader) read() (lines [][]byte, full bool) {
+	content, _ := io.ReadAll(io.LimitReader(r.file, readSize))
+	full = len(content) == readSize
+	lines = bytes.Split(append(r.incomplete, content...), []byte("\n"))
+	r.incomplete = slices.Clone(lines[len(lines)-1])
+	lines = lines[:len(lines)-1]
+	for i := 0; i < len(lines); i++ {
+		if len(lines[i]) > maxLine {
+			lines = slices.Insert(lines, i+1, lines[i][maxLine:])
+			lines[i] = lines[i][:maxLine]
+		}
+	}
+	for len(r.incomplete) > maxLine {
+		lines = append(lines, r.incomplete[:maxLine])
+		r.incomplete = r.incomplete[maxLine:]
+	}
+	return lines, full
+}
+
+// next returns the lines that were added since the last call.
+func (r *reader) next() (lines [][]byte) {
+	if r.file == nil {
+		var err error
+		if r.file, err = os.Open(r.path); err != nil {
+			r.file = nil
+			return nil
+		}
+	}
+	lines, full := r.read()
+	current, err := os.Stat(r.path)
+	if full || err != nil { // between two files there is none
+		return lines
+	}
+	open, err := r.file.Stat()
+	switch {
+	case err != nil:
+	case !os.SameFile(open, current): // rotated; the old file may have got lines since
+		for full = true; full; {
+			var more [][]byte
+			more, full = r.read()
+			lines = append(lines, more...)
+		}
+		if next, err := os.Open(r.path); err == nil {
+			if len(r.incomplete) > 0 {
+				lines = append(lines, r.incomplete)
+			}
+			r.file.Close()
+			r.file, r.incomplete = next, nil
+			more, _ := r.read()
+			lines = append(lines, more...)
+		}
+	default:
+		if at, err := r.file.Seek(0, io.SeekCurrent); err == nil && at > current.Size() { // emptied
+			_, _ = r.file.Seek(0, io.SeekStart)
+			r.incomplete = nil
+			more, _ := r.read()
+			lines = append(lines, more...)
+		}
+	}
+	return lines
+}
+
+// entries gives lines their times. Those before the first line with a time have its time, or else the time of the file's
+// last change.
+func (r *reader) entries(lines [][]byte) []entry {
+	all := make([]entry, len(lines))
+	undated := 0
+	for i, line := range lines {
+		if at, ok := lineTime(line); ok {
+			if r.at.IsZero() {
+				for j := range i {
+					all[j].at = at
+				}
+			}
+			r.at = at
+		} else if r.at.IsZero() {
+			undated++
+		}
+		all[i] = entry{r, line, r.at}
+	}
+	if undated == len(all) && undated > 0 {
+		changed := time.Now()
+		if info, err := r.file.Stat(); err == nil {
+			changed = info.ModTime()
+		}
+		for i := range all {
+			all[i].at = changed
+		}
+	}
+	return all
+}
+
+// timePrefix is how slog's JSON begins.
+var timePrefix = []byte(`{"time":"`)
+
+// lineTime returns the time in a line that slog wrote as JSON.
+func lineTime(line []byte) (at time.Time, ok bool) {
+	rest, ok := bytes.CutPrefix(line, timePrefix)
+	if !ok {
+		return at, false
+	}
+	text, _, ok := bytes.Cut(rest, []byte(`"`))
+	if !ok {
+		return at, false
+	}
+	at, err := time.Parse(time.RFC3339Nano, string(text))
+	return at, err == nil
+}
+
+// sameFile tells whether two open files are the same.
+func sameFile(a, b *os.File) bool {
+	x, err1 := a.Stat()
+	y, err2 := b.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
