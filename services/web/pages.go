@@ -23,13 +23,28 @@ type Page struct {
 	Error string // what was wrong with the form that was sent
 	Field string // in which of its fields
 	// Data depends on the page: for login and signup the values typed before by field, for info an Info, for
-	// productos-test the products, for account an Account, for loggedout the email of the former user; nil for the others.
+	// productos-test the products, for account an Account, for panel the program's name in commands, for loggedout the
+	// email of the former user; nil for the others.
 	Data  any
 	texts texts
 }
 
 // T returns the text of a key in the page's language.
 func (p Page) T(key string, args ...any) string { return p.texts.format(key, args...) }
+
+// List returns its arguments, for templates that repeat a part for each.
+func (p Page) List(names ...string) []string { return names }
+
+// Texts returns the texts whose keys start with a prefix, without it, for a page's script.
+func (p Page) Texts(prefix string) map[string]string {
+	found := make(map[string]string)
+	for key, text := range p.texts {
+		if name, ok := strings.CutPrefix(key, prefix); ok {
+			found[name] = text
+		}
+	}
+	return found
+}
 
 // contentPolicy allows scripts, styles and connections of this server only, and pictures of any by https: a product's
 // photo and a user's avatar are addresses that users type. Inline scripts and styles do not run, so injected ones do not either.

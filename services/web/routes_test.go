@@ -112,7 +112,7 @@ func TestPages(t *testing.T) {
 	cookie := addSession(t, p.store, "ana@example.org")
 	for _, path := range []string{
 		"/", "/login", "/signup", "/register", "/faillogin", "/failsignup", "/info", "/productos-test", "/account", "/account/deleted",
-		"/logout",
+		"/logout", "/panel",
 	} {
 		for _, language := range []string{"es", "en"} {
 			header := map[string]string{"Accept-Language": language + "-AR"}

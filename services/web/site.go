@@ -190,7 +190,8 @@ func (s *Site) routes() {
 	s.get("/metrics", s.showMetrics)
 	s.get("/assets/:name", s.asset)
 
-	s.get("/", s.home)
+	s.get("/", s.userPage("home", nil))
+	s.get("/panel", s.userPage("panel", programName(s.info.fixed.Executable, s.info.fixed.Folder)))
 	s.get("/login", s.page("login"))
 	s.handleUnsafe(fiber.MethodPost, "/login", s.accountForm("login", fiber.StatusOK, s.authenticate))
 	s.get("/signup", s.page("signup"), "/register")
@@ -235,21 +236,23 @@ func (s *Site) handleUnsafe(method, path string, h fiber.Handler) {
 	s.app.Add(method, path, s.counted(method, path, checkOrigin(h)))
 }
 
-// home shows the application to a user. Browsers that are not logged in are redirected to the log-in.
-func (s *Site) home(c *fiber.Ctx) error {
-	ctx, end, err := s.acquireStoreSlot(c)
-	if err != nil {
-		return err
+// userPage is the handler of a page for users, with data. Browsers that are not logged in are redirected to the log-in.
+func (s *Site) userPage(name string, data any) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		ctx, end, err := s.acquireStoreSlot(c)
+		if err != nil {
+			return err
+		}
+		defer end()
+		session, err := s.currentSession(ctx, c)
+		if err == errLoginRequired && !wantsJSON(c, false) {
+			return c.Redirect("/login", fiber.StatusSeeOther)
+		}
+		if err != nil {
+			return err
+		}
+		return s.show(c, name, Page{Email: session.Email, Data: data})
 	}
-	defer end()
-	session, err := s.currentSession(ctx, c)
-	if err == errLoginRequired && !wantsJSON(c, false) {
-		return c.Redirect("/login", fiber.StatusSeeOther)
-	}
-	if err != nil {
-		return err
-	}
-	return s.show(c, "home", Page{Email: session.Email})
 }
 
 // counted wraps a route's handler: an error that it returns becomes the answer, and the answer is counted. Fiber would

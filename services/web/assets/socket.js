@@ -13,7 +13,7 @@ const TEMPORARY = new Set([-6, -7]); // error codes: too many messages, store un
 
 export class Socket extends EventTarget {
   #url;
-  #after; // returns the number of the last entry that the page has
+  #after; // returns the number of the last entry that the page has; undefined: it gets no entries
   #socket = null;
   #backoff = MIN_BACKOFF;
   #timer = 0;
@@ -28,10 +28,11 @@ export class Socket extends EventTarget {
   #complete = false; // the server has sent all that the page missed
 
   /**
-   * `after` gives the number of the last log entry that the page has. Events: 'state' (detail: 'open' when the page has all
-   * that it missed, or 'waiting'), 'joined' when the first event of a connection has arrived, 'pending' when that list
-   * changes, 'rejected' (detail: the reason), 'delayed' (detail: why messages or the connection must wait, '' when they no
-   * longer do), and the server's events: 'chat' and 'product'.
+   * `after` gives the number of the last log entry that the page has; the panel, which gets no entries, has none. Events:
+   * 'state' (detail: 'open' when the page has all that it missed, or 'waiting'), 'joined' when the first event of a
+   * connection has arrived, 'pending' when that list changes, 'rejected' (detail: the reason), 'delayed' (detail: why
+   * messages or the connection must wait, '' when they no longer do), and the server's events: 'chat', 'product' and
+   * 'processes'.
    */
   constructor(path, after) {
     super();
@@ -62,7 +63,7 @@ export class Socket extends EventTarget {
 
   #connect() {
     clearTimeout(this.#timer);
-    this.#url.searchParams.set('after', this.#after());
+    if (this.#after) this.#url.searchParams.set('after', this.#after());
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
     this.#restartTimer();
@@ -143,9 +144,10 @@ export class Socket extends EventTarget {
         break;
       case 'chat':
       case 'product':
+      case 'processes':
         if (!this.#joined) this.#onJoined();
         this.#emit(event.type, event);
-        if (event.type === 'chat' && !event.more && !this.#complete) this.#onComplete();
+        if (event.type !== 'product' && !event.more && !this.#complete) this.#onComplete();
     }
   }
 
