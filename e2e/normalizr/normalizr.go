@@ -5,8 +5,6 @@ import (
 	"bytes"
 	"embed"
 	"encoding/json"
-	"errors"
-	"os"
 	"os/exec"
 	"reflect"
 	"testing"
@@ -36,23 +34,7 @@ type Normalizr struct {
 // Node, npm or a registry the test is skipped, or fails, as testenv.SkipOrFail does.
 func Install(t *testing.T) Normalizr {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, files); err != nil {
-		t.Fatal(err)
-	}
-	_, noNode := exec.LookPath("node")
-	_, noNPM := exec.LookPath("npm")
-	if err := errors.Join(noNode, noNPM); err != nil {
-		testenv.SkipOrFail(t, err)
-	}
-	cmd := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline",
-		"--fetch-retries=0")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Logf("npm ci: %s", out)
-		testenv.SkipOrFail(t, err)
-	}
-	return Normalizr{dir}
+	return Normalizr{testenv.InstallNPM(t, files)}
 }
 
 // Compare fails the test unless normalizr denormalises the payload into the messages and normalises the messages into the

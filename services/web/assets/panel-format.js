@@ -33,7 +33,8 @@ export const rate = (n) => `${number(n)}/s`;
 export function latency(seconds) {
   if (seconds === null) return '–';
   if (seconds < 0.001) return `${whole.format(seconds * 1e6)} µs`;
-  return seconds < 1 ? `${number(seconds * 1000)} ms` : `${number(seconds)} s`;
+  const [n, unit] = seconds < 1 ? [seconds * 1000, 'ms'] : [seconds, 's'];
+  return `${(n < 100 ? tenth : whole).format(n)} ${unit}`;
 }
 
 /** A size, given in bytes. */
