@@ -118,6 +118,7 @@ func TestCompose(t *testing.T) {
 		{"routes without the profile", testRoutesWithoutProfile},
 		{"secrets", testSecrets},
 		{"database", testDatabase},
+		{"panel without the profile", testPanelKill},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
@@ -133,6 +134,7 @@ func TestCompose(t *testing.T) {
 			testHealthy(t, s, "nginx", "mongo", "fork", "cluster", "replica", "replica", "replica", "replica")
 		}},
 		{"balance", testBalance},
+		{"panel with the profile", testPanelReplicas},
 		{"sent once", testSentOnce},
 		{"chat", testChat},
 		{"benefits", testBenefits},

@@ -107,21 +107,39 @@ func (s *server) mustRun(args ...string) {
 // fleet is a running `balanza up`: one process with the masters of all its servers.
 type fleet struct {
 	*server
-	shift int
+	shift   int
+	profile string
 }
 
-// fleetSize is the number of servers of `balanza up`.
-const fleetSize = 3
+// fleetSize is the number of servers of `balanza up`, and fleetSizeCluster that with the profile "cluster".
+const (
+	fleetSize        = 3
+	fleetSizeCluster = 7
+)
+
+// size is the number of servers.
+func (f *fleet) size() int {
+	if f.profile == "" {
+		return fleetSize
+	}
+	return fleetSizeCluster
+}
 
 // up starts `balanza up` with two workers, on free ports.
 func up(t *testing.T, settings ...string) *fleet {
+	t.Helper()
+	return upProfile(t, "", settings...)
+}
+
+// upProfile is up with a profile, "" or cluster.
+func upProfile(t *testing.T, profile string, settings ...string) *fleet {
 	t.Helper()
 	home, err := os.MkdirTemp("", "b") // short: it holds sockets
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
-	f := &fleet{server: &server{t: t, home: home}, shift: freeShift(t)}
+	f := &fleet{server: &server{t: t, home: home}, shift: freeShift(t), profile: profile}
 	if f.log, err = os.Create(filepath.Join(home, "output")); err != nil {
 		t.Fatal(err)
 	}
@@ -140,14 +158,14 @@ func up(t *testing.T, settings ...string) *fleet {
 // forwards to them.
 func (f *fleet) launch(settings ...string) {
 	f.t.Helper()
-	f.cmd = f.balanza("up", "--shift", strconv.Itoa(f.shift), "-i", "2")
+	f.cmd = f.balanza("up", "--shift", strconv.Itoa(f.shift), "-i", "2", "--profile", f.profile)
 	f.cmd.Env = append(f.cmd.Env, settings...)
 	f.cmd.Stdout, f.cmd.Stderr = f.log, f.log
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
-	f.awaitOnline(fleetSize)
+	f.awaitOnline(f.size())
 	f.url = "http://" + f.address("edge")
 	eventually(f.t, "responses through the balancer", func() error {
 		return errors.Join(load.Send(f.address("edge"), "GET /info"), load.Send(f.address("edge"), "GET /api/randoms?cant=1000"))
@@ -168,7 +186,7 @@ func freeShift(t *testing.T) int {
 	for range 1000 {
 		shift := 2000 + os.Getpid()%1000*10 + int(triedShifts.Add(1))*7
 		free := true
-		for _, port := range []int{8000, 8080, 8081} {
+		for _, port := range []int{8000, 8080, 8081, 8082, 8083, 8084, 8085} {
 			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+shift))
 			if err != nil {
 				free = false

@@ -14,9 +14,10 @@ import (
 var files embed.FS
 
 // Run is a script that has a page checked in which Script has been run. Its value is a promise of the violations, a text for
-// each element.
-const Run = `axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) =>
-	violations.flatMap(({ id, help, nodes }) => nodes.map(({ target, html, failureSummary }) =>
+// each element. It waits for transitions: with another colour scheme colours change for a moment.
+const Run = `Promise.allSettled(document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished))
+	.then(() => axe.run(document, { resultTypes: ['violations'] }))
+	.then(({ violations }) => violations.flatMap(({ id, help, nodes }) => nodes.map(({ target, html, failureSummary }) =>
 		id + ': ' + help + ': ' + target.join(' ') + ': ' + html.slice(0, 200) + ': ' + failureSummary)))`
 
 // Script returns axe-core in the version of package-lock.json. Without npm or a registry the test is skipped, or fails, as
