@@ -60,8 +60,9 @@ export class Topology extends EventTarget {
       const process = this.#model.processes.get(id);
       const tile = this.#tiles.get(id);
       if (process && this.#isShown(process)) {
-        if (tile) tile.show(process);
-        else structure = true;
+        structure ||= tile?.process.state !== process.state;
+        tile?.show(process);
+        tile?.service.place(tile);
         services.add((tile ?? this.#add(process)).service);
       } else if (tile) {
         services.add(tile.service);
@@ -284,9 +285,17 @@ class Service {
       this.#servers.set(name, server);
       insertSorted(this.element.querySelector('.servers'), server, name);
     }
-    const { worker, started } = tile.process;
-    insertSorted(server.querySelector('.tiles'), tile.element, `${worker} ${Date.parse(started)}`);
+    this.place(tile);
     this.#keepTabStop();
+  }
+
+  /** Puts a tile among those of the processes that run, or of those that have ended. */
+  place({ element, process: { server, state, worker, started } }) {
+    const list = this.#servers.get(server).querySelector(state === 'ended' ? '.ended-tiles' : '.tiles');
+    if (element.parentElement === list) return;
+    const focused = element.contains(document.activeElement) && document.activeElement;
+    insertSorted(list, element, `${worker} ${Date.parse(started)}`);
+    if (focused) focused.focus();
   }
 
   remove(tile) {
