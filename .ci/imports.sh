@@ -5,10 +5,10 @@ broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
-  [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [provision]='hosts limits'
-  [workers/control]='' [workers/share]='' [workers]='workers/control workers/share'
+  [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [metrics]='' [provision]='hosts limits'
+  [workers/control]='' [workers/share]='' [workers]='metrics workers/control workers/share'
   [eventlog]='store' [processes]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'
-  [web]='store eventlog processes chat draw hosts limits' [balanza]='.*'
+  [web]='store eventlog processes chat draw hosts limits metrics' [balanza]='.*'
 )
 declare -A owners=(
   [github.com/gofiber/]='web' [go.mongodb.org/mongo-driver]='store/mongostore' [modernc.org/sqlite]='store/sqlitestore'

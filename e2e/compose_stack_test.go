@@ -28,6 +28,7 @@ const (
 var composeEnvironment = []string{
 	"COMPOSE_PROJECT_NAME=" + composeProject, "VERSION=first",
 	"HTTP_PORT=21080", "HTTPS_PORT=21443", "FORK_PORT=28080", "CLUSTER_PORT=28081", "REPLICA_PORTS=28082-28085",
+	"PROMETHEUS_PORT=29090",
 }
 
 // stack is the Compose stack, run from a copy of the tree as git would clone it.

@@ -38,11 +38,12 @@ func TestComposeConfig(t *testing.T) {
 		}
 		Networks map[string]struct{ Internal bool }
 	}
-	if err := json.Unmarshal([]byte(s.compose(t, "config", "--format", "json")), &config); err != nil {
+	if err := json.Unmarshal([]byte(s.compose(t, "--profile", "monitoring", "config", "--format", "json")), &config); err != nil {
 		t.Fatal(err)
 	}
 	published := map[string]string{
 		"nginx": "80 443", "fork": "8080", "cluster": "8081", "replica": "8082-8085", "mongo": "", "init": "",
+		"prometheus": "9090", "grafana": "3000",
 	}
 	if len(config.Services) != len(published) {
 		t.Errorf("%d services, want %d", len(config.Services), len(published))
@@ -119,6 +120,10 @@ func TestCompose(t *testing.T) {
 		{"secrets", testSecrets},
 		{"database", testDatabase},
 		{"panel without the profile", testPanelKill},
+		{"monitoring without the profile", func(t *testing.T, s *stack) {
+			testMonitoring(t, s, map[string]int{"fork": 1, "cluster": 1})
+			stopMonitoring(t, s)
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
@@ -135,6 +140,11 @@ func TestCompose(t *testing.T) {
 		}},
 		{"balance", testBalance},
 		{"panel with the profile", testPanelReplicas},
+		{"monitoring", func(t *testing.T, s *stack) {
+			testMonitoring(t, s, map[string]int{"fork": 1, "cluster": 1, "replica": 4})
+			testMonitoringFaults(t, s)
+			stopMonitoring(t, s)
+		}},
 		{"sent once", testSentOnce},
 		{"chat", testChat},
 		{"benefits", testBenefits},

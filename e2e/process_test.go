@@ -343,25 +343,21 @@ func TestMetricsThroughRestarts(t *testing.T) {
 		if err != nil {
 			continue // the request was on the process that was killed
 		}
-		scrapes++
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-			series, value, _ := strings.Cut(lines.Text(), "} ")
-			name, _, _ := strings.Cut(series, "{")
-			if !strings.HasSuffix(name, "_total") && !strings.HasPrefix(name, "balanza_request_seconds_") {
-				continue
-			}
-			now, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				t.Fatalf("%q: %v", lines.Text(), err)
-			}
-			if was := before[series]; now < was {
-				t.Errorf("scrape %d: %s} fell from %v to %v", scrapes, series, was, now)
-			}
-			before[series] = now
-		}
+		text, err := io.ReadAll(response.Body)
 		response.Body.Close()
+		if err != nil {
+			continue
+		}
+		scrapes++
+		now := serverTotals(t, string(text))
+		for series, was := range before {
+			if is, ok := now[series]; !ok || is < was {
+				t.Errorf("scrape %d: %s fell from %v to %v", scrapes, series, was, is)
+			}
+		}
+		before = now
 	}
-	if n := before[`balanza_requests_total{method="GET",route="/info",status="2xx"`]; n < 80 {
+	if n := before[`balanza_http_requests_total{method="GET",route="/info",code="2xx"}`]; n < 80 {
 		t.Errorf("the counter of /info is %v after about 100 requests", n)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"balanza/services/edge"
+	"balanza/services/metrics"
 	"balanza/services/watch"
 	"balanza/services/workers"
 )
@@ -23,6 +24,7 @@ func (p *program) edge() *cobra.Command {
 	f, listen := c.Flags(), port(edgePort)
 	f.VarP(&listen, "port", "p", "`PORT` to listen on (also --p)")
 	p.settings.hostFlag(f)
+	p.settings.metricsFlag(f)
 	primary := f.StringArray("primary", nil, "`HOST:PORT` of a server of /api/randoms; may be repeated")
 	backup := f.StringArray("backup", nil, "`HOST:PORT` of a server of /api/randoms for when no primary is ready; may be repeated")
 	other := f.StringArray("default", nil, "`HOST:PORT` of a server of everything else; may be repeated")
@@ -30,6 +32,27 @@ func (p *program) edge() *cobra.Command {
 		return p.serveEdge(listen, edge.Config{Primary: *primary, Backup: *backup, Default: *other})
 	}
 	return c
+}
+
+// The balancer's families.
+var (
+	upstreamUp       = metrics.Family{Name: "balanza_edge_upstream_up", Kind: metrics.Gauge, Help: "1: the upstream is ready."}
+	upstreamRequests = metrics.Family{
+		Name: "balanza_edge_upstream_requests_total", Kind: metrics.Counter, Help: "Requests that the upstream has answered, whatever the status.",
+	}
+	upstreamFailures = metrics.Family{
+		Name: "balanza_edge_upstream_failures_total", Kind: metrics.Counter,
+		Help: "Attempts that got no answer from the upstream; those that could be were made again elsewhere.",
+	}
+)
+
+// edgeCounters are those of the balancer that only grow.
+func edgeCounters(upstreams []edge.UpstreamStatus) (s metrics.Snapshot) {
+	for _, u := range upstreams {
+		s.Set(upstreamRequests, float64(u.Requests), "upstream", u.Address, "role", u.Role)
+		s.Set(upstreamFailures, float64(u.Failures), "upstream", u.Address, "role", u.Role)
+	}
+	return s
 }
 
 // edgeDrainDelay is how long the balancer's answers tell clients to leave before it closes their connections.
@@ -49,8 +72,21 @@ func (p *program) serveEdge(listen port, c edge.Config) error {
 	program := func(*slog.Logger) workers.Program {
 		return func(ctx context.Context, w *workers.Worker) error {
 			w.Sample = func() workers.Heartbeat {
-				upstreams, _ := json.Marshal(balancer.Status()) // strings, numbers and times: cannot fail
-				return workers.Heartbeat{Details: upstreams}
+				status := balancer.Status()
+				upstreams, _ := json.Marshal(status) // strings, numbers and times: cannot fail
+				return workers.Heartbeat{Details: upstreams, Counters: edgeCounters(status).Values}
+			}
+			w.Report = func() workers.Report {
+				status := balancer.Status()
+				own := metrics.Runtime(versionText())
+				for _, u := range status {
+					up := 0.0
+					if u.Up {
+						up = 1
+					}
+					own.Set(upstreamUp, up, "upstream", u.Address, "role", u.Role)
+				}
+				return workers.Report{Totals: edgeCounters(status), Own: own}
 			}
 			w.Ready()
 			return balancer.Serve(ctx, w.Listener)

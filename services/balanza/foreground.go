@@ -67,6 +67,10 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 		}
 		return errors.Join(failed...)
 	}
+	metrics, err := p.listenMetrics()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := p.untilSignal(func() {
 		if err := reload(context.Background()); err != nil {
 			log.Error("reload failed", "cause", err)
@@ -80,6 +84,10 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range servers {
 		g.Go(func() error { return s.Run(ctx) })
+	}
+	if metrics != nil {
+		log.Info("metrics are served", "address", metrics.Addr().String())
+		defer p.serveMetrics(metrics, servers)()
 	}
 	if w != nil {
 		w.Reload, w.Log, w.Poll = reload, log, time.Duration(p.settings.WatchPoll)
@@ -116,7 +124,7 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 		Name: s.name(), Mode: string(s.Mode), Host: s.Host, Port: int(s.Port),
 		Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
 		Env:    []string{"BALANZA_LOG_FORMAT=json"},
-		Limits: s.limits(), Output: out, Logger: out.logger,
+		Limits: s.limits(), Output: out, Logger: out.logger, Version: versionText(),
 		// A server in the background stays on the list when it is stopped, and can be started again.
 		KeepStopped: inBackground(), ControlDir: s.runDir(),
 		Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},

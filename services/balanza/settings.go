@@ -40,6 +40,9 @@ type settings struct {
 	Service   shortText // of its processes' records: see site.record
 	Machine   shortText
 
+	// MetricsAddress is where the master's process serves the metrics of all its servers; empty: nowhere.
+	MetricsAddress address `split_words:"true"`
+
 	// Its files: see defaultHome, openStore and openOutput. LogSize is in MiB; 0 means no log files.
 	Home      string
 	Data      string
@@ -295,11 +298,17 @@ func (s *settings) hostFlag(f *pflag.FlagSet) {
 	f.StringVar(&s.Host, "host", s.Host, "`ADDRESS` of the interface to listen on")
 }
 
+// metricsFlag is --metrics.
+func (s *settings) metricsFlag(f *pflag.FlagSet) {
+	f.Var(&s.MetricsAddress, "metrics", "serve the metrics of all servers of this process at `HOST:PORT`, for Prometheus")
+}
+
 // processFlags are those of a server of any program, besides the port.
 func (s *settings) processFlags(f *pflag.FlagSet) {
 	s.instancesFlag(f)
 	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the server")
 	s.hostFlag(f)
+	s.metricsFlag(f)
 	f.Var(&s.MaxMemory, "max-memory", "replace a worker above this resident `SIZE`, like 300M")
 }
 
@@ -341,6 +350,26 @@ func (p *port) Set(v string) error {
 		return errorf("a port is a whole number from 1 to 65535, or 0 for a free one")
 	}
 	*p = port(n)
+	return nil
+}
+
+// address is where to listen: a host, which may be empty for all interfaces, and a port; empty: nowhere.
+type address string
+
+// Type is pflag's name of the type.
+func (a *address) Type() string { return "address" }
+
+// String is what Set takes.
+func (a *address) String() string { return string(*a) }
+
+// Set takes HOST:PORT.
+func (a *address) Set(v string) error {
+	_, number, err := net.SplitHostPort(v)
+	var p port
+	if v != "" && (err != nil || p.Set(number) != nil) {
+		return errorf("an address is HOST:PORT, like 127.0.0.1:9091")
+	}
+	*a = address(v)
 	return nil
 }
 

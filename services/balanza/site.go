@@ -16,6 +16,7 @@ import (
 
 	"balanza/services/eventlog"
 	"balanza/services/hosts"
+	"balanza/services/metrics"
 	"balanza/services/processes"
 	"balanza/services/store"
 	"balanza/services/store/mongostore"
@@ -57,7 +58,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
 		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
-		Replaced: w.Replaced, Totals: w.Totals, Acquire: w.Acquire,
+		Replaced: w.Replaced, Scrape: w.Scrape, Acquire: w.Acquire,
 	})
 	if err != nil {
 		return err
@@ -68,8 +69,12 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		if n := pages.Answered(); reported.Swap(n) == n {
 			return workers.Heartbeat{} // hundreds of series every second would be most of an idle worker's work
 		}
-		counters := pages.Counters()
-		return workers.Heartbeat{Requests: answered(counters), Counters: counters}
+		return workers.Heartbeat{Requests: pages.Requests(), Counters: pages.Counters()}
+	}
+	w.Report = func() (r workers.Report) {
+		r.Totals, r.Own = pages.Metrics()
+		r.Own.Merge(metrics.Runtime(versionText()))
+		return r
 	}
 
 	// The log is followed until the last request is answered: a websocket that drains still gets its messages.
@@ -101,16 +106,6 @@ func (s *site) record(process web.Process, w *workers.Worker) store.Process {
 func bootID() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(id))
-}
-
-// answered adds up the requests that the site's counters hold, without those of health checks.
-func answered(counters map[string]float64) (n int64) {
-	for series, v := range counters {
-		if strings.HasPrefix(series, "balanza_requests_total{") && !strings.Contains(series, `route="/healthz"`) {
-			n += int64(v)
-		}
-	}
-	return n
 }
 
 // openTimeout is how long opening the store may take.

@@ -69,6 +69,7 @@ func (p *program) up() *cobra.Command {
 	shift := f.Int("shift", 0, "add `N` to all ports, where the usual ones are taken")
 	p.settings.instancesFlag(f)
 	p.settings.hostFlag(f)
+	p.settings.metricsFlag(f)
 	c.RunE = func(*cobra.Command, []string) error {
 		parts, err := topology(*profile, *shift)
 		if err != nil {

@@ -1,24 +1,22 @@
 package web
 
 import (
-	"fmt"
-	"maps"
-	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+
+	"balanza/services/metrics"
 )
 
 // bucketBounds are the upper bounds of the histogram's buckets in seconds; the last bucket has none.
 var bucketBounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
-// metrics counts requests by route. Every series exists from the start, so all workers of a server have the same ones,
-// and counting a request is three atomic additions. (Prometheus' own client takes 2 MB more in each worker.)
-type metrics []*routeMetrics
+// requestMetrics counts requests by route. Every series exists from the start, so all workers of a server have the same
+// ones, and counting a request is three atomic additions.
+type requestMetrics []*routeMetrics
 
 // routeMetrics are the counters of a method and a route. Requests update them without a lock.
 type routeMetrics struct {
@@ -29,7 +27,7 @@ type routeMetrics struct {
 }
 
 // route adds the counters of a route. All routes are added before the first request.
-func (m *metrics) route(method, path string) *routeMetrics {
+func (m *requestMetrics) route(method, path string) *routeMetrics {
 	r := &routeMetrics{method: method, path: path}
 	*m = append(*m, r)
 	return r
@@ -54,13 +52,54 @@ func (s *Site) Answered() (n int64) {
 	return n
 }
 
+// The families of the site. Answers are counted by the class of their status: with each status of each route every worker
+// would have thousands of series.
+var (
+	httpRequests = metrics.Family{
+		Name: "balanza_http_requests_total", Kind: metrics.Counter, Help: "Requests that the server has answered, by method, route and class of status.",
+	}
+	httpDuration = metrics.Family{
+		Name: "balanza_http_request_duration_seconds", Kind: metrics.Histogram, Help: "Time from a request to its answer, by method and route.",
+	}
+	drawsRejected = metrics.Family{
+		Name: "balanza_draws_rejected_total", Kind: metrics.Counter, Help: "Requests for random numbers that exceeded the limit of their address.",
+	}
+	workerRequests = metrics.Family{
+		Name: "balanza_worker_requests_total", Kind: metrics.Counter,
+		Help: "Requests that the worker's process has answered, without those of health checks and of Prometheus.",
+	}
+	openConnections = metrics.Family{Name: "balanza_connections", Kind: metrics.Gauge, Help: "Open connections of HTTP clients."}
+	openWebsockets  = metrics.Family{Name: "balanza_websockets", Kind: metrics.Gauge, Help: "Open websockets."}
+	drawsInFlight   = metrics.Family{Name: "balanza_draws_in_flight", Kind: metrics.Gauge, Help: "Requests for random numbers that are being drawn."}
+)
+
+// classLabels are the values of the label code, by the first digit of the status.
+var classLabels = [...]string{1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+
+// internal tells whether a route is for supervisors and Prometheus.
+func (r *routeMetrics) internal() bool {
+	return r.path == "/healthz" || r.path == "/readyz" || r.path == "/metrics"
+}
+
+// Requests returns how many requests of clients this process has answered: none of health checks or of Prometheus.
+func (s *Site) Requests() (n int64) {
+	for _, r := range s.metrics {
+		for class := range r.classes {
+			if !r.internal() {
+				n += r.classes[class].Load()
+			}
+		}
+	}
+	return n
+}
+
 // Counters returns this process's counters as Prometheus series → value. All of them only grow, so sums over processes
 // are counters, too. Times are in seconds, and buckets are cumulative as in Prometheus' text format.
-func (s *Site) Counters() map[string]float64 {
-	all := make(map[string]float64)
+func (s *Site) Counters() metrics.Values {
+	all := metrics.Values{drawsRejected.Name: float64(s.drawsRejected.Load())}
 	for _, r := range s.metrics {
 		for class := 1; class < len(r.classes); class++ {
-			all[fmt.Sprintf(`balanza_requests_total{method=%q,route=%q,status="%dxx"}`, r.method, r.path, class)] =
+			all[metrics.Series(httpRequests.Name, "method", r.method, "route", r.path, "code", classLabels[class])] =
 				float64(r.classes[class].Load())
 		}
 		var sum int64
@@ -70,52 +109,50 @@ func (s *Site) Counters() map[string]float64 {
 			if i < len(bucketBounds) {
 				end = strconv.FormatFloat(bucketBounds[i], 'g', -1, 64)
 			}
-			all[fmt.Sprintf(`balanza_request_seconds_bucket{method=%q,route=%q,le=%q}`, r.method, r.path, end)] = float64(sum)
+			all[metrics.Series(httpDuration.Name+"_bucket", "method", r.method, "route", r.path, "le", end)] = float64(sum)
 		}
-		labels := fmt.Sprintf(`{method=%q,route=%q}`, r.method, r.path)
-		all["balanza_request_seconds_count"+labels] = float64(sum)
-		all["balanza_request_seconds_sum"+labels] = time.Duration(r.nanoseconds.Load()).Seconds()
+		all[metrics.Series(httpDuration.Name+"_count", "method", r.method, "route", r.path)] = float64(sum)
+		all[metrics.Series(httpDuration.Name+"_sum", "method", r.method, "route", r.path)] =
+			time.Duration(r.nanoseconds.Load()).Seconds()
 	}
 	return all
 }
 
-// showMetrics answers in Prometheus' text format, version 0.0.4: the counters of the whole server, since a scrape reaches
-// any of its workers, and the gauges of this process.
-func (s *Site) showMetrics(c *fiber.Ctx) error {
-	counters := s.Counters()
-	if s.config.Totals != nil {
-		counters = s.config.Totals(counters)
+// Metrics returns the counters with their families, and what is this process's alone.
+func (s *Site) Metrics() (counters, own metrics.Snapshot) {
+	counters = metrics.Snapshot{Families: []metrics.Family{httpRequests, httpDuration, drawsRejected}, Values: s.Counters()}
+	for class := 1; class < len(classLabels); class++ {
+		var n int64
+		for _, r := range s.metrics {
+			if !r.internal() {
+				n += r.classes[class].Load()
+			}
+		}
+		own.Set(workerRequests, float64(n), "code", classLabels[class])
 	}
-	var b strings.Builder
-	b.WriteString("# TYPE balanza_requests_total counter\n")
-	writeFamily(&b, counters, "balanza_requests_total{")
-	b.WriteString("# TYPE balanza_request_seconds histogram\n")
-	writeFamily(&b, counters, "balanza_request_seconds_")
-
-	p := s.config.Process
-	labels := fmt.Sprintf(`{server=%q,worker="%d"}`, p.Server, p.Worker)
-	for _, gauge := range []struct {
-		name  string
-		value float64
-	}{
-		{"balanza_resident_memory_bytes", float64(s.info.sample().RSS)},
-		{"balanza_goroutines", float64(runtime.NumGoroutine())},
-		{"balanza_connections", float64(s.conns.count())},
-		{"balanza_websockets", float64(s.Websockets())},
-		{"balanza_start_time_seconds", float64(p.Started.UnixMilli()) / 1000},
-	} {
-		fmt.Fprintf(&b, "# TYPE %[1]s gauge\n%[1]s%[2]s %[3]s\n", gauge.name, labels,
-			strconv.FormatFloat(gauge.value, 'g', -1, 64))
-	}
-	c.Set(fiber.HeaderContentType, "text/plain; version=0.0.4; charset=utf-8")
-	return c.SendString(b.String())
+	own.Set(openConnections, float64(s.conns.count()))
+	own.Set(openWebsockets, float64(s.Websockets()))
+	own.Set(drawsInFlight, float64(s.drawing.Load()))
+	return counters, own
 }
 
-// writeFamily writes the series whose names begin with start, sorted.
-func writeFamily(b *strings.Builder, series map[string]float64, start string) {
-	for _, name := range slices.Sorted(maps.Keys(series)) {
-		if strings.HasPrefix(name, start) {
-			fmt.Fprintf(b, "%s %s\n", name, strconv.FormatFloat(series[name], 'g', -1, 64))
-		}
+// errNoMetrics is for a scrape that the master does not answer in time: the counters of one process would be no answer
+// for the server's.
+var errNoMetrics = temporaryError("error.metrics")
+
+// showMetrics answers in Prometheus' text format for the whole server, since a scrape reaches any of its workers.
+func (s *Site) showMetrics(c *fiber.Ctx) error {
+	text, err := s.config.Scrape()
+	if err != nil {
+		return errNoMetrics
 	}
+	c.Set(fiber.HeaderContentType, metrics.ContentType)
+	return c.SendString(text)
+}
+
+// scrape is Config.Scrape of a process that has no master.
+func (s *Site) scrape() (string, error) {
+	all, own := s.Metrics()
+	all.Merge(own)
+	return all.Text(), nil
 }

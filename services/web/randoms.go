@@ -38,6 +38,7 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 	if n >= minCounted {
 		release, ok := s.config.Acquire("draws/"+network(clientAddress(c)), s.config.Limits.Draws)
 		if !ok {
+			s.drawsRejected.Add(1)
 			return &httpError{
 				status: fiber.StatusTooManyRequests, code: codeTooMany, text: "error.draws", args: []any{s.config.Limits.Draws},
 				retryAfter: 1,

@@ -2,6 +2,7 @@ package web
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"balanza/services/metrics"
 	"balanza/services/store"
 )
 
@@ -295,37 +297,36 @@ func TestMockProducts(t *testing.T) {
 	}
 }
 
-// /metrics shows this process's counters, or with Totals those of all workers.
+// /metrics shows this process's metrics, or with Scrape those of all workers.
 func TestMetrics(t *testing.T) {
 	v := serve(t, siteWithoutStore(t, Config{}), listen(t))
 	for range 3 {
 		v.send(t, call{path: "/api/randoms?cant=1"})
 	}
 	v.send(t, call{path: "/api/randoms?cant=x"})
-	text := v.send(t, call{path: "/metrics"}).body
+	v.send(t, call{path: "/healthz"})
+	text := v.send(t, call{path: "/metrics"}).want(t, http.StatusOK).body
 	for _, line := range []string{
-		`balanza_requests_total{method="GET",route="/api/randoms",status="2xx"} 3`,
-		`balanza_requests_total{method="GET",route="/api/randoms",status="4xx"} 1`,
-		`balanza_request_seconds_bucket{method="GET",route="/api/randoms",le="+Inf"} 4`,
-		`balanza_request_seconds_count{method="GET",route="/api/randoms"} 4`,
-		"# TYPE balanza_request_seconds histogram",
-		`balanza_websockets{server="test:1",worker="0"} 0`,
+		`balanza_http_requests_total{method="GET",route="/api/randoms",code="2xx"} 3`,
+		`balanza_http_requests_total{method="GET",route="/api/randoms",code="4xx"} 1`,
+		`balanza_http_request_duration_seconds_bucket{method="GET",route="/api/randoms",le="+Inf"} 4`,
+		`balanza_http_request_duration_seconds_count{method="GET",route="/api/randoms"} 4`,
+		"# TYPE balanza_http_request_duration_seconds histogram",
+		`balanza_worker_requests_total{code="2xx"} 3`,
+		"balanza_draws_in_flight 0",
+		"balanza_draws_rejected_total 0",
+		"balanza_websockets 0",
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s in\n%s", line, text)
 		}
 	}
-	double := serve(t, siteWithoutStore(t, Config{Totals: func(own map[string]float64) map[string]float64 {
-		for series := range own {
-			own[series] *= 2
-		}
-		return own
-	}}), listen(t))
-	double.send(t, call{path: "/healthz"})
-	const line = `balanza_requests_total{method="GET",route="/healthz",status="2xx"} 2`
-	if text := double.send(t, call{path: "/metrics"}).body; !strings.Contains(text, line+"\n") {
-		t.Errorf("no line %s in\n%s", line, text)
+	whole := serve(t, siteWithoutStore(t, Config{Scrape: func() (string, error) { return "all 1\n", nil }}), listen(t))
+	if a := whole.send(t, call{path: "/metrics"}); a.body != "all 1\n" || a.Header.Get("Content-Type") != metrics.ContentType {
+		t.Errorf("%s %q", a.Header.Get("Content-Type"), a.body)
 	}
+	silent := serve(t, siteWithoutStore(t, Config{Scrape: func() (string, error) { return "", errors.New("no") }}), listen(t))
+	silent.send(t, call{path: "/metrics"}).want(t, http.StatusServiceUnavailable)
 }
 
 // The counters change only when a request was answered; a health check is none.
@@ -339,6 +340,9 @@ func TestAnswered(t *testing.T) {
 	}
 	if s.Answered() != before || !maps.Equal(s.Counters(), counters) {
 		t.Error("a health check was counted as a request")
+	}
+	if n := s.Requests(); n != 0 {
+		t.Errorf("%d requests of clients, and there was none", n)
 	}
 	v.send(t, call{path: "/healthz"})
 	if n := s.Answered(); n != before+1 {

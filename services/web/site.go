@@ -80,8 +80,8 @@ type Config struct {
 	// called at the end. nil: this process alone is counted.
 	Acquire func(key string, limit int) (release func(), ok bool)
 
-	// Totals, when set, turns this process's counters into the sums over all workers of its server, for /metrics.
-	Totals func(own map[string]float64) map[string]float64
+	// Scrape returns what /metrics answers. nil: Metrics of this process.
+	Scrape func() (string, error)
 }
 
 const (
@@ -99,7 +99,7 @@ type Site struct {
 	app        *fiber.App
 	handler    fasthttp.RequestHandler // the outermost one, recoverPanics
 	info       *info
-	metrics    metrics
+	metrics    requestMetrics
 	conns      openSet[net.Conn] // HTTP
 	clients    openSet[*client]  // websockets
 	drawing    atomic.Int64      // requests for random numbers that are being answered
@@ -121,6 +121,7 @@ type Site struct {
 
 	outages rate.Sometimes // limits the log lines of an outage, which every request meets
 
+	drawsRejected     atomic.Int64
 	started, draining atomic.Bool
 	work              context.Context // of handlers; it ends when the drain's time is over
 	stop              context.CancelFunc
@@ -168,6 +169,9 @@ func New(config Config) (*Site, error) {
 		EnableTrustedProxyCheck:      true, // Fiber's own list stays empty: it knows no names. See checkForwarded.
 		ErrorHandler:                 s.writeError,
 	})
+	if s.config.Scrape == nil {
+		s.config.Scrape = s.scrape
+	}
 	s.upgrader = newUpgrader(s)
 	s.sockets = newWebsockets(s)
 	s.routes()

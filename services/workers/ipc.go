@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"balanza/services/metrics"
 )
 
 // message is what a master and its worker send each other, one JSON object a line; exactly one field is set. The field
@@ -16,11 +18,13 @@ type message struct {
 	Ready     bool       `json:"ready,omitempty"`    // it serves
 	Heartbeat *Heartbeat `json:"beat,omitempty"`     // it lives
 	Draining  bool       `json:"draining,omitempty"` // it got a signal to end, from another process than its master
-	Ask       *counters  `json:"ask,omitempty"`      // its counters; the master answers with Totals
+	Ask       *ask       `json:"ask,omitempty"`      // for the server's metrics; the master answers with Totals
+	Report    *report    `json:"report,omitempty"`   // the answer to Sample
 
 	// from the master
-	Drain  *drain    `json:"drain,omitempty"`
-	Totals *counters `json:"totals,omitempty"`
+	Drain  *drain  `json:"drain,omitempty"`
+	Totals *totals `json:"totals,omitempty"`
+	Sample *sample `json:"sample,omitempty"` // asks for a Report
 }
 
 // drain orders a worker to finish what it has and end.
@@ -29,9 +33,39 @@ type drain struct {
 	Cause    string `json:"cause,omitempty"` // reload, stop …
 }
 
-// counters maps Prometheus series to their values, which only grow.
-type counters struct {
-	Counters map[string]float64 `json:"counters"`
+// ask asks the master for the metrics of the server. A worker of an older build sends its counters and wants the sums.
+type ask struct {
+	ID       int64              `json:"id,omitempty"`
+	Text     bool               `json:"text,omitempty"`
+	Counters map[string]float64 `json:"counters,omitempty"`
+}
+
+// totals answers an ask: with Text, or with the sums of the counters where the worker or the master is of an older build,
+// which knows neither ID nor Text.
+type totals struct {
+	ID       int64              `json:"id,omitempty"`
+	Text     string             `json:"text,omitempty"`
+	Counters map[string]float64 `json:"counters,omitempty"`
+}
+
+// sample asks a worker for its metrics.
+type sample struct {
+	ID int64 `json:"id"`
+}
+
+// report answers the sample of that number.
+type report struct {
+	ID int64 `json:"id"`
+	Report
+}
+
+// Report is what a worker has to tell at the moment of a scrape.
+type Report struct {
+	// Totals are counters, and the counters that a histogram consists of. The master adds them up over all workers that
+	// the server ever had, as those of heartbeats.
+	Totals metrics.Snapshot `json:"totals"`
+	// Own are the worker's alone. They get its number as a label.
+	Own metrics.Snapshot `json:"own"`
 }
 
 // Heartbeat tells the master that a worker lives, and what it has done. It is empty when there is nothing new.
@@ -45,8 +79,9 @@ type Heartbeat struct {
 // that process holds the other end.
 type conn struct {
 	net.Conn
-	mu sync.Mutex // one writer at a time
-	in *json.Decoder
+	mu   sync.Mutex // one writer at a time
+	rest []byte     // of a message that was sent in part: it goes before the next one, or the stream would be broken
+	in   *json.Decoder
 }
 
 // sendTimeout is how long a message may wait for a process that does not read; the heartbeat finds such a process.
@@ -93,7 +128,21 @@ func (c *conn) send(m message) error {
 	if err := c.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return err
 	}
-	_, err = c.Write(append(line, '\n'))
+	if len(c.rest) > 0 {
+		if err := c.write(c.rest); err != nil {
+			return err
+		}
+	}
+	return c.write(append(line, '\n'))
+}
+
+// write sends bytes, and keeps those that the deadline has left of them. Of a message that was not begun none are kept.
+func (c *conn) write(line []byte) error {
+	resumed := len(c.rest) > 0
+	n, err := c.Write(line)
+	if c.rest = nil; err != nil && (n > 0 || resumed) {
+		c.rest = line[n:]
+	}
 	return err
 }
 

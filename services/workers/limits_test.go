@@ -1,12 +1,10 @@
 package workers
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -117,54 +115,6 @@ func TestKill(t *testing.T) {
 	r.Kill()
 	if err := r.stopped(); err != nil {
 		t.Error(err)
-	}
-}
-
-// Counters never fall when workers exit. They lack only what killed workers had counted since their last heartbeat.
-func TestTotalsNeverFall(t *testing.T) {
-	t.Parallel()
-	r := start(t, testConfig(t, 3))
-	l := startLoad(t, r.Port(), 4)
-	scrape := func() float64 {
-		text, _, err := request(r.url("/totals"))
-		if err != nil { // on a worker that was killed
-			return -1
-		}
-		var totals map[string]float64
-		if err := json.Unmarshal([]byte(text), &totals); err != nil {
-			t.Fatal(err)
-		}
-		return totals["answers"]
-	}
-	last, scrapes := 0.0, 0
-	for i := 0; scrapes < 100; i++ {
-		switch i % 10 {
-		case 3:
-			signalProcess(t, r.online(3)[i%3].Pid, syscall.SIGKILL)
-		case 6:
-			if err := r.Reload(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		now := scrape()
-		if now < 0 {
-			continue
-		}
-		scrapes++
-		if now < last {
-			t.Fatalf("scrape %d: %v after %v", scrapes, now, last)
-		}
-		last = now
-	}
-	r.online(3)
-	answers := scrape()
-	l.AwaitResponses(t, 100)
-	if err := r.Reload(t.Context()); err != nil { // the old workers report their last counts
-		t.Fatal(err)
-	}
-	l.Stop()
-	if now := scrape(); now < answers+100 {
-		t.Errorf("100 answers later %v became %v", answers, now)
 	}
 }
 

@@ -43,12 +43,16 @@ func (s *Server) Run(ctx context.Context) error {
 			s.handleCommand(c)
 		case reply := <-s.questions:
 			reply <- s.status()
+		case reply := <-s.scrapes:
+			s.addScrape(func(m serverMetrics) { reply <- m })
 		case e := <-s.events:
 			s.handleEvent(e)
 		case <-tick.C:
 			s.check(time.Now())
 		case <-s.nextRetry():
 			s.retryDue(time.Now())
+		case <-s.scrapeDeadline:
+			s.endScrape()
 		case <-done:
 			done = nil
 			s.quit = true
@@ -205,9 +209,15 @@ func (s *Server) handleEvent(e event) {
 			slot.restarts++
 			s.fill(slot)
 		}
+	case e.Ask != nil && e.Ask.Text:
+		s.addScrape(func(m serverMetrics) {
+			go func() { _ = p.send(message{Totals: &totals{ID: e.Ask.ID, Text: m.text()}}) }()
+		})
 	case e.Ask != nil:
 		p.merge(Heartbeat{Counters: e.Ask.Counters})
-		go func(all map[string]float64) { _ = p.send(message{Totals: &counters{all}}) }(s.totals())
+		go func(all map[string]float64) { _ = p.send(message{Totals: &totals{Counters: all}}) }(s.totals())
+	case e.Report != nil:
+		s.onReport(p, *e.Report)
 	}
 }
 
@@ -256,6 +266,7 @@ func (s *Server) onExit(p *process, exit error) {
 		s.retired[series] += n
 	}
 	delete(s.processes, p)
+	s.awaitNoReport(p)
 	if p.row >= 0 {
 		s.socket.Leave(p.row)
 	}

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/services/metrics"
 	"balanza/services/workers/control"
 )
 
@@ -70,6 +71,12 @@ func behaviour(slot int) string {
 	return word
 }
 
+// The families that the workers report.
+var (
+	answersFamily = metrics.Family{Name: "answers_total", Kind: metrics.Counter, Help: "Answers."}
+	slotFamily    = metrics.Family{Name: "worker_pid", Kind: metrics.Gauge, Help: "Number of the process."}
+)
+
 // program runs in the workers: a web server that drains as the site does.
 func program(ctx context.Context, w *Worker) error {
 	switch behaviour(w.Slot) {
@@ -90,7 +97,15 @@ func program(ctx context.Context, w *Worker) error {
 	s := &site{w: w}
 	w.Sample = func() Heartbeat {
 		n := s.answered.Load()
-		return Heartbeat{Requests: n, Counters: map[string]float64{"answers": float64(n)}}
+		return Heartbeat{Requests: n, Counters: map[string]float64{answersFamily.Name: float64(n)}}
+	}
+	w.Report = func() (r Report) {
+		if behaviour(w.Slot) == "no-report" {
+			time.Sleep(time.Hour)
+		}
+		r.Totals.Set(answersFamily, float64(s.answered.Load()))
+		r.Own.Set(slotFamily, float64(os.Getpid()))
+		return r
 	}
 	w.Health = func() error {
 		if behaviour(w.Slot) == "unhealthy" {
@@ -166,8 +181,13 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-	case "/totals":
-		_ = json.NewEncoder(w).Encode(s.w.Totals(s.w.Sample().Counters))
+	case "/metrics":
+		text, err := s.w.Scrape()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, text)
 	case "/allocate":
 		block := make([]byte, 64<<20)
 		for i := range block {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"balanza/services/metrics"
 	"balanza/services/workers/control"
 	"balanza/services/workers/share"
 )
@@ -43,6 +44,7 @@ type Config struct {
 	KeepStopped bool
 	ControlDir  string           // folder of the control sockets; see package control
 	Metadata    control.Metadata // what clients of the control socket are told beyond the state
+	Version     string           // of the master's build, for its metrics
 
 	Limits
 	Output io.Writer // gets the workers' output line by line; must not block
@@ -84,6 +86,7 @@ type Server struct {
 	Config
 	commands  chan command
 	questions chan chan control.Status
+	scrapes   chan chan serverMetrics
 	events    chan event
 	ended     chan struct{} // closed when Run's loop has ended
 
@@ -97,6 +100,12 @@ type Server struct {
 	reported   map[string]float64 // the totals that were reported last; not changed any more
 	wasReady   bool               // some worker was ready since the start
 	checked    time.Time          // when check ran last
+
+	scrape         *scrape               // under way; nil: none
+	nextScrape     []func(serverMetrics) // who asked meanwhile
+	scrapeNumber   int64                 // of the last scrape
+	scrapeDeadline <-chan time.Time      // of the scrape under way
+	families       metrics.Snapshot      // the families of the totals, as far as workers have described them
 
 	rollout   *rollout   // under way; nil: none
 	queue     []*rollout // waiting for their turn
@@ -130,7 +139,7 @@ func NewServer(c Config) (*Server, error) {
 	c.Limits.setDefaults()
 	s := &Server{
 		Config: c, commands: make(chan command), questions: make(chan chan control.Status),
-		events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{},
+		scrapes: make(chan chan serverMetrics), events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{},
 	}
 	if err := s.bind(); err != nil {
 		return nil, err

@@ -6,15 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"balanza/services/metrics"
 	"balanza/services/workers/share"
 )
 
@@ -42,6 +43,8 @@ type Worker struct {
 	// Ready is called.
 	Health func() error
 	Sample func() Heartbeat
+	// Report tells the worker's metrics at a scrape. It is optional, set before Ready is called, and called by any goroutine.
+	Report func() Report
 
 	conn              *conn // to the master; nil for an in-process worker
 	heartbeatInterval time.Duration
@@ -52,9 +55,9 @@ type Worker struct {
 	replaced  atomic.Bool
 	cause     atomic.Pointer[string] // of the drain
 
-	asking     sync.Mutex
-	totals     chan map[string]float64 // of capacity 1
-	lastTotals map[string]float64
+	asking sync.Mutex
+	asks   map[int64]chan totals // under way, of capacity 1; guarded by asking
+	asked  int64                 // the number of the last one
 }
 
 // Predecessor is a process that died. The zero value is none.
@@ -66,7 +69,7 @@ type Predecessor struct {
 func newWorker(slot, generation int, ln net.Listener, send func(message) error) *Worker {
 	return &Worker{
 		Slot: slot, Generation: generation, Listener: ln, Started: time.Now(),
-		send: send, ready: make(chan struct{}), totals: make(chan map[string]float64, 1), lastTotals: map[string]float64{},
+		send: send, ready: make(chan struct{}), asks: map[int64]chan totals{},
 	}
 }
 
@@ -148,27 +151,72 @@ func (w *Worker) Ready() {
 	})
 }
 
-// totalsTimeout is how long Totals waits for the master.
-const totalsTimeout = time.Second
+// scrapeWait is how long Scrape waits for the master, which waits for the workers for scrapeTimeout.
+const scrapeWait = 2 * time.Second
 
-// Totals returns the sums of the counters of all workers that the server ever had; own are this worker's. When the
-// master does not answer within a second, they are the sums of the last call, or own where these are larger.
-func (w *Worker) Totals(own map[string]float64) map[string]float64 {
+// ErrNoMetrics is returned by Scrape when the master does not answer.
+var ErrNoMetrics = errors.New("the master does not answer")
+
+// Scrape returns the metrics of the whole server as Prometheus reads them: the totals of all workers that it ever had, what
+// each worker has to tell now, and what its master knows. It waits for at most 2 s. A text without a part of this could
+// hold counters that fall, so there is none when the master does not answer.
+func (w *Worker) Scrape() (string, error) {
+	answer := make(chan totals, 1)
+	w.asking.Lock()
+	w.asked++
+	id := w.asked
+	w.asks[id] = answer
+	w.asking.Unlock()
+	defer func() {
+		w.asking.Lock()
+		defer w.asking.Unlock()
+		delete(w.asks, id)
+	}()
+	if w.send(message{Ask: &ask{ID: id, Text: true}}) != nil {
+		return "", ErrNoMetrics
+	}
+	select {
+	case t := <-answer:
+		if t.Text == "" { // of an older master
+			return w.render(t.Counters), nil
+		}
+		return t.Text, nil
+	case <-time.After(scrapeWait):
+		return "", ErrNoMetrics
+	}
+}
+
+// render writes the sums of an older master, and this worker's own metrics.
+func (w *Worker) render(sums map[string]float64) string {
+	r := w.report()
+	all := metrics.Snapshot{Families: r.Totals.Families, Values: sums}
+	label := strconv.Itoa(w.Slot)
+	all.Merge(r.Own, workerLabel, label)
+	all.Merge(metrics.Process(os.Getpid()), workerLabel, label)
+	return all.Text()
+}
+
+// report is Report's answer, empty without it.
+func (w *Worker) report() (r Report) {
+	if w.Report != nil {
+		r = w.Report()
+	}
+	return r
+}
+
+// onTotals hands the master's answer to the Scrape that asked, or that of an older master to all.
+func (w *Worker) onTotals(t totals) {
 	w.asking.Lock()
 	defer w.asking.Unlock()
-	select {
-	case <-w.totals: // a late answer to an earlier call
-	default:
-	}
-	sums := own
-	if w.send(message{Ask: &counters{own}}) == nil {
+	for id, answer := range w.asks {
+		if t.ID != id && t.ID != 0 {
+			continue
+		}
 		select {
-		case sums = <-w.totals:
-		case <-time.After(totalsTimeout):
+		case answer <- t:
+		default:
 		}
 	}
-	mergeCounters(w.lastTotals, sums)
-	return maps.Clone(w.lastTotals)
 }
 
 // handle reacts to a message of the master. end ends the program's context.
@@ -179,10 +227,12 @@ func (w *Worker) handle(m message, end func()) {
 		w.drainFor(m.Drain.Cause)
 		end()
 	case m.Totals != nil:
-		select {
-		case w.totals <- m.Totals.Counters:
-		default:
-		}
+		w.onTotals(*m.Totals)
+	case m.Sample != nil:
+		go func() { // an order to drain must not wait for it
+			<-w.ready
+			_ = w.send(message{Report: &report{ID: m.Sample.ID, Report: w.report()}})
+		}()
 	}
 }
 
