@@ -281,12 +281,8 @@ func TestFork(t *testing.T) {
 		t.Errorf("FORK has children: %v", children)
 	}
 	answers := func() float64 {
-		var totals map[string]float64
-		text, _ := get(t, r.url("/totals"))
-		if err := json.Unmarshal([]byte(text), &totals); err != nil {
-			t.Fatal(err)
-		}
-		return totals["answers"]
+		text, _ := get(t, r.url("/metrics"))
+		return series(t, text)["answers_total"]
 	}
 	c := control.NewClient(r.home, "test")
 	l := startLoad(t, r.port, 4)
