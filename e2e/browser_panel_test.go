@@ -168,7 +168,8 @@ func TestPanel(t *testing.T) {
 	}
 }
 
-// Without a connection the panel says that its figures are old, and it goes on when the server is back.
+// Without a connection the panel says that its figures are old, also when the server hangs, and it goes on when the server is
+// back.
 func TestPanelReconnects(t *testing.T) {
 	s := serve(t, t.TempDir())
 	p := newTab(t)
@@ -176,6 +177,10 @@ func TestPanelReconnects(t *testing.T) {
 	p.openPanel(s.url)
 	first := s.cmd.Process.Pid
 	p.awaitPids([]int{first})
+	sendSignal(t, first, syscall.SIGSTOP)
+	p.awaitText("#state", "The server is slow")
+	sendSignal(t, first, syscall.SIGCONT)
+	p.awaitOnline()
 	s.end(syscall.SIGKILL)
 	p.awaitText("#state", "the figures are old")
 	if got := evaluate[[]int](p, panelPids); len(got) != 1 {
@@ -368,12 +373,18 @@ func (s *stack) shell(t *testing.T, command string) {
 	}
 }
 
-// testPanelKill kills a worker of the cluster with the panel's command.
+// testPanelKill uses the panel of the stack without the profile.
 func testPanelKill(t *testing.T, s *stack) {
-	p := panelOfStack(t, "panel@example.com")
-	p.await("document.querySelectorAll('[data-service=cluster] .tile').length >= 1")
-	pid := evaluate[int](p, "Number(document.querySelector('[data-service=cluster] .tile').dataset.pid)")
-	p.click("[data-service=cluster] .tile .tile-name")
+	s.killInPanel(t, panelOfStack(t, "panel@example.com"))
+}
+
+// killInPanel kills a worker of the cluster and reloads it with the panel's commands.
+func (s *stack) killInPanel(t *testing.T, p *tab) {
+	t.Helper()
+	const online = "[data-service=cluster] .tile[data-state=online]" // containers that Compose has replaced may be there, too
+	p.await(fmt.Sprintf("document.querySelector(%q) !== null", online))
+	pid := evaluate[int](p, fmt.Sprintf("Number(document.querySelector(%q).dataset.pid)", online))
+	p.click(online + " .tile-name")
 	p.awaitText("[data-command=kill] code", fmt.Sprintf("kill -9 %d'", pid))
 	s.shell(t, p.panelCommand("kill"))
 	p.checkDeath(pid, time.Now())
@@ -393,7 +404,7 @@ func testPanelReplicas(t *testing.T, s *stack) {
 	if !slices.Equal(shares, []string{"25", "25", "25", "25"}) {
 		t.Errorf("the burst shows %v", shares)
 	}
-	testPanelKill(t, s)
+	s.killInPanel(t, p)
 
 	began := time.Now()
 	command := p.panelCommand("scale")

@@ -87,15 +87,12 @@ function show() {
 
 /** Shows whether the figures are of now. An open connection whose server sends no figures is shown, too. */
 function showState() {
-  const age = performance.now() - heard;
-  const late = state === 'open' && age > LATE;
+  const late = state === 'open' && performance.now() - heard > LATE;
   const element = $('state');
   const shown = late ? 'waiting' : state;
-  const content = late ? format.text('late', { seconds: Math.round(age / 1000) }) : element.dataset[state];
+  const content = late ? format.text('late') : element.dataset[state];
   if (element.dataset.state !== shown) element.dataset.state = shown;
-  // Screen readers hear of a change once, and not of the seconds that follow.
-  element.ariaLive = late && element.textContent.startsWith(content.slice(0, 8)) ? 'off' : 'polite';
-  if (element.textContent !== content) element.textContent = content;
+  if (element.textContent !== content) element.textContent = content; // else screen readers would repeat it each second
   $('panel').classList.toggle('old', shown === 'waiting');
 }
 
