@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -57,6 +56,9 @@ type Config struct {
 	Token string
 	// Logger gets changes of the upstreams' health, and failed requests. nil means slog's default.
 	Logger *slog.Logger
+	// AccessLog gets a line for each request, at its end: the id, the client, method and path, the status, bytes of the body,
+	// seconds, and of an answer that was passed on X-Balanza-Server, X-Balanza-Pid and the upstream's address. nil: none.
+	AccessLog *slog.Logger
 }
 
 // UpstreamStatus is what the balancer knows of an upstream.
@@ -76,9 +78,7 @@ type Balancer struct {
 	config        Config
 	log           *slog.Logger
 	draws, site   *pool
-	toDraws       *httputil.ReverseProxy
-	toSite        *httputil.ReverseProxy
-	noKeepAlive   *http.Transport // a connection for each request
+	noKeepAlive   *http.Transport // of health checks: a connection for each
 	names         *hosts.Names
 	headerTimeout time.Duration
 	draining      context.Context // ends when the drain begins
@@ -89,6 +89,7 @@ type Balancer struct {
 	idle            idleConns
 	clients         clients
 	forms           *formLimiter
+	totals          totals
 	exhaustedLogged atomic.Pointer[time.Time] // when the log was told last
 }
 
@@ -109,12 +110,12 @@ func New(c Config) (*Balancer, error) {
 		return nil, fmt.Errorf("edge: the token must have at most %d characters, all of ASCII and visible", maxToken)
 	}
 	b := &Balancer{
-		config: c, log: c.Logger, noKeepAlive: newTransport(), names: names, maxConns: maxConnections(),
+		config: c, log: c.Logger, names: names, maxConns: maxConnections(),
 		headerTimeout: min(headerTimeout, c.Limits.ClientTimeout),
 		clients:       clients{limits: c.Limits, byAddress: map[netip.Addr]*client{}},
 		forms:         newFormLimiter(c.Limits.AccountForms),
 	}
-	b.noKeepAlive.DisableKeepAlives = true
+	b.noKeepAlive = &http.Transport{DialContext: dialTCP, DisableKeepAlives: true}
 	b.draining, b.startDrain = context.WithCancel(context.Background())
 
 	primary, err := b.newTier("primary", c.Primary)
@@ -134,7 +135,6 @@ func New(c Config) (*Balancer, error) {
 	}
 	b.draws = &pool{tiers: []*tier{primary, backup}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
 	b.site = &pool{tiers: []*tier{defaults}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
-	b.toDraws, b.toSite = b.newProxy(b.draws), b.newProxy(b.site)
 	return b, nil
 }
 

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -11,28 +10,28 @@ import (
 // errBodyTooLarge means that a body has more bytes than Limits.Body.
 var errBodyTooLarge = errors.New("the body is too large")
 
-// readBody reads a request's body and puts what it read in its place. An error is the client's fault.
-func (b *Balancer) readBody(w http.ResponseWriter, r *http.Request) error {
+// readBody reads a request's body and sets its length. An error is the client's fault.
+func (b *Balancer) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength == 0 {
-		return nil
+		return nil, nil
 	}
 	limit := int64(b.config.Limits.Body)
 	if r.ContentLength > limit {
-		return errBodyTooLarge
+		return nil, errBodyTooLarge
 	}
 	client := http.NewResponseController(w)
 	timeout := b.config.Limits.ClientTimeout
 	timed := &timedReader{r.Body, client, timeout, time.Now().Add(2 * timeout)}
 	content, err := io.ReadAll(io.LimitReader(timed, limit+1))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if int64(len(content)) > limit {
-		return errBodyTooLarge
+		return nil, errBodyTooLarge
 	}
 	_ = client.SetReadDeadline(time.Time{}) // the time for the answer is not limited by it
-	r.Body, r.ContentLength, r.TransferEncoding, r.Trailer = io.NopCloser(bytes.NewReader(content)), int64(len(content)), nil, nil
-	return nil
+	r.ContentLength = int64(len(content))
+	return content, nil
 }
 
 // timedReader reads a body with a limit for the time without a byte, and an end of the time for all.

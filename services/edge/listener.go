@@ -209,7 +209,7 @@ func (b *Balancer) freeDescriptors(cause error) {
 	}
 	if cause != errMaxConns {
 		for _, u := range b.upstreams() {
-			u.pooled.CloseIdleConnections()
+			u.pooled.closeIdle(0)
 		}
 	}
 	if !b.idle.closeOldest() {

@@ -1,10 +1,9 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -52,7 +51,7 @@ func (t *tier) next(failed []*upstream) *upstream {
 	return up[first]
 }
 
-// pool is an http.RoundTripper over tiers. A tier is used only while no upstream of an earlier one is up.
+// pool shares requests among tiers. A tier is used only while no upstream of an earlier one is up.
 type pool struct {
 	tiers           []*tier
 	waitTimeout     time.Duration
@@ -91,22 +90,22 @@ func (p *pool) pick(ctx context.Context, failed []*upstream) (*upstream, error) 
 	}
 }
 
-// RoundTrip sends req to an upstream, and again to another one where that is safe: when the connection was refused, so
+// roundTrip sends a request to an upstream, and again to another one where that is safe: when the connection was refused, so
 // that nothing was sent, and for a repeatable request also when the connection broke before the answer was complete.
-func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := req.Context()
-	canRepeat := repeatable(req)
+func (p *pool) roundTrip(q *upstreamRequest) (*answer, error) {
+	ctx := q.ctx
 	start := time.Now()
 	var failed []*upstream // those that gave this request no answer
+	pooled := q.repeatable && !q.upgrade
 	for broken := 0; ; {
 		u, err := p.pick(ctx, failed)
 		if err != nil {
 			return nil, err
 		}
-		res, err := u.send(req, canRepeat)
+		a, err := u.send(q, pooled)
 		if err == nil {
 			u.requests.Add(1)
-			return res, nil
+			return a, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err // the client has disconnected
@@ -118,6 +117,12 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			p.freeDescriptors(err)
 			continue
 		}
+		// The upstream may close a pooled connection at the moment when a request is written to it. That is no failure, and
+		// the next attempt has a new connection. It counts as broken: nobody knows whether the request was what broke it.
+		if pooled && errors.Is(err, errStale) {
+			broken, pooled = broken+1, false
+			continue
+		}
 		u.failures.Add(1)
 		switch {
 		case dialFailed(err):
@@ -126,7 +131,7 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			if time.Since(start) > p.waitTimeout {
 				return nil, errNoUpstream
 			}
-		case !canRepeat || timedOut(err): // it may have been carried out, or would take as long again
+		case !q.repeatable || timedOut(err): // it may have been carried out, or would take as long again
 			return nil, err
 		default:
 			if broken++; broken == maxBroken {
@@ -138,38 +143,42 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // send makes one attempt. An upstream may close a pooled connection at the moment when a request is written to it, and
-// then it is unknown whether the request was read. So requests that must not be sent twice get a new connection each.
-// Repeatable ones use the pool, and short answers to them are read completely, so that clients do not notice the death
-// of a worker.
-func (u *upstream) send(req *http.Request, canRepeat bool) (*http.Response, error) {
-	url := *req.URL
-	url.Host = u.address
-	attempt := req.WithContext(req.Context())
-	attempt.URL = &url
-	if req.Body != nil {
-		attempt.Body = io.NopCloser(req.Body) // a failed attempt must not close the body that the next one sends
+// then it is unknown whether the request was read. So requests that must not be sent twice get a new connection each, as do
+// websockets, which keep theirs. Short answers are read completely, so that clients do not notice the death of a worker.
+func (u *upstream) send(q *upstreamRequest, pooled bool) (*answer, error) {
+	var c *upstreamConn
+	if pooled {
+		c = u.pooled.get()
 	}
-	if !canRepeat {
-		return u.noKeepAlive.RoundTrip(attempt)
+	if c == nil {
+		var err error
+		if c, err = u.pooled.connect(q.ctx, u.address); err != nil {
+			return nil, err
+		}
 	}
-	res, err := u.pooled.RoundTrip(attempt)
-	if err != nil || req.Method == http.MethodHead || res.ContentLength <= 0 || res.ContentLength > maxBuffered {
-		return res, err
+	a := &answer{from: u, conn: c}
+	err := a.exchange(q)
+	if err == nil {
+		var whole bool
+		if whole, err = a.readBody(q.ctx); whole {
+			a.release(true)
+		}
 	}
-	defer res.Body.Close()
-	body := make([]byte, res.ContentLength)
-	if _, err := io.ReadFull(res.Body, body); err != nil {
+	if err != nil {
+		if c.reused && c.received == 0 && !timedOut(err) {
+			err = fmt.Errorf("%w: %w", errStale, err)
+		}
+		a.finish()
 		return nil, err
 	}
-	res.Body = io.NopCloser(bytes.NewReader(body))
-	return res, nil
+	return a, nil
 }
 
-// repeatable tells whether a request is safe to send twice (RFC 9110, 9.2.1) and has no body that is used up.
-func repeatable(req *http.Request) bool {
-	switch req.Method {
+// isRepeatable tells whether a request is safe to send twice (RFC 9110, 9.2.1) and has no body.
+func isRepeatable(r *http.Request) bool {
+	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return req.Body == nil
+		return r.ContentLength == 0
 	}
 	return false
 }

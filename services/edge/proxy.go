@@ -3,10 +3,10 @@ package edge
 import (
 	"crypto/rand"
 	"errors"
-	"log/slog"
+	"io"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"path"
 	"regexp"
 	"strings"
@@ -16,12 +16,6 @@ import (
 	"balanza/services/limits"
 )
 
-// requestID names a request in the logs of all tiers and in the answer. The outermost tier makes it.
-const requestID = "X-Request-Id"
-
-// edgeToken proves to the servers that a request comes from the balancer.
-const edgeToken = "X-Balanza-Edge-Token"
-
 // smallDraw matches the query of a draw of under a million numbers, which takes milliseconds and is not limited. It
 // matches the whole query: of "CANT=1&cant=500000000" the server could take the second number.
 var smallDraw = regexp.MustCompile(`^cant=\d{1,6}$`)
@@ -29,11 +23,16 @@ var smallDraw = regexp.MustCompile(`^cant=\d{1,6}$`)
 // handle checks a request, reads its body and sends it to the pool of its path. The whole body, which is short, is read
 // before an upstream is chosen: a client that sends it slowly or breaks off never occupies one, nor counts against it.
 func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
-	out := &responseWriter{ResponseWriter: w, b: b}
-	status := b.checkSize(r)
-	r.Header.Set(requestID, rand.Text())
+	out := &responseWriter{ResponseWriter: w, b: b, r: r, began: time.Now()}
+	defer out.end()
+	uri := r.URL.RequestURI()
+	status := b.checkSize(r, uri)
+	r.Header[requestID] = []string{rand.Text()}
+	var body []byte
 	if status == 0 {
-		status = bodyStatus(b.readBody(w, r))
+		var err error
+		body, err = b.readBody(w, r)
+		status = bodyStatus(err)
 	}
 	if status != 0 {
 		b.rejectUnread(out, r, status)
@@ -47,26 +46,26 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 		b.writeError(out, r, http.StatusMisdirectedRequest)
 		return
 	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		r.Header.Del("Upgrade") // no other protocol may bypass the checks of HTTP
-	}
 	// The site's router ignores case and a last slash, so the paths that are not for clients must not depend on them.
 	switch route := strings.ToLower(path.Clean("/" + r.URL.Path)); {
 	case r.Method == http.MethodConnect, route == "/metrics", route == "/healthz", route == "/readyz":
 		b.writeError(out, r, http.StatusNotFound)
 	case route == "/api/randoms", route == "/test/randoms", route == "/test/random":
-		b.serveDraw(out, r)
+		if strings.EqualFold(strings.TrimSuffix(r.URL.Path, "/"), "/test/random") { // the servers know the longer name only
+			uri = (&url.URL{Path: "/test/randoms", RawQuery: r.URL.RawQuery}).RequestURI()
+		}
+		b.serveDraw(out, r, uri, body)
 	case r.Method == http.MethodPost && (route == "/login" || route == "/signup" || route == "/register"):
-		b.serveForm(out, r)
+		b.serveForm(out, r, uri, body)
 	default:
-		b.toSite.ServeHTTP(out, r)
+		b.forward(out, r, uri, body, b.site)
 	}
 }
 
-// checkSize returns the status that rejects a request with too long an URL or header, or 0.
-func (b *Balancer) checkSize(r *http.Request) int {
-	// An upstream gets these lines. It gets an URL with characters that should have been escaped in its longer form.
-	url := max(len(r.RequestURI), len(r.URL.RequestURI()))
+// checkSize returns the status that rejects a request with too long an URL or header, or 0. uri is what an upstream gets.
+func (b *Balancer) checkSize(r *http.Request, uri string) int {
+	// Characters that should have been escaped are longer in uri.
+	url := max(len(r.RequestURI), len(uri))
 	header := len(r.Method) + len(" ") + url + len(" HTTP/1.1\r\nHost: ") + len(r.Host) + len("\r\n\r\n")
 	for name, values := range r.Header {
 		for _, value := range values {
@@ -86,20 +85,20 @@ func (b *Balancer) checkSize(r *http.Request) int {
 }
 
 // serveDraw passes on a request for random numbers, of which an address may have some at a time.
-func (b *Balancer) serveDraw(w http.ResponseWriter, r *http.Request) {
+func (b *Balancer) serveDraw(w *responseWriter, r *http.Request, uri string, body []byte) {
 	if !smallDraw.MatchString(r.URL.RawQuery) {
 		address := requestAddress(r)
 		if ok, _ := b.clients.change(address, 0, 1); !ok {
 			b.writeError(w, r, http.StatusTooManyRequests)
 			return
 		}
-		defer b.clients.change(address, 0, -1) // ReverseProxy returns, by a panic, when the client has disconnected
+		defer b.clients.change(address, 0, -1) // forward returns, by a panic, when the client has disconnected
 	}
-	b.toDraws.ServeHTTP(w, r)
+	b.forward(w, r, uri, body, b.draws)
 }
 
 // serveForm passes on a log-in or sign-up, of which an address may send some in a minute.
-func (b *Balancer) serveForm(w http.ResponseWriter, r *http.Request) {
+func (b *Balancer) serveForm(w *responseWriter, r *http.Request, uri string, body []byte) {
 	address := requestAddress(r)
 	if ok, first := b.forms.allow(address, time.Now()); !ok {
 		if first {
@@ -109,7 +108,7 @@ func (b *Balancer) serveForm(w http.ResponseWriter, r *http.Request) {
 		b.writeError(w, r, http.StatusTooManyRequests)
 		return
 	}
-	b.toSite.ServeHTTP(w, r)
+	b.forward(w, r, uri, body, b.site)
 }
 
 // requestAddress is limits.Client of a request's client.
@@ -118,37 +117,95 @@ func requestAddress(r *http.Request) netip.Addr {
 	return limits.Client(remote.Addr())
 }
 
-// newProxy returns the proxy in front of a pool. The pool decides which upstream gets a request.
-func (b *Balancer) newProxy(to *pool) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Transport:    to,
-		Rewrite:      b.rewrite,
-		BufferPool:   &copyBuffers{},
-		ErrorHandler: b.handleProxyError,
-		ModifyResponse: func(res *http.Response) error {
-			res.Header.Set(requestID, res.Request.Header.Get(requestID))
-			return nil
-		},
-		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
+// requestBuffers hold what upstreams get.
+var requestBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
+
+// forward sends a request to an upstream of the pool, and its answer to the client.
+func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body []byte, to *pool) {
+	q := &upstreamRequest{
+		ctx: r.Context(), in: r, repeatable: isRepeatable(r), upgrade: isWebsocket(r.Header), informational: w.writeInformational,
 	}
+	buffer := requestBuffers.Get().(*[]byte)
+	*buffer = b.appendRequest((*buffer)[:0], r, uri, body, q.repeatable, q.upgrade)
+	q.content = *buffer
+	a, err := to.roundTrip(q)
+	if cap(*buffer) <= maxBuffered {
+		requestBuffers.Put(buffer)
+	}
+	if err != nil {
+		b.handleProxyError(w, r, err)
+		return
+	}
+	defer a.finish()
+	w.answer = a
+	if a.StatusCode == http.StatusSwitchingProtocols {
+		w.serveWebsocket(a)
+		return
+	}
+	copyAnswerHeader(w.Header(), a.Header)
+	w.Header()[requestID] = r.Header[requestID]
+	if a.conn != nil {
+		err = w.passOn(a)
+	} else {
+		w.WriteHeader(a.StatusCode)
+		if a.length > 0 {
+			_, err = w.Write(a.buffer[:a.length])
+		}
+	}
+	if err == nil {
+		return
+	}
+	if r.Context().Err() == nil {
+		b.log.Warn("answer broken off", "method", r.Method, "path", r.URL.Path, "upstream", a.from.address, "error", err,
+			"request", r.Header.Get(requestID))
+	}
+	panic(http.ErrAbortHandler) // the end of the connection tells the client that something is missing
 }
 
-// rewrite turns a client's request into the upstream's. ReverseProxy has removed the forwarding headers that the client
-// sent.
-func (b *Balancer) rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.Scheme = "http"              // send sets the host
-	r.Out.URL.RawQuery = r.In.URL.RawQuery // unparsed: the site answers a wrong query with its reason
-	r.Out.Header.Del("Expect")             // the balancer has answered 100-continue
-	r.SetXForwarded()
-	// Once more: the client may have named the field in Connection, by which ReverseProxy has removed it.
-	r.Out.Header.Set(requestID, r.In.Header.Get(requestID))
-	r.Out.Header.Del(edgeToken)
-	if b.config.Token != "" {
-		r.Out.Header.Set(edgeToken, b.config.Token)
+// passOn sends an answer to the client while it comes from the upstream.
+func (w *responseWriter) passOn(a *answer) error {
+	announced := len(a.Trailer)
+	for name := range a.Trailer {
+		w.Header().Add("Trailer", name)
 	}
-	if p := strings.TrimSuffix(r.Out.URL.Path, "/"); strings.EqualFold(p, "/test/random") {
-		r.Out.URL.Path, r.Out.URL.RawPath = "/test/randoms", ""
+	w.WriteHeader(a.StatusCode)
+	client := http.NewResponseController(w.ResponseWriter)
+	// An answer whose length is not known may be made piece by piece, and each is for now.
+	flush := a.ContentLength < 0 || isEventStream(a.Header)
+	if flush && a.conn.in.Buffered() == 0 {
+		if err := client.Flush(); err != nil {
+			return err
+		}
 	}
+	buffer := answerBuffers.Get().(*answerBuffer)
+	defer answerBuffers.Put(buffer)
+	for {
+		n, err := a.Body.Read(buffer[:])
+		if n > 0 {
+			if _, err := w.Write(buffer[:n]); err != nil {
+				return err
+			}
+			if flush {
+				if err := client.Flush(); err != nil {
+					return err
+				}
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	a.release(true)
+	for name, values := range a.Trailer {
+		if len(a.Trailer) != announced { // net/http needs the prefix for those that were not announced
+			name = http.TrailerPrefix + name
+		}
+		w.Header()[name] = values
+	}
+	return nil
 }
 
 // handleProxyError answers a request that got no answer from an upstream.
@@ -170,10 +227,15 @@ func (b *Balancer) handleProxyError(w http.ResponseWriter, r *http.Request, err 
 }
 
 // responseWriter closes the connection after an answer during the drain, so that the client's next request goes to the
-// balancer's successor.
+// balancer's successor, and remembers what the access log says of the answer.
 type responseWriter struct {
 	http.ResponseWriter
-	b *Balancer
+	b      *Balancer
+	r      *http.Request
+	began  time.Time
+	answer *answer // nil: the balancer's own
+	status int     // 0: none was sent
+	bytes  int64   // of the body, without its encoding in chunks
 }
 
 // Unwrap is for http.ResponseController.
@@ -181,22 +243,26 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 // WriteHeader sends the status.
 func (w *responseWriter) WriteHeader(status int) {
-	if status >= 200 && w.b.draining.Err() != nil {
+	if w.b.draining.Err() != nil {
 		w.Header().Set("Connection", "close")
 	}
+	w.status = status
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// copyBuffers are reused by ReverseProxy to copy answers. Without them it allocates 32 KB for each.
-type copyBuffers struct{ pool sync.Pool }
-
-// Get returns a buffer with any contents.
-func (b *copyBuffers) Get() []byte {
-	if buf, ok := b.pool.Get().(*[32 << 10]byte); ok {
-		return buf[:]
-	}
-	return make([]byte, 32<<10)
+// Write sends a piece of the body.
+func (w *responseWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
 }
 
-// Put makes a buffer that Get returned available again.
-func (b *copyBuffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
+// writeInformational passes an answer with a status 1xx on, which HTTP/1.0 does not know.
+func (w *responseWriter) writeInformational(status int, header http.Header) {
+	if !w.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	copyAnswerHeader(w.Header(), header)
+	w.ResponseWriter.WriteHeader(status)
+	clear(w.Header()) // they are not those of the final answer
+}

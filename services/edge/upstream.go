@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -30,11 +29,10 @@ const (
 
 // upstream is one server and its pool of connections.
 type upstream struct {
-	address     string // host:port
-	pooled      *http.Transport
-	noKeepAlive *http.Transport
-	checks      http.Client
-	log         *slog.Logger
+	address string // host:port
+	pooled  connPool
+	checks  http.Client
+	log     *slog.Logger
 
 	requests atomic.Int64 // answered
 	failures atomic.Int64 // without an answer
@@ -51,23 +49,11 @@ type health struct {
 	cause string // why it is not up
 }
 
-// newTransport returns a transport with its own pool of connections and the timeouts of an upstream.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		DisableCompression:    true, // client and upstream negotiate the encoding
-		MaxIdleConnsPerHost:   maxIdleConns,
-		IdleConnTimeout:       idleTimeout,
-		ResponseHeaderTimeout: answerTimeout,
-	}
-}
-
 // newUpstream returns an upstream that is down until a check succeeds. noKeepAlive may be shared among upstreams.
 func newUpstream(address string, noKeepAlive *http.Transport, log *slog.Logger) *upstream {
 	u := &upstream{
-		address:     address,
-		pooled:      newTransport(),
-		noKeepAlive: noKeepAlive,
+		address: address,
+		pooled:  connPool{DialContext: dialTCP},
 		checks: http.Client{
 			// A new connection reaches a process that accepts connections. A pooled one might lead to a worker that
 			// drains, and is not ready although its server is.
@@ -99,7 +85,7 @@ func (u *upstream) setHealth(up bool, cause string) {
 		u.log.Info("upstream is up", "upstream", u.address)
 	case changed:
 		u.log.Warn("upstream is down", "upstream", u.address, "cause", cause)
-		u.pooled.CloseIdleConnections()
+		u.pooled.closeIdle(0)
 	}
 }
 
@@ -114,7 +100,7 @@ func (b *Balancer) checkAll(ctx context.Context) {
 
 // checkPeriodically checks the upstream again and again until ctx ends.
 func (u *upstream) checkPeriodically(ctx context.Context) {
-	defer u.pooled.CloseIdleConnections()
+	defer u.pooled.closeIdle(0)
 	for {
 		interval := downCheckInterval
 		if u.up() {
@@ -124,6 +110,7 @@ func (u *upstream) checkPeriodically(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(interval):
+			u.pooled.closeIdle(idleTimeout)
 			u.check(ctx)
 		}
 	}

@@ -1,7 +1,7 @@
 package edge
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -25,32 +25,65 @@ type wsConn struct {
 	net.Conn // the TCP connection, without clientConn's limits of time
 	client   *clientConn
 	b        *Balancer
-	opened   sync.Once
 
 	mu             sync.Mutex
 	cancel         func() bool // of the close frame at the drain
 	frames         frameParser
-	draining       bool // the drain has begun
-	closeFrameSent bool // nothing may follow it
+	written        int64 // bytes to the client
+	draining       bool  // the drain has begun
+	closeFrameSent bool  // nothing may follow it
 }
 
-// Hijack hands the connection over to a websocket.
-func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+// serveWebsocket hands the client's connection over to a websocket that the upstream agreed to, and returns at its end.
+func (w *responseWriter) serveWebsocket(a *answer) {
+	header := http.Header{}
+	copyAnswerHeader(header, a.Header)
+	header[requestID] = w.r.Header[requestID]
+	header["Connection"], header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = header.Write(head) // a buffer takes everything
+	head.WriteString("\r\n")
+
+	conn, in, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
-		return nil, nil, err
+		w.b.handleProxyError(w, w.r, err)
+		return
 	}
-	c := conn.(*clientConn) // Serve's listener accepts no other
-	return &wsConn{Conn: c.tcp, client: c, b: w.b}, rw, nil
+	client, upstream := conn.(*clientConn), a.conn // Serve's listener accepts no other
+	defer client.Close()
+	if _, err := client.Write(head.Bytes()); err != nil {
+		return
+	}
+	w.status = http.StatusSwitchingProtocols
+	s := &wsConn{Conn: client.tcp, client: client, b: w.b}
+	s.closeAtDrain() // the status 101 must precede any frame
+	toClient := make(chan struct{})
+	go func() {
+		defer close(toClient)
+		if _, err := io.Copy(s, upstream.in); err != nil || s.CloseWrite() != nil {
+			s.Close()
+		}
+	}()
+	first, _ := in.Reader.Peek(in.Reader.Buffered()) // frames that came with the request
+	if _, err := upstream.Write(first); err == nil {
+		// It ends with an error: Read returns no io.EOF.
+		_, _ = io.CopyBuffer(struct{ io.Writer }{upstream}, s, make([]byte, websocketPiece))
+	}
+	upstream.Close()
+	s.Close()
+	<-toClient
+	w.bytes = s.written
+}
+
+// closeAtDrain makes the drain close the websocket.
+func (s *wsConn) closeAtDrain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel = context.AfterFunc(s.b.draining, s.closeForDrain)
 }
 
 // Read reads from the client. End of file becomes an error, since a websocket has no half-open state.
 func (s *wsConn) Read(p []byte) (int, error) {
-	s.opened.Do(func() { // ReverseProxy reads only after it has sent the status 101, which must precede any frame
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.cancel = context.AfterFunc(s.b.draining, s.closeForDrain)
-	})
 	n, err := s.Conn.Read(p)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -71,6 +104,7 @@ func (s *wsConn) Write(p []byte) (n int, err error) {
 		var written int
 		written, err = s.Conn.Write(p[n:min(n+websocketPiece, len(p))])
 		s.frames.write(p[n : n+written])
+		s.written += int64(written)
 		n += written
 	}
 	s.sendCloseFrame()
