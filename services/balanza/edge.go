@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,6 +39,12 @@ func (p *program) edge() *cobra.Command {
 
 // The balancer's families.
 var (
+	edgeRequests = metrics.Family{
+		Name: "balanza_edge_requests_total", Kind: metrics.Counter, Help: "Requests that the edge has answered, by the class of their status.",
+	}
+	edgeDuration = metrics.Family{
+		Name: "balanza_edge_request_duration_seconds", Kind: metrics.Histogram, Help: "Time from a request to the end of its answer, without websockets.",
+	}
 	upstreamUp       = metrics.Family{Name: "balanza_edge_upstream_up", Kind: metrics.Gauge, Help: "1: the upstream is ready."}
 	upstreamRequests = metrics.Family{
 		Name: "balanza_edge_upstream_requests_total", Kind: metrics.Counter, Help: "Requests that the upstream has answered, whatever the status.",
@@ -47,7 +56,22 @@ var (
 )
 
 // edgeCounters are those of the balancer that only grow.
-func edgeCounters(upstreams []edge.UpstreamStatus) (s metrics.Snapshot) {
+func edgeCounters(totals edge.Totals, upstreams []edge.UpstreamStatus) (s metrics.Snapshot) {
+	s.Describe(edgeDuration)
+	s.Values = metrics.Values{}
+	for class := 1; class < len(totals.Requests); class++ {
+		s.Set(edgeRequests, float64(totals.Requests[class]), "code", fmt.Sprintf("%dxx", class))
+	}
+	var sum int64
+	for i, n := range totals.Durations {
+		sum += n
+		end := "+Inf"
+		if i < len(edge.DurationBounds) {
+			end = strconv.FormatFloat(edge.DurationBounds[i], 'g', -1, 64)
+		}
+		s.Values[metrics.Series(edgeDuration.Name+"_bucket", "le", end)] = float64(sum)
+	}
+	s.Values[edgeDuration.Name+"_count"], s.Values[edgeDuration.Name+"_sum"] = float64(sum), totals.Seconds
 	for _, u := range upstreams {
 		s.Set(upstreamRequests, float64(u.Requests), "upstream", u.Address, "role", u.Role)
 		s.Set(upstreamFailures, float64(u.Failures), "upstream", u.Address, "role", u.Role)
@@ -63,18 +87,30 @@ const edgeDrainDelay = time.Second
 func (p *program) serveEdge(listen port, c edge.Config) error {
 	s := p.settings
 	s.Name, s.Mode, s.Port, s.Instances = "edge", edgeMode, listen, 1
+	s.MaxRequests = 0 // the setting is for servers
 	c.Limits, c.ServerNames, c.Token = s.Limits, s.ServerNames, s.EdgeToken
-	c.Logger, c.DrainDelay, c.DrainTimeout = p.logger(), max(s.DrainDelay, edgeDrainDelay), s.DrainTimeout
-	balancer, err := edge.New(c)
-	if err != nil {
+	c.DrainDelay, c.DrainTimeout = max(s.DrainDelay, edgeDrainDelay), s.DrainTimeout
+	if _, err := edge.New(c); err != nil {
 		return usageError{err}
 	}
-	program := func(*slog.Logger) workers.Program {
+	program := func(log *slog.Logger, output io.Writer) workers.Program {
 		return func(ctx context.Context, w *workers.Worker) error {
+			lines := edge.NewLines(output, func(n int) {
+				log.Warn("lines of the access log were dropped: they could not be written in time", "lines", n)
+			})
+			defer lines.Close()
+			c := c
+			c.Logger, c.AccessLog = log, newLogger(lines)
+			balancer, err := edge.New(c)
+			if err != nil {
+				return err
+			}
 			w.Sample = func() workers.Heartbeat {
-				status := balancer.Status()
+				status, totals := balancer.Status(), balancer.Totals()
 				upstreams, _ := json.Marshal(status) // strings, numbers and times: cannot fail
-				return workers.Heartbeat{Details: upstreams, Counters: edgeCounters(status).Values}
+				return workers.Heartbeat{
+					Requests: totals.Answered(), Details: upstreams, Counters: edgeCounters(totals, status).Values,
+				}
 			}
 			w.Report = func() workers.Report {
 				status := balancer.Status()
@@ -86,14 +122,15 @@ func (p *program) serveEdge(listen port, c edge.Config) error {
 					}
 					own.Set(upstreamUp, up, "upstream", u.Address, "role", u.Role)
 				}
-				return workers.Report{Totals: edgeCounters(status), Own: own}
+				return workers.Report{Totals: edgeCounters(balancer.Totals(), status), Own: own}
 			}
 			w.Ready()
 			return balancer.Serve(ctx, w.Listener)
 		}
 	}
-	return p.serveOne(s, p.args, program, func(c *workers.Config) (*watch.Watcher, error) {
-		c.InProcess = program(c.Logger)
+	worker := func(log *slog.Logger) workers.Program { return program(log, p.err) }
+	return p.serveOne(s, p.args, worker, func(c *workers.Config) (*watch.Watcher, error) {
+		c.InProcess = program(c.Logger, c.Output)
 		return nil, nil
 	})
 }

@@ -114,7 +114,7 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 		s, args, out := p.settings, edgeArguments(parts, edge), edgeOutput
 		s.Name, s.Mode, s.Port = part.Name, part.Mode, port(part.Port)
 		if part.Mode == edgeMode {
-			s.Instances = 1
+			s.Instances, s.MaxRequests = 1, 0 // the limit is for servers
 		} else {
 			args = []string{"--p", strconv.Itoa(part.Port), "--m", string(part.Mode), "--name", part.Name}
 			out = p.openOutput(part.Name, label(part.Name))
