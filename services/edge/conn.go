@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -173,19 +174,24 @@ func (a *answer) exchange(q *upstreamRequest) (err error) {
 	}
 }
 
-// wait returns when the first bytes of the answer are there. Watching the client's end costs a tenth of a short request, and
-// begins only when the answer takes longer than firstWait.
+// wait returns when the answer's header is there, or may take long. Watching the client's end costs a tenth of a short
+// request, so it begins only when the header takes longer than firstWait, or comes in pieces.
 func (a *answer) wait(ctx context.Context) error {
 	c := a.conn
 	c.limitRead(firstWait)
 	_, err := c.in.Peek(1)
-	if timedOut(err) {
+	if err != nil && !timedOut(err) {
+		return err
+	}
+	if header, _ := c.in.Peek(c.in.Buffered()); !bytes.Contains(header, endOfHeader) {
 		a.watch(ctx)
 		c.limitRead(answerTimeout)
-		_, err = c.in.Peek(1)
 	}
-	return err
+	return nil
 }
+
+// endOfHeader is the end of the last field and the empty line.
+var endOfHeader = []byte("\r\n\r\n")
 
 // readBody reads the body of a short answer, so that the client gets nothing of one that breaks. Where it returns false the
 // answer is longer than maxBuffered, of unknown length, a stream of events or a websocket: it is passed on as it comes.
