@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/term"
@@ -70,21 +69,27 @@ func (p *program) standardError(label string) io.Writer {
 	return lineWriter{p.err, label, format == "text"}
 }
 
-// lineWriter writes lines, one a call.
+// lineWriter writes lines with a label before each.
 type lineWriter struct {
 	to       io.Writer
 	label    string
 	readable bool
 }
 
-// Write writes one line.
-func (w lineWriter) Write(line []byte) (int, error) {
-	shown := bytes.TrimSuffix(line, []byte("\n"))
-	if w.readable {
-		shown = logfile.Readable(shown, time.Now())
+// Write writes whole lines, in one call.
+func (w lineWriter) Write(lines []byte) (int, error) {
+	var b bytes.Buffer
+	for line := range bytes.Lines(lines) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if w.readable {
+			line = logfile.Readable(line, time.Now())
+		}
+		b.WriteString(w.label)
+		b.Write(line)
+		b.WriteByte('\n')
 	}
-	if _, err := w.to.Write(slices.Concat([]byte(w.label), shown, []byte("\n"))); err != nil {
+	if _, err := w.to.Write(b.Bytes()); err != nil {
 		return 0, err
 	}
-	return len(line), nil
+	return len(lines), nil
 }

@@ -19,6 +19,10 @@ type Sink struct {
 	done    chan struct{}
 }
 
+// maxWrite is how many bytes of lines one call of the writer gets at most, unless a single line is longer: as many as a pipe
+// takes at once (PIPE_BUF), so that they are never mixed with those of another process.
+const maxWrite = 4096
+
 // queueLines is how many lines may wait: more than a server writes while a disk hesitates, and at most a few MiB.
 const queueLines = 4096
 
@@ -29,34 +33,52 @@ func NewSink(to io.Writer) *Sink {
 	return s
 }
 
-// run writes the lines, one call of the writer for each, so that a line of a pipe is never mixed with another's.
+// run writes the lines, those that wait together.
 func (s *Sink) run() {
 	defer close(s.done)
-	for line := range s.lines {
-		if line == nil {
+	var piece []byte
+	lines := int64(0) // in piece
+	write := func() {
+		if lines == 0 {
 			return
 		}
-		if _, err := s.to.Write(line); err != nil {
-			s.dropped.Add(1)
+		if _, err := s.to.Write(piece); err != nil {
+			s.dropped.Add(lines)
 		} else if n := s.dropped.Swap(0); n > 0 {
 			slog.New(slog.NewJSONHandler(s.to, nil)).Warn("lines dropped: they could not be written in time", "lines", n)
+		}
+		piece, lines = piece[:0], 0
+	}
+	for line := range s.lines {
+		if line == nil {
+			write()
+			return
+		}
+		if len(piece)+len(line) > maxWrite {
+			write()
+		}
+		piece, lines = append(piece, line...), lines+1
+		if len(s.lines) == 0 {
+			write()
 		}
 	}
 }
 
-// Write takes a line, and ends it where it has no end: the last one of a program that crashed has none. It never fails and
+// Write takes lines, and ends the last one where it has no end: that of a program that crashed has none. It never fails and
 // never waits.
-func (s *Sink) Write(line []byte) (int, error) {
-	whole := slices.Clone(line)
-	if !bytes.HasSuffix(whole, []byte("\n")) {
-		whole = append(whole, '\n')
+func (s *Sink) Write(lines []byte) (int, error) {
+	for line := range bytes.Lines(lines) {
+		whole := slices.Clone(line)
+		if !bytes.HasSuffix(whole, []byte("\n")) {
+			whole = append(whole, '\n')
+		}
+		select {
+		case s.lines <- whole:
+		default:
+			s.dropped.Add(1)
+		}
 	}
-	select {
-	case s.lines <- whole:
-	default:
-		s.dropped.Add(1)
-	}
-	return len(line), nil
+	return len(lines), nil
 }
 
 // flushTimeout is how long the last lines may take.
