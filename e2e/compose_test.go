@@ -101,11 +101,11 @@ func TestCompose(t *testing.T) {
 			logs, _ := s.try("logs", "--no-color")
 			t.Logf("log of the stack, without successful requests:\n%s", tail(failureLines(logs), 8000))
 		}
-		if _, err := s.try("down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5"); err != nil {
+		if _, err := s.try("--profile", "monitoring", "down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5"); err != nil {
 			t.Error(err)
 		}
 	})
-	s.compose(t, "down", "--volumes", "--remove-orphans", "--timeout", "5") // containers of a run that was interrupted
+	s.compose(t, "--profile", "monitoring", "down", "--volumes", "--remove-orphans", "--timeout", "5") // containers of a run that was interrupted
 
 	if out, err := s.command("docker", "compose", "up", "--detach", "--build", "--wait").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, tail(string(out), 4000))
