@@ -394,6 +394,10 @@ func TestMetricsOfUp(t *testing.T) {
 		}
 	}
 
+	if !regexp.MustCompile(`(?m)^balanza_edge_requests_total\{server="edge",code="2xx"\} \d{3,}$`).MatchString(text) {
+		t.Errorf("the edge has not counted its requests:\n%s", tail(text, 4000))
+	}
+
 	f.mustRun("stop", "cluster")
 	if text := check("of a stopped server"); !strings.Contains(text, `balanza_server_up{server="cluster"} 0`) ||
 		strings.Contains(text, `{server="cluster",worker=`) {
