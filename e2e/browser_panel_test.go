@@ -245,8 +245,8 @@ func TestPanelLanguages(t *testing.T) {
 	p := newTab(t)
 	p.signUp(s.url, "ana@example.com")
 	for language, words := range map[string][]string{
-		"es-AR": {"Quién responde", "En vivo", "Procesos en línea", "empezó", "Copiar", "ahora", "Sumas de cada servicio"},
-		"en-US": {"Who answers", "Live", "Processes online", "started", "Copy", "now", "Sums of each service"},
+		"es-AR": {"Quién responde", "En vivo", "Memoria privada", "empezó", "Copiar", "ahora", "Sumas de cada servicio"},
+		"en-US": {"Who answers", "Live", "Private memory", "started", "Copy", "now", "Sums of each service"},
 	} {
 		p.setLanguage(language)
 		p.openPanel(s.url)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"image/color"
 	"image/png"
 	"os"
@@ -18,8 +19,16 @@ import (
 // maxPicture is the greatest size of a picture of the README in bytes.
 const maxPicture = 200 << 10
 
+// screenshotsFolder is where the pictures are kept; empty: they are only checked.
+var screenshotsFolder = os.Getenv("BALANZA_SCREENSHOTS")
+
 // screenshotTraffic is how long the panel draws its lines before its pictures are made.
-const screenshotTraffic = 20 * time.Second
+func screenshotTraffic() time.Duration {
+	if screenshotsFolder == "" {
+		return 3 * time.Second
+	}
+	return 20 * time.Second
+}
 
 // screenshots are the pictures of the README. prepare is done before a page's first picture.
 var screenshots = []struct {
@@ -43,7 +52,7 @@ type picture struct {
 // preparePanel kills a replica some seconds before the pictures, so that they show its death.
 func preparePanel(t *testing.T, f *fleet, p *tab) {
 	p.awaitPanel()
-	time.Sleep(screenshotTraffic)
+	time.Sleep(screenshotTraffic())
 	p.click(".burst-send")
 	p.await("document.getElementById('burst').dataset.done === '100'")
 	victim := f.workers("replica-2")[0]
@@ -56,9 +65,9 @@ func preparePanel(t *testing.T, f *fleet, p *tab) {
 // TestScreenshots makes the README's pictures, of pages that show real requests. They are written into the folder that
 // BALANZA_SCREENSHOTS names, or into a temporary one; there they are checked alike.
 func TestScreenshots(t *testing.T) {
-	folder := os.Getenv("BALANZA_SCREENSHOTS")
-	if folder == "" {
-		folder = t.TempDir()
+	folder, err := filepath.Abs(cmp.Or(screenshotsFolder, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
 	}
 	f := upProfile(t, "cluster")
 	p := newTab(t)

@@ -19,7 +19,7 @@ const clock = new Intl.DateTimeFormat(LANGUAGE, { hour: '2-digit', minute: '2-di
 
 /** A number with about three digits. */
 export function number(n) {
-  if (n >= 100) return whole.format(n);
+  if (n >= 100) return (n >= 10_000 ? compact : whole).format(n);
   return (n >= 10 ? tenth : hundredth).format(n);
 }
 
@@ -32,7 +32,7 @@ export const rate = (n) => `${number(n)}/s`;
 /** A latency, given in seconds or null. */
 export function latency(seconds) {
   if (seconds === null) return '–';
-  if (seconds < 0.001) return `${whole.format(seconds * 1e6)} µs`;
+  if (seconds < 0.0009995) return `${whole.format(seconds * 1e6)} µs`;
   const [n, unit] = seconds < 1 ? [seconds * 1000, 'ms'] : [seconds, 's'];
   return `${(n < 100 ? tenth : whole).format(n)} ${unit}`;
 }
