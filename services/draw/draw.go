@@ -24,21 +24,57 @@ const (
 // error within a few milliseconds of ctx's end. Any number of calls may run at once: they share the processors evenly,
 // and other work of the process always comes first.
 func Histogram(ctx context.Context, n int64) (*Counts, error) {
-	if n < 1 || n > Max {
-		return nil, fmt.Errorf("draws must be from 1 to %d, not %d", Max, n)
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if n > Inline {
-		return sharedPool.draw(ctx, n)
+	d, err := Start(n)
+	if err != nil {
+		return nil, err
 	}
-	var c Counts
+	defer d.Stop()
+	select {
+	case <-d.Done():
+		return d.Counts(), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Drawing is a histogram that is being drawn. Its methods may be called at the same time.
+type Drawing struct{ job *job }
+
+// Start begins to draw n numbers, as Histogram does, and returns while they are drawn; up to Inline are drawn by then. It
+// fails when n is not within 1 to Max. The caller calls Stop at the end.
+func Start(n int64) (Drawing, error) {
+	if n < 1 || n > Max {
+		return Drawing{}, fmt.Errorf("draws must be from 1 to %d, not %d", Max, n)
+	}
+	if n > Inline {
+		return Drawing{sharedPool.start(n)}, nil
+	}
+	j := &job{pool: &sharedPool, done: make(chan struct{})}
 	var t tally
 	t.draw(n)
-	t.addTo(&c)
-	return &c, nil
+	t.addTo(&j.counts)
+	close(j.done)
+	return Drawing{j}, nil
 }
+
+// Done returns a channel that is closed when all numbers are drawn. After Stop that may never be.
+func (d Drawing) Done() <-chan struct{} { return d.job.done }
+
+// Counts returns the histogram. It is called after the end of Done.
+func (d Drawing) Counts() *Counts { return &d.job.counts }
+
+// Drawn returns how many numbers are drawn by now. It takes well under a microsecond, in which no chunk can be completed.
+func (d Drawing) Drawn() int64 {
+	d.job.pool.mu.Lock()
+	defer d.job.pool.mu.Unlock()
+	return d.job.counts.Draws()
+}
+
+// Stop ends the drawing within a millisecond. After the end of Done it changes nothing.
+func (d Drawing) Stop() { d.job.pool.stop(d.job) }
 
 const (
 	// perWord is how many numbers are drawn from one random word of 64 bits. Six would fit too, but reject 2.4 % of the words.

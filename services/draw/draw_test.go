@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -160,6 +161,58 @@ func TestCancelled(t *testing.T) {
 		t.Error("it is drawn on after its context's end")
 	}
 	sharedPool.wait(t)
+}
+
+// The number of draws that are made grows up to all of them, and a drawing that was stopped makes no more.
+func TestProgress(t *testing.T) {
+	const n = 60 * chunk
+	d, err := Start(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Stop()
+	var seen []int64
+	for done := false; !done; {
+		select {
+		case <-d.Done():
+			done = true
+		case <-time.After(100 * time.Microsecond):
+		}
+		if drawn := d.Drawn(); len(seen) == 0 || drawn != seen[len(seen)-1] {
+			seen = append(seen, drawn)
+		}
+	}
+	if len(seen) < 3 || !slices.IsSorted(seen) || seen[len(seen)-1] != n || d.Counts().Draws() != n {
+		t.Errorf("progress of %d draws: %d", n, seen)
+	}
+
+	d, err = Start(Max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Stop()
+	sharedPool.wait(t)
+	if drawn := d.Drawn(); drawn == Max {
+		t.Errorf("%d draws after Stop", drawn)
+	}
+	select {
+	case <-d.Done():
+		t.Error("done after Stop")
+	default:
+	}
+
+	d, err = Start(Inline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-d.Done()
+	d.Stop()
+	if drawn := d.Drawn(); drawn != Inline {
+		t.Errorf("%d draws of %d", drawn, Inline)
+	}
+	if _, err := Start(Max + 1); err == nil {
+		t.Error("more than Max: no error")
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

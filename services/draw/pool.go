@@ -1,7 +1,6 @@
 package draw
 
 import (
-	"context"
 	"math"
 	"runtime"
 	"slices"
@@ -30,6 +29,7 @@ type pool struct {
 
 // job is a histogram being drawn. Its pool's mutex guards it.
 type job struct {
+	pool      *pool
 	remaining int64 // draws that no thread has yet
 	drawing   int   // chunks that threads have
 	counts    Counts
@@ -39,27 +39,25 @@ type job struct {
 // sharedPool draws for the whole process.
 var sharedPool pool
 
-// draw draws n numbers on the pool's threads.
-func (p *pool) draw(ctx context.Context, n int64) (*Counts, error) {
+// start adds a job of n draws, and the threads that it needs.
+func (p *pool) start(n int64) *job {
 	p.once.Do(p.setLimits)
-	j := &job{remaining: n, done: make(chan struct{})}
+	j := &job{pool: p, remaining: n, done: make(chan struct{})}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.jobs = append(p.jobs, j)
 	for range min((n+chunk-1)/chunk, int64(p.maxThreads-p.threads)) {
 		p.threads++
 		go p.thread()
 	}
-	p.mu.Unlock()
+	return j
+}
 
-	select {
-	case <-j.done:
-		return &j.counts, nil
-	case <-ctx.Done():
-		p.mu.Lock()
-		p.jobs = slices.DeleteFunc(p.jobs, func(other *job) bool { return other == j })
-		p.mu.Unlock()
-		return nil, ctx.Err()
-	}
+// stop takes a job out of those that have draws left.
+func (p *pool) stop(j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.jobs = slices.DeleteFunc(p.jobs, func(other *job) bool { return other == j })
 }
 
 // setLimits decides how many threads may draw, and raises GOMAXPROCS by their number: a drawing thread keeps its place in
