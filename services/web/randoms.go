@@ -25,8 +25,8 @@ const (
 var errClientLeft = &httpError{status: 499, code: codeInvalid, text: "error.left"}
 
 // randoms draws cant numbers, draw.Default without the parameter, and answers with the histogram as JSON: number → how
-// often it was drawn. Package draw works in the background, so other requests are not delayed. The draw ends with the
-// client's connection.
+// often it was drawn. A client that asks for text/event-stream is told meanwhile how far the draw is (drawStream). Package
+// draw works in the background, so other requests are not delayed. The draw ends with the client's connection.
 func (s *Site) randoms(c *fiber.Ctx) error {
 	if err := checkEmbedded(c); err != nil {
 		return err
@@ -35,8 +35,10 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	release := func() {}
 	if n >= minCounted {
-		release, ok := s.config.Acquire("draws/"+network(clientAddress(c)), s.config.Limits.Draws)
+		var ok bool
+		release, ok = s.config.Acquire("draws/"+network(clientAddress(c)), s.config.Limits.Draws)
 		if !ok {
 			s.drawsRejected.Add(1)
 			return &httpError{
@@ -44,8 +46,11 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 				retryAfter: 1,
 			}
 		}
-		defer release()
 	}
+	if wantsEvents(c) {
+		return s.streamDraw(c, n, release)
+	}
+	defer release()
 	ctx := s.work
 	if n > draw.Inline {
 		watched, cancel := untilClientLeaves(s.work, c.Context())

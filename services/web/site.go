@@ -271,7 +271,11 @@ func (s *Site) counted(method, path string, h fiber.Handler) fiber.Handler {
 		if err != nil {
 			err = s.writeError(c, err)
 		}
-		if c.Context().ConnRequestNum() > 0 { // Healthy calls the handler without a connection
+		switch stream, ok := c.Response().BodyStream().(*drawStream); {
+		case c.Context().ConnRequestNum() == 0: // Healthy calls the handler without a connection
+		case ok: // it has not begun
+			stream.route = route
+		default:
 			route.count(c.Response().StatusCode(), time.Since(c.Context().Time()))
 		}
 		return err
