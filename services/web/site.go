@@ -189,6 +189,7 @@ func New(config Config) (*Site, error) {
 func (s *Site) routes() {
 	s.get("/info", s.showInfo)
 	s.get("/api/randoms", s.randoms, "/test/randoms", "/test/random")
+	s.get("/randoms", s.page("randoms"))
 	s.get("/healthz", func(c *fiber.Ctx) error { return c.SendString("ok\n") })
 	s.get("/readyz", s.ready)
 	s.get("/metrics", s.showMetrics)

@@ -151,6 +151,6 @@ async function ask() {
 }
 
 /** Replaces {name} in a text by values. */
-function fill(text, values) {
+export function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
