@@ -125,11 +125,11 @@ func TestDrawStream(t *testing.T) {
 			t.Errorf("progress of %d draws: %d", n, drawn)
 		}
 	}
-	counter := `balanza_requests_total{method="GET",route="/api/randoms",status="2xx"}`
+	counter := `balanza_http_requests_total{method="GET",route="/api/randoms",code="2xx"}`
 	if got := p.Counters()[counter]; got != 4 {
 		t.Errorf("%v requests counted, want 4", got)
 	}
-	if took := p.Counters()[`balanza_request_seconds_sum{method="GET",route="/api/randoms"}`]; took < 2*progressInterval.Seconds() {
+	if took := p.Counters()[`balanza_http_request_duration_seconds_sum{method="GET",route="/api/randoms"}`]; took < 2*progressInterval.Seconds() {
 		t.Errorf("the requests took %v s by the metrics", took)
 	}
 }
@@ -200,10 +200,10 @@ func TestDrawStreamLimit(t *testing.T) {
 		t.Errorf("%v of processor time in 300 ms after all clients have left", used)
 	}
 	counters := p.Counters()
-	if got := counters[`balanza_requests_total{method="GET",route="/api/randoms",status="5xx"}`]; got != 0 {
+	if got := counters[`balanza_http_requests_total{method="GET",route="/api/randoms",code="5xx"}`]; got != 0 {
 		t.Errorf("%v errors of the server", got)
 	}
-	if got := counters[`balanza_requests_total{method="GET",route="/api/randoms",status="4xx"}`]; got < 6 {
+	if got := counters[`balanza_http_requests_total{method="GET",route="/api/randoms",code="4xx"}`]; got < 6 {
 		t.Errorf("%v requests ended by clients or by the limit, want 6", got)
 	}
 }
@@ -230,7 +230,7 @@ func TestDrawStreamDrain(t *testing.T) {
 		}
 	}
 	p.end(t)
-	if got := p.Counters()[`balanza_requests_total{method="GET",route="/api/randoms",status="5xx"}`]; got != float64(len(streams)) {
+	if got := p.Counters()[`balanza_http_requests_total{method="GET",route="/api/randoms",code="5xx"}`]; got != float64(len(streams)) {
 		t.Errorf("%v counted, want %d", got, len(streams))
 	}
 }
