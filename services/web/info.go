@@ -1,10 +1,13 @@
 package web
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,13 +93,56 @@ func (i *info) sample() *sample {
 	return s
 }
 
+// infoPage is an Info in the words of a reader.
+type infoPage struct {
+	Info
+	lang string
+}
+
+// platforms are the names of the operating systems that Balanza runs on.
+var platforms = map[string]string{"linux": "Linux", "darwin": "macOS"}
+
+// PlatformName is the platform's usual name.
+func (i infoPage) PlatformName() string { return cmp.Or(platforms[i.Platform], i.Platform) }
+
+// GoVersion is the version's number, without the "go" before it.
+func (i infoPage) GoVersion() string { return strings.TrimPrefix(i.Version, "go") }
+
+// Memory is the reserved memory in MiB, empty when it is not known.
+func (i infoPage) Memory() string {
+	if i.RSS == 0 {
+		return ""
+	}
+	mebibytes := strconv.FormatFloat(float64(i.RSS)/(1<<20), 'f', 1, 64) + " MiB"
+	if i.lang == "es" {
+		return strings.Replace(mebibytes, ".", ",", 1)
+	}
+	return mebibytes
+}
+
+// UptimeText is the uptime in days, hours, minutes and seconds. The units are the same in both languages.
+func (i infoPage) UptimeText() string {
+	var parts []string
+	rest := i.Uptime
+	for _, unit := range []struct {
+		seconds int64
+		name    string
+	}{{24 * 3600, "d"}, {3600, "h"}, {60, "min"}, {1, "s"}} {
+		if n := rest / unit.seconds; n > 0 || len(parts) > 0 || unit.seconds == 1 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, unit.name))
+		}
+		rest %= unit.seconds
+	}
+	return strings.Join(parts, " ")
+}
+
 // showInfo answers /info as a page or as JSON. It encodes neither more than once for each sample and language.
 func (s *Site) showInfo(c *fiber.Ctx) error {
 	if !wantsJSON(c, false) && c.Query("format") != "json" {
 		now, l := s.info.sample(), lang(c)
 		page, cached := now.pages.Load(l)
 		if !cached {
-			rendered, err := s.render(l, "info", Page{Data: now.Info})
+			rendered, err := s.render(l, "info", Page{Data: infoPage{now.Info, l}})
 			if err != nil {
 				return err
 			}

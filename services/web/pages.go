@@ -22,7 +22,7 @@ type Page struct {
 	Title string
 	Error string // what was wrong with the form that was sent
 	Field string // in which of its fields
-	// Data depends on the page: for login and signup the values typed before by field, for info an Info, for
+	// Data depends on the page: for login and signup the values typed before by field, for info an infoPage, for
 	// productos-test the products, for account an Account, for panel the program's name in commands, for loggedout the
 	// email of the former user; nil for the others.
 	Data  any

@@ -49,6 +49,36 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// The page of /info has units and words for people, in the reader's language; the JSON has plain numbers.
+func TestInfoForPeople(t *testing.T) {
+	s := start(t).Site
+	i := Info{
+		Platform: "linux", Version: "go1.26.8", RSS: 13_000_000, Mode: "CLUSTER", Worker: 2, Uptime: 2*24*3600 + 3*60 + 14,
+	}
+	for lang, want := range map[string][]string{
+		"en": {"Linux", ">1.26.8<", "12.4 MiB", "2 d 0 h 3 min 14 s", "A master and its workers (CLUSTER)", "worker 2", ">none<"},
+		"es": {"Linux", ">1.26.8<", "12,4 MiB", "2 d 0 h 3 min 14 s", "Un maestro y sus workers (CLUSTER)", "worker 2", ">ninguno<"},
+	} {
+		page, err := s.render(lang, "info", Page{Data: infoPage{i, lang}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range want {
+			if !strings.Contains(string(page), text) {
+				t.Errorf("%s: %q is not in %s", lang, text, page)
+			}
+		}
+	}
+	for seconds, want := range map[int64]string{0: "0 s", 59: "59 s", 194: "3 min 14 s", 3600: "1 h 0 min 0 s"} {
+		if got := (infoPage{Info: Info{Uptime: seconds}}).UptimeText(); got != want {
+			t.Errorf("%d s: %q, want %q", seconds, got, want)
+		}
+	}
+	if got := (infoPage{}).Memory(); got != "" {
+		t.Errorf("memory that is not known: %q", got)
+	}
+}
+
 // All paths of the histogram answer, and a number that cannot be drawn is an error of its field.
 func TestRandoms(t *testing.T) {
 	p := start(t)
