@@ -19,7 +19,7 @@ var rules = []struct{ name, script string }{
 		...(document.querySelectorAll('main').length === 1 && document.querySelectorAll('h1').length === 1 ? [] : ['main or h1'])]`},
 	{"labels fields, buttons and links", `[...document.querySelectorAll('input:not([type=hidden]), textarea, button, a')]
 		.filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)`},
-	{"has a text for every key", `document.body.innerText.match(/\b(layout|home|products|chat|account|login|logout|signup|info|error|notice|deleted|panel|burst)\.[a-z]+/g) ?? []`},
+	{"has a text for every key", `document.body.innerText.match(/\b(layout|home|products|chat|account|login|logout|signup|info|error|notice|deleted|panel|randoms|burst)\.[a-z]+/g) ?? []`},
 	{"has contrast", `(() => {
 		const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
 		const luminance = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
@@ -42,12 +42,12 @@ var rules = []struct{ name, script string }{
 	})()`},
 }
 
-// checkRules fails the test for each violation of a rule.
-func checkRules(t *testing.T, p *tab, what string) {
-	t.Helper()
+// checkRules fails the test for each rule that the page violates.
+func (p *tab) checkRules(when string) {
+	p.t.Helper()
 	for _, rule := range rules {
 		for _, violation := range evaluate[[]string](p, rule.script) {
-			t.Errorf("%s: %s: %s", what, rule.name, violation)
+			p.t.Errorf("%s: %s: %s", when, rule.name, violation)
 		}
 	}
 }
@@ -85,6 +85,7 @@ func TestPageLayout(t *testing.T) {
 				path string
 			}{
 				{loggedOut, "/login"}, {loggedOut, "/signup"}, {loggedOut, "/faillogin"}, {loggedOut, "/failsignup"}, {loggedOut, "/nothing-here"},
+				{loggedOut, "/randoms"},
 				{loggedIn, "/"}, {loggedIn, "/info"}, {loggedIn, "/productos-test"}, {loggedIn, "/account"}, {loggedIn, "/panel"},
 				{loggedIn, "/logout"}, {loggedOut, "/account/deleted"},
 			} {
@@ -99,7 +100,7 @@ func TestPageLayout(t *testing.T) {
 				if got := evaluate[string](page.p, "document.documentElement.lang"); got != screen.language[:2] {
 					t.Errorf("%s is in %s for a reader of %s", page.path, got, screen.language)
 				}
-				checkRules(t, page.p, fmt.Sprintf("%s at %d px, %s", page.path, screen.width, scheme))
+				page.p.checkRules(fmt.Sprintf("%s at %d px, %s", page.path, screen.width, scheme))
 			}
 		}
 	}

@@ -310,7 +310,7 @@ func TestPanelManyProcesses(t *testing.T) {
 	if moved := evaluate[float64](p, "moved"); moved > 0.05 {
 		t.Errorf("updates move the page's elements: %v", moved)
 	}
-	checkRules(t, p, "400 processes at 360 px")
+	p.checkRules("400 processes at 360 px")
 
 	p.fill([2]string{"filter", "machine-2 116"})
 	p.awaitText("#filter-result", "1 of 401 processes")

@@ -31,6 +31,8 @@ func testBenefits(t *testing.T, s *stack) {
 	benefits := []benefit{
 		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.checkEven(t, 40, 4, 0) }},
 		{"balance: websockets", "balance.conf", `proxy_set_header Upgrade .*`, "", upgraded},
+		{"balance: progress of a draw", "locations.conf", `proxy_pass http://randoms;`,
+			"proxy_ignore_headers X-Accel-Buffering; proxy_pass http://randoms;", func() error { return progressArrives(composeHTTP) }},
 
 		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},
 
