@@ -437,7 +437,7 @@ func TestStoreDown(t *testing.T) {
 	cookie := &http.Cookie{Name: "balanza", Value: strings.Repeat("A", 43)}
 	for path, status := range map[string]int{
 		"/info": 200, "/info?format=json": 200, "/api/randoms?cant=10": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200,
-		"/login": 200, "/signup": 200, "/productos-test": 200, "/api/productos-test": 200, "/nowhere": 404,
+		"/login": 200, "/signup": 200, "/randoms": 200, "/productos-test": 200, "/api/productos-test": 200, "/nowhere": 404,
 		"/": 503, "/api/productos": 503,
 	} {
 		a := v.send(t, call{path: path, cookie: cookie}).want(t, status)

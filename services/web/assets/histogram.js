@@ -83,6 +83,7 @@ export class Histogram {
     this.#path('bars', `${bars}V${HEIGHT}Z`);
     const [top, bottom] = [mean + LIKELY * deviation, Math.max(this.#low, mean - LIKELY * deviation)];
     this.#path('band', `M0 ${y(top)}H${NUMBERS}V${y(bottom)}H0Z`);
+    this.#path('edges', `M0 ${y(top)}H${NUMBERS}M0 ${y(bottom)}H${NUMBERS}`);
     this.#path('mean', `M0 ${y(mean)}H${NUMBERS}`);
     const ticks = steps(this.#low, this.#high);
     this.#path('grid', ticks.map((tick) => `M0 ${y(tick)}H${NUMBERS}`).join(''));
@@ -108,9 +109,9 @@ export class Histogram {
   }
 }
 
-/** Round values between two, for the marks of an axis: about four, whole ones, with a distance of 1, 2 or 5 by a power of ten. */
+/** Round values between two, for the marks of an axis: about five, whole ones, with a distance of 1, 2 or 5 by a power of ten. */
 function steps(low, high) {
-  const rough = (high - low) / 4;
+  const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const distance = Math.max(1, [1, 2, 5, 10].find((step) => step * power >= rough) * power);
   const ticks = [];

@@ -13,7 +13,7 @@ const decimal = formatter({ maximumFractionDigits: 1 });
 const precise = formatter({ maximumSignificantDigits: 3 });
 const percent = formatter({ style: 'percent', maximumFractionDigits: 1 });
 const share = formatter({ style: 'percent', minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const deviation = formatter({ style: 'percent', maximumSignificantDigits: 2, signDisplay: 'exceptZero' });
+const deviation = formatter({ style: 'percent', minimumSignificantDigits: 2, maximumSignificantDigits: 2, signDisplay: 'exceptZero' });
 const words = formatter({ notation: 'compact', compactDisplay: 'long', maximumSignificantDigits: 3 });
 
 const picture = new Histogram($('histogram'), number);
@@ -135,7 +135,7 @@ function end() {
 
 function showProgress({ drawn, of }, seconds) {
   $('progress').value = drawn / of;
-  $('progress-percent').textContent = fill(texts.percent, { percent: percent(drawn / of), drawn: number(drawn), of: number(of) });
+  $('progress-percent').textContent = fill(texts.percent, { percent: percent(drawn / of), drawn: words(drawn), of: words(of) });
   const left = (of - drawn) * seconds / drawn;
   $('progress-left').textContent = seconds > LEFT_AFTER && drawn > 0 ? fill(texts.left, { time: duration(Math.ceil(left)) }) : '';
 }
@@ -146,6 +146,7 @@ function showResult(counts, process, seconds) {
   shown = { list, stats };
   $('result-empty').hidden = true;
   $('result-shown').hidden = false;
+  $('zero-label').hidden = false;
 
   showPicture();
   const times = (count) => `${fill(texts.times, { n: number(count) })} (${deviation(count / stats.mean - 1)})`;
@@ -242,7 +243,7 @@ function describe({ pid, worker }) {
 
 /** A time in words. */
 function duration(seconds) {
-  if (seconds < 60) return `${precise(seconds)} s`;
+  if (seconds < 60) return `${precise(seconds)}\u00a0s`;
   const whole = Math.round(seconds);
   return fill(texts.minutes, { minutes: number(Math.floor(whole / 60)), seconds: whole % 60 });
 }
