@@ -17,6 +17,7 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // progressArrives asks for a large draw's progress and returns nil when events come while it is drawn: the first half of
@@ -136,7 +137,7 @@ func TestRandomsPage(t *testing.T) {
 			!strings.Contains(evaluate[string](p, "document.querySelector('#result-summary').textContent"), verdict) {
 			t.Errorf("verdict: %q", verdict)
 		}
-		p.run(chromedp.SendKeys(chromedp.CSS("#number"), "\ue014")) // to the right
+		p.run(chromedp.SendKeys(chromedp.CSS("#number"), kb.ArrowRight))
 		if got := p.text("#number-times"); !strings.HasPrefix(got, "501: ") {
 			t.Errorf("the chosen number: %q", got)
 		}
@@ -174,7 +175,7 @@ func TestRandomsPage(t *testing.T) {
 		p.click("#draw-cancel")
 		p.awaitText("#draw-error", "Cancelled at")
 		stop()
-		// Each of these fails while any of the draws before goes on.
+		// A draw that kept its place under the limit would make one of these fail for ever.
 		answers := make(chan error, 4)
 		eventually(t, "as many draws as the limit", func() error {
 			for range 4 {
