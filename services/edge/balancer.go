@@ -84,7 +84,8 @@ type Balancer struct {
 	draining      context.Context // ends when the drain begins
 	startDrain    context.CancelFunc
 
-	conns           atomic.Int64 // clients' connections, websockets included
+	conns           atomic.Int64   // clients' connections, websockets included
+	requests        sync.WaitGroup // being handled
 	maxConns        int64
 	idle            idleConns
 	clients         clients
@@ -184,7 +185,10 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    b.config.Limits.Header,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return work },
-		ConnState:         func(c net.Conn, state http.ConnState) { c.(*clientConn).setState(state) },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, clientConnKey{}, c)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) { c.(*clientConn).setState(state) },
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- httpServer.Serve(&clientListener{ln, b}) }()
@@ -218,6 +222,7 @@ func (b *Balancer) drain(httpServer *http.Server) error {
 		return fmt.Errorf("edge: %d connections cut off, %v after the drain began", cut,
 			b.config.DrainDelay+b.config.DrainTimeout)
 	}
+	b.requests.Wait() // websockets whose connection is closed still have their line to write
 	return nil
 }
 

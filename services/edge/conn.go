@@ -19,6 +19,7 @@ import (
 
 const (
 	maxAnswerHeader  = 1 << 20 // bytes of an answer's header, informational answers included
+	answerPiece      = 8 << 10 // bytes read at once: a short answer whole, the draw of 1,000 numbers among them
 	maxInformational = 10      // answers with a status 1xx before the final one
 	// firstWait is how long an answer is waited for before the client's end is watched, which most answers come sooner than.
 	firstWait = 20 * time.Millisecond
@@ -291,14 +292,14 @@ func (p *connPool) put(c *upstreamConn) {
 	}
 }
 
-// connect opens a new connection.
-func (p *connPool) connect(ctx context.Context, address string) (*upstreamConn, error) {
+// connect opens a new connection. size is that of its buffer.
+func (p *connPool) connect(ctx context.Context, address string, size int) (*upstreamConn, error) {
 	conn, err := p.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	c := &upstreamConn{Conn: conn}
-	c.in = bufio.NewReader(c)
+	c.in = bufio.NewReaderSize(c, size)
 	return c, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -329,4 +330,27 @@ func TestWebsocketHandshakes(t *testing.T) {
 	}
 	c.Close()
 	eventually(t, "the websocket is counted", func() bool { return b.Totals().Requests[1] == 1 })
+}
+
+// Answers of any size arrive whole on one connection, whether they are sent in one piece, in some, or as they come.
+func TestSizesOfAnswers(t *testing.T) {
+	site := newBackend(t, "", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.RawQuery)
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		_, _ = io.WriteString(w, strings.Repeat("0123456789", n/10+1)[:n])
+	})
+	b := run(t, Config{Primary: []string{site.address}, Default: []string{site.address}})
+	eventually(t, "ready", b.ready)
+	c, in := dial(t, b.address)
+	for _, n := range []int{0, 1, minHeld - 1, minHeld, 4000, 4096, 9000, writePiece, maxBuffered, maxBuffered + 1, 300_000, 1} {
+		fmt.Fprintf(c, "GET /?%d HTTP/1.1\r\nHost: localhost\r\n\r\n", n)
+		res, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		if want := strings.Repeat("0123456789", n/10+1)[:n]; err != nil || res.ContentLength != int64(n) || string(text) != want {
+			t.Errorf("%d bytes: got %d of %d, error %v", n, len(text), res.ContentLength, err)
+		}
+	}
 }

@@ -151,8 +151,12 @@ func (u *upstream) send(q *upstreamRequest, pooled bool) (*answer, error) {
 		c = u.pooled.get()
 	}
 	if c == nil {
+		size := answerPiece
+		if q.upgrade { // thousands of them may be open
+			size = websocketPiece
+		}
 		var err error
-		if c, err = u.pooled.connect(q.ctx, u.address); err != nil {
+		if c, err = u.pooled.connect(q.ctx, u.address, size); err != nil {
 			return nil, err
 		}
 	}

@@ -24,6 +24,8 @@ var smallDraw = regexp.MustCompile(`^cant=\d{1,6}$`)
 // before an upstream is chosen: a client that sends it slowly or breaks off never occupies one, nor counts against it.
 func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 	out := &responseWriter{ResponseWriter: w, b: b, r: r, began: time.Now()}
+	b.requests.Add(1)
+	defer b.requests.Done()
 	defer out.end()
 	uri := r.URL.RequestURI()
 	status := b.checkSize(r, uri)
@@ -117,21 +119,26 @@ func requestAddress(r *http.Request) netip.Addr {
 	return limits.Client(remote.Addr())
 }
 
-// requestBuffers hold what upstreams get.
-var requestBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
+// buffers hold what is sent together.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
+
+// putBuffer makes a buffer available again, unless it has become larger than nearly all need.
+func putBuffer(b *[]byte) {
+	if cap(*b) <= 16<<10 {
+		buffers.Put(b)
+	}
+}
 
 // forward sends a request to an upstream of the pool, and its answer to the client.
 func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body []byte, to *pool) {
 	q := &upstreamRequest{
 		ctx: r.Context(), in: r, repeatable: isRepeatable(r), upgrade: isWebsocket(r.Header), informational: w.writeInformational,
 	}
-	buffer := requestBuffers.Get().(*[]byte)
+	buffer := buffers.Get().(*[]byte)
 	*buffer = b.appendRequest((*buffer)[:0], r, uri, body, q.repeatable, q.upgrade)
 	q.content = *buffer
 	a, err := to.roundTrip(q)
-	if cap(*buffer) <= maxBuffered {
-		requestBuffers.Put(buffer)
-	}
+	putBuffer(buffer)
 	if err != nil {
 		b.handleProxyError(w, r, err)
 		return
@@ -147,10 +154,13 @@ func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body 
 	if a.conn != nil {
 		err = w.passOn(a)
 	} else {
-		w.WriteHeader(a.StatusCode)
-		if a.length > 0 {
-			_, err = w.Write(a.buffer[:a.length])
-		}
+		err = writeTogether(r, w.ResponseWriter, a.length, func() (err error) {
+			w.WriteHeader(a.StatusCode)
+			if a.length > 0 {
+				_, err = w.Write(a.buffer[:a.length])
+			}
+			return err
+		})
 	}
 	if err == nil {
 		return
