@@ -83,7 +83,7 @@ func infoIn(ctx context.Context, b *bench, mode, accept string, forServers, forL
 	for range rounds {
 		var loads [2]load
 		for i, s := range []*server{ours, theirs} {
-			if loads[i], err = wrk(ctx, s, accept, forLoad); err != nil {
+			if loads[i], err = wrk(ctx, s, "/info", accept, forLoad); err != nil {
 				return err
 			}
 		}
@@ -105,11 +105,11 @@ type load struct {
 // wrkTotals matches the two numbers of interest in wrk's output.
 var wrkTotals = regexp.MustCompile(`(?s)(\d+) requests in .*Requests/sec:\s+([0-9.]+)`)
 
-// wrk requests /info on 32 connections for two seconds, with a thread for each of the processors. It fails when a request
+// wrk requests a path on 32 connections for two seconds, with a thread for each of the processors. It fails when a request
 // fails or has an answer other than 200: an error page is quickly made, and would look like speed.
-func wrk(ctx context.Context, s *server, accept string, processors []string) (load, error) {
+func wrk(ctx context.Context, s *server, path, accept string, processors []string) (load, error) {
 	threads := fmt.Sprint("-t", len(processors))
-	argv := append(taskset(processors), "wrk", threads, "-c32", "-d2s", "-H", "Accept: "+accept, s.url+"/info")
+	argv := append(taskset(processors), "wrk", threads, "-c32", "-d2s", "-H", "Accept: "+accept, s.url+path)
 	before, err := s.cpuSeconds(ctx)
 	if err != nil {
 		return load{}, err

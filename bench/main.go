@@ -4,7 +4,7 @@
 //	go run ./bench            # every section
 //	go run ./bench draws info # some
 //
-// It needs Linux; for the sections with a peer Node.js with npm, and wrk; for MongoDB Docker. It uses only 127.0.0.1.
+// It needs Linux; for the sections with a peer Node.js with npm, and wrk; for edge nginx and wrk; for MongoDB Docker. It uses only 127.0.0.1.
 package main
 
 import (
@@ -33,6 +33,7 @@ var sections = []section{
 	{"draws", "100,000,000 random numbers, beside a child process of Node", true, draws},
 	{"interference", "/info while 500,000,000 numbers are being drawn, beside /info without", false, interference},
 	{"info", "/info in FORK and CLUSTER, beside Express on Node alone and on node:cluster", true, info},
+	{"edge", "the edge beside nginx, in front of the same server", false, edge},
 	{"memory", "private memory of an idle worker, beside Node's", true, memory},
 	{"reload", "reload and respawn, beside PM2", true, reload},
 	{"latency", "delivery of a message to a page at another worker", false, latency},

@@ -46,7 +46,7 @@ func (c *comparison) print() {
 	if ratio(ours, theirs) < c.target {
 		verdict = "MISSED"
 	}
-	fmt.Printf("%s: Balanza %.*f %s, %s %.*f %s: %.1f times as good (rounds %.1f to %.1f, %d of them); target %g %s\n",
+	fmt.Printf("%s: Balanza %.*f %s, %s %.*f %s: %.3g times as good (rounds %.3g to %.3g, %d of them); target %g %s\n",
 		c.what, c.digits, ours, c.unit, c.peer, c.digits, theirs, c.unit, ratio(ours, theirs),
 		slices.Min(rounds), slices.Max(rounds), len(rounds), c.target, verdict)
 }
