@@ -135,7 +135,7 @@ function end() {
 
 function showProgress({ drawn, of }, seconds) {
   $('progress').value = drawn / of;
-  $('progress-percent').textContent = fill(texts.percent, { percent: percent(drawn / of), drawn: words(drawn), of: words(of) });
+  $('progress-percent').textContent = fill(texts.percent, { percent: percent(drawn / of), drawn: number(drawn) });
   const left = (of - drawn) * seconds / drawn;
   $('progress-left').textContent = seconds > LEFT_AFTER && drawn > 0 ? fill(texts.left, { time: duration(Math.ceil(left)) }) : '';
 }
