@@ -31,8 +31,6 @@ func testBenefits(t *testing.T, s *stack) {
 	benefits := []benefit{
 		{"balance", "balance.conf", `server replica:8080`, "server cluster:8081", func() error { return s.checkEven(t, 40, 4, 0) }},
 		{"balance: websockets", "balance.conf", `proxy_set_header Upgrade .*`, "", upgraded},
-		{"balance: progress of a draw", "locations.conf", `proxy_pass http://randoms;`,
-			"proxy_ignore_headers X-Accel-Buffering; proxy_pass http://randoms;", func() error { return progressArrives(composeHTTP) }},
 
 		{"cache", "locations.conf", `proxy_cache public;`, "", func() error { return cached(asset) }},
 
@@ -90,6 +88,8 @@ func testBenefits(t *testing.T, s *stack) {
 			return errors.Join(compressed(asset, true), compressed("/api/productos-test", true))
 		}},
 		{"compress: not beside secrets", "compress.conf", `gzip off;`, "gzip on;", func() error { return compressed("/login", false) }},
+		{"compress: not the events of a draw", "compress.conf", `gzip_types `,
+			"proxy_ignore_headers X-Accel-Buffering; gzip_types text/event-stream ", func() error { return progressArrives(composeHTTP) }},
 
 		{"TLS", "nginx.conf", `listen 443 ssl.*`, "", func() error { return negotiated("http/1.1", 0) }},
 		{"TLS: HTTP/2", "tls.conf", `http2 on;`, "", func() error { return negotiated("h2", 0) }},

@@ -75,7 +75,7 @@ func (s *Site) streamDraw(c *fiber.Ctx, n int64, release func()) error {
 	h := &c.Response().Header
 	h.SetContentType(mimeEvents)
 	h.Set(fiber.HeaderCacheControl, "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back until 8 KiB have come
+	h.Set("X-Accel-Buffering", "no") // nginx sends each event on at once, even where it compresses
 	h.Set("X-Balanza-Worker", strconv.Itoa(s.config.Process.Worker))
 	c.Context().SetBodyStream(&drawStream{
 		site: s, drawing: drawing, of: n, client: client, texts: s.texts[lang(c)], tick: tick,
