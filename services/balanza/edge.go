@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,21 +56,10 @@ var (
 
 // edgeCounters are those of the balancer that only grow.
 func edgeCounters(totals edge.Totals, upstreams []edge.UpstreamStatus) (s metrics.Snapshot) {
-	s.Describe(edgeDuration)
-	s.Values = metrics.Values{}
 	for class := 1; class < len(totals.Requests); class++ {
 		s.Set(edgeRequests, float64(totals.Requests[class]), "code", fmt.Sprintf("%dxx", class))
 	}
-	var sum int64
-	for i, n := range totals.Durations {
-		sum += n
-		end := "+Inf"
-		if i < len(edge.DurationBounds) {
-			end = strconv.FormatFloat(edge.DurationBounds[i], 'g', -1, 64)
-		}
-		s.Values[metrics.Series(edgeDuration.Name+"_bucket", "le", end)] = float64(sum)
-	}
-	s.Values[edgeDuration.Name+"_count"], s.Values[edgeDuration.Name+"_sum"] = float64(sum), totals.Seconds
+	s.SetHistogram(edgeDuration, edge.DurationBounds[:], totals.Durations[:], totals.Seconds)
 	for _, u := range upstreams {
 		s.Set(upstreamRequests, float64(u.Requests), "upstream", u.Address, "role", u.Role)
 		s.Set(upstreamFailures, float64(u.Failures), "upstream", u.Address, "role", u.Role)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -65,11 +66,8 @@ func (t *totals) add(status int, took time.Duration) {
 	if status == http.StatusSwitchingProtocols {
 		return
 	}
-	i := 0
-	for i < len(DurationBounds) && took.Seconds() > DurationBounds[i] {
-		i++
-	}
-	t.durations[i].Add(1)
+	bucket, _ := slices.BinarySearch(DurationBounds[:], took.Seconds())
+	t.durations[bucket].Add(1)
 	t.nanoseconds.Add(int64(took))
 }
 

@@ -73,6 +73,23 @@ func (s *Snapshot) Set(f Family, value float64, labels ...string) {
 	s.set(Series(f.Name, labels...), value)
 }
 
+// SetHistogram adds a family with one more histogram: bounds are the upper bounds of all buckets but the last, which has none,
+// counts the values in each bucket, and sum is the sum of all values.
+func (s *Snapshot) SetHistogram(f Family, bounds []float64, counts []int64, sum float64, labels ...string) {
+	s.Describe(f)
+	var total int64
+	for i, n := range counts {
+		total += n
+		end := "+Inf"
+		if i < len(bounds) {
+			end = strconv.FormatFloat(bounds[i], 'g', -1, 64)
+		}
+		s.set(Series(f.Name+"_bucket", slices.Concat(labels, []string{"le", end})...), float64(total))
+	}
+	s.set(Series(f.Name+"_count", labels...), float64(total))
+	s.set(Series(f.Name+"_sum", labels...), sum)
+}
+
 func (s *Snapshot) set(series string, value float64) {
 	if s.Values == nil {
 		s.Values = make(Values)

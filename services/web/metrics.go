@@ -2,7 +2,6 @@ package web
 
 import (
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -41,13 +40,19 @@ func (r *routeMetrics) count(status int, took time.Duration) {
 	r.classes[status/100%6].Add(1) // last: a request that Answered counts is in all counters
 }
 
+// answered is how many requests of the route this process has answered.
+func (r *routeMetrics) answered() (n int64) {
+	for class := range r.classes {
+		n += r.classes[class].Load()
+	}
+	return n
+}
+
 // Answered returns how many requests this process has answered. While it stays the same, so do the counters, and a
 // heartbeat need not carry them.
 func (s *Site) Answered() (n int64) {
 	for _, r := range s.metrics {
-		for class := range r.classes {
-			n += r.classes[class].Load()
-		}
+		n += r.answered()
 	}
 	return n
 }
@@ -84,43 +89,36 @@ func (r *routeMetrics) internal() bool {
 // Requests returns how many requests of clients this process has answered: none of health checks or of Prometheus.
 func (s *Site) Requests() (n int64) {
 	for _, r := range s.metrics {
-		for class := range r.classes {
-			if !r.internal() {
-				n += r.classes[class].Load()
-			}
+		if !r.internal() {
+			n += r.answered()
 		}
 	}
 	return n
 }
 
 // Counters returns this process's counters as Prometheus series → value. All of them only grow, so sums over processes
-// are counters, too. Times are in seconds, and buckets are cumulative as in Prometheus' text format.
-func (s *Site) Counters() metrics.Values {
-	all := metrics.Values{drawsRejected.Name: float64(s.drawsRejected.Load())}
+// are counters, too.
+func (s *Site) Counters() metrics.Values { return s.counters().Values }
+
+// counters are those of Counters with their families. Times are in seconds.
+func (s *Site) counters() (all metrics.Snapshot) {
+	all.Set(drawsRejected, float64(s.drawsRejected.Load()))
 	for _, r := range s.metrics {
 		for class := 1; class < len(r.classes); class++ {
-			all[metrics.Series(httpRequests.Name, "method", r.method, "route", r.path, "code", classLabels[class])] =
-				float64(r.classes[class].Load())
+			all.Set(httpRequests, float64(r.classes[class].Load()), "method", r.method, "route", r.path, "code", classLabels[class])
 		}
-		var sum int64
+		var counts [len(bucketBounds) + 1]int64
 		for i := range r.buckets {
-			sum += r.buckets[i].Load()
-			end := "+Inf"
-			if i < len(bucketBounds) {
-				end = strconv.FormatFloat(bucketBounds[i], 'g', -1, 64)
-			}
-			all[metrics.Series(httpDuration.Name+"_bucket", "method", r.method, "route", r.path, "le", end)] = float64(sum)
+			counts[i] = r.buckets[i].Load()
 		}
-		all[metrics.Series(httpDuration.Name+"_count", "method", r.method, "route", r.path)] = float64(sum)
-		all[metrics.Series(httpDuration.Name+"_sum", "method", r.method, "route", r.path)] =
-			time.Duration(r.nanoseconds.Load()).Seconds()
+		all.SetHistogram(httpDuration, bucketBounds[:], counts[:], time.Duration(r.nanoseconds.Load()).Seconds(),
+			"method", r.method, "route", r.path)
 	}
 	return all
 }
 
 // Metrics returns the counters with their families, and what is this process's alone.
 func (s *Site) Metrics() (counters, own metrics.Snapshot) {
-	counters = metrics.Snapshot{Families: []metrics.Family{httpRequests, httpDuration, drawsRejected}, Values: s.Counters()}
 	for class := 1; class < len(classLabels); class++ {
 		var n int64
 		for _, r := range s.metrics {
@@ -133,7 +131,7 @@ func (s *Site) Metrics() (counters, own metrics.Snapshot) {
 	own.Set(openConnections, float64(s.conns.count()))
 	own.Set(openWebsockets, float64(s.Websockets()))
 	own.Set(drawsInFlight, float64(s.drawing.Load()))
-	return counters, own
+	return s.counters(), own
 }
 
 // errNoMetrics is for a scrape that the master does not answer in time: the counters of one process would be no answer
