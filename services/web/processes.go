@@ -30,13 +30,10 @@ func (s source) Sample() processes.Sample {
 		Connections: s.conns.count(), Websockets: s.Websockets(), Panels: s.panels.count(),
 	}
 	for _, r := range s.metrics {
-		switch r.path {
-		case "/healthz", "/readyz", "/metrics":
+		if r.internal() {
 			continue
 		}
-		for class := range r.classes {
-			sample.Requests += r.classes[class].Load()
-		}
+		sample.Requests += r.answered()
 		sample.Errors += r.classes[5].Load()
 		for i := range r.buckets {
 			sample.Buckets[i] += r.buckets[i].Load()
