@@ -243,20 +243,15 @@ func (s *Site) handleUnsafe(method, path string, h fiber.Handler) {
 
 // userPage is the handler of a page for users, with data. Browsers that are not logged in are redirected to the log-in.
 func (s *Site) userPage(name string, data any) fiber.Handler {
+	page := s.loggedIn(func(_ context.Context, c *fiber.Ctx, session store.Session) error {
+		return s.show(c, name, Page{Email: session.Email, Data: data})
+	})
 	return func(c *fiber.Ctx) error {
-		ctx, end, err := s.acquireStoreSlot(c)
-		if err != nil {
-			return err
-		}
-		defer end()
-		session, err := s.currentSession(ctx, c)
-		if err == errLoginRequired && !wantsJSON(c, false) {
+		err := page(c)
+		if err == errLoginRequired && !wantsJSON(c, false) { // also where loggedIn would answer 401
 			return c.Redirect("/login", fiber.StatusSeeOther)
 		}
-		if err != nil {
-			return err
-		}
-		return s.show(c, name, Page{Email: session.Email, Data: data})
+		return err
 	}
 }
 
