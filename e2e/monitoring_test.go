@@ -343,7 +343,7 @@ func TestMetricsOfUp(t *testing.T) {
 		promtool(t, answer.body, "check", "metrics")
 	}
 	if answer, err := ask(http.MethodGet, "http://"+address+"/metrics", "", "Host: attacker.example"); err != nil || answer.StatusCode != 421 {
-		t.Errorf("a foreign host: %v %v", answer.StatusCode, err)
+		t.Errorf("an unknown host: %v %v", answer.StatusCode, err)
 	}
 	if answer, err := ask(http.MethodGet, "http://"+address+"/info", ""); err != nil || answer.StatusCode != 404 {
 		t.Errorf("another path: %v %v", answer.StatusCode, err)
