@@ -130,3 +130,38 @@ func TestTerminalInterpretsNothing(t *testing.T) {
 		t.Errorf("into a pipe: %q", out)
 	}
 }
+
+// textLine is how people see the line of a worker that is ready.
+var textLine = regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d INFO  worker ready server=`)
+
+// Log files have JSON whether a terminal starts the server or not, in the background too; people see text, and programs JSON.
+func TestFormatOfLogsOnATerminal(t *testing.T) {
+	h := newHome(t)
+	printed := h.onTerminal(func(printed string) bool {
+		if !strings.Contains(printed, "worker ready") {
+			return false
+		}
+		h.must("delete", "front")
+		return true
+	}, "--name", "front", "--m", "CLUSTER", "-i", "1", "--p", testenv.FreePort(t))
+	if !textLine.MatchString(printed) || strings.Contains(printed, "{") {
+		t.Errorf("a server on a terminal: %q", printed)
+	}
+	expectJSONLines(t, filepath.Join(h.dir, "logs", "front.log"), "listening", "worker ready")
+
+	h.onTerminal(nil, "start", "--name", "back", "--m", "CLUSTER", "-i", "1", "--p", testenv.FreePort(t))
+	expectJSONLines(t, filepath.Join(h.dir, "logs", "back.log"), "listening", "worker ready")
+	if printed := h.onTerminal(nil, "logs", "back"); !textLine.MatchString(printed) || strings.Contains(printed, "{") {
+		t.Errorf("logs on a terminal: %q", printed)
+	}
+	if printed := h.onTerminal(nil, "logs", "--format", "json", "back"); !strings.Contains(printed, `"msg":"worker ready"`) {
+		t.Errorf("logs --format json: %q", printed)
+	}
+	if out := h.must("logs", "back"); !strings.HasPrefix(out, `{"time":"`) {
+		t.Errorf("logs into a pipe: %q", out)
+	}
+	printed = h.onTerminal(func(printed string) bool { return strings.Contains(printed, "worker ready") }, "monit")
+	if !regexp.MustCompile(`back  *\| \d\d:\d\d:\d\d INFO  worker ready server=back`).MatchString(printed) {
+		t.Errorf("monit: %q", printed)
+	}
+}

@@ -98,8 +98,8 @@ func removeString(fields *[]field, key string) (text string) {
 	return text
 }
 
-// removeRequest describes a request that the edge answered, in the words of its access log, and takes what it describes out
-// of fields. The address of the upstream is left out where the answer names the server.
+// removeRequest describes a request that the edge answered: what was asked, and who answered what and how fast. It takes
+// that out of fields. The address of the upstream is left out where the answer names the server.
 func removeRequest(fields *[]field) string {
 	words := []string{bare(removeString(fields, "method")), bare(removeString(fields, "path")), field{value: remove(fields, "status")}.text()}
 	var seconds *float64
@@ -113,6 +113,11 @@ func removeRequest(fields *[]field) string {
 	*fields = slices.DeleteFunc(*fields, func(f field) bool { return string(f.value) == `""` })
 	if has(*fields, "server") {
 		remove(fields, "upstream")
+	}
+	for _, key := range []string{"server", "pid"} {
+		if value := remove(fields, key); value != nil {
+			words = append(words, key+"="+field{value: value}.text())
+		}
 	}
 	return strings.Join(words, " ")
 }

@@ -183,6 +183,7 @@ func openReader(name, path string, n int, follow bool) (*reader, [][]byte) {
 		}
 		if !sameFile(old.file, r.file) { // else it was rotated meanwhile
 			lines = append(old.last(n-len(lines)), lines...)
+			r.at = old.at
 		}
 		old.close()
 	}
@@ -195,13 +196,15 @@ func (r *reader) close() {
 	}
 }
 
-// last returns the last n complete lines. Nothing before them is kept in memory.
+// last returns the last n complete lines, and notes the time of the line before them. Nothing before them is kept in memory.
 func (r *reader) last(n int) (lines [][]byte) {
 	info, err := r.file.Stat()
 	if err != nil {
 		return nil
 	}
-	if _, err := r.file.Seek(lastLines(r.file, info.Size(), n), io.SeekStart); err != nil {
+	begin := lastLines(r.file, info.Size(), n)
+	r.at = lastTime(r.file, begin)
+	if _, err := r.file.Seek(begin, io.SeekStart); err != nil {
 		return nil
 	}
 	for {
@@ -233,6 +236,18 @@ func lastLines(f io.ReaderAt, size int64, n int) int64 {
 		end = begin
 	}
 	return 0
+}
+
+// lastTime returns the last time in a block of lines before an offset; zero where there is none.
+func lastTime(f io.ReaderAt, end int64) (last time.Time) {
+	block := make([]byte, min(end, blockSize))
+	n, _ := f.ReadAt(block, end-int64(len(block)))
+	for line := range bytes.Lines(block[:n]) {
+		if at, ok := lineTime(line); ok {
+			last = at
+		}
+	}
+	return last
 }
 
 // read returns the lines from the current offset on, as far as one look may read; full tells that there may be more.
@@ -298,8 +313,8 @@ func (r *reader) next() (lines [][]byte) {
 	return lines
 }
 
-// entries gives lines their times. Those before the first line with a time have its time, or else the time of the file's
-// last change.
+// entries gives lines their times. Where no line before them has one, they have that of the first one after them, or else
+// that of the file's last change.
 func (r *reader) entries(lines [][]byte) []entry {
 	all := make([]entry, len(lines))
 	undated := 0

@@ -68,6 +68,9 @@ func TestLinesOfSeveralFilesAreMergedByTime(t *testing.T) {
 	if got := messages(t, 0, files); len(got) != 0 {
 		t.Errorf("no lines were asked for: %q", got)
 	}
+	if got := messages(t, 2, files); !slices.Equal(got, []string{"b four", "b invalid", "a its worker was earlier", "a five"}) {
+		t.Errorf("two lines of each: %q", got)
+	}
 	// Alone, a file keeps its order.
 	delete(files, "b")
 	delete(files, "empty")
@@ -84,6 +87,18 @@ func TestAFileWithoutAnyTimeHasThatOfItsLastChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectLines(t, messages(t, 10, files), "json before", "old plain", "old text", "json after")
+}
+
+// A line without a time keeps the time of the line before it, also where that is not shown, or in a rotated file.
+func TestALineWithoutATimeIsOfTheLineBefore(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{"a": Path(dir, "a"), "b": Path(dir, "b"), "c": Path(dir, "c")}
+	appendTo(t, files["a"], at(1, "1"), "panic")
+	appendTo(t, files["b"], at(0, "0"), at(2, "2"))
+	appendTo(t, filepath.Join(dir, "c-2026-11-25T10-00-00.000.log"), at(0, "0"), at(1.5, "1.5"), "trace")
+	appendTo(t, files["c"], "more of it")
+	expectLines(t, messages(t, 1, map[string]string{"a": files["a"], "b": files["b"]}), "a panic", "b 2")
+	expectLines(t, messages(t, 2, files), "b 0", "a 1", "a panic", "c trace", "c more of it", "b 2")
 }
 
 func TestLastLinesBeginInRotatedFiles(t *testing.T) {
@@ -252,7 +267,7 @@ func TestReadableLines(t *testing.T) {
 		`{"time":"` + before.Format(time.RFC3339) + `","level":"WARN","msg":"yesterday","path":"/a?b=c"}`:                                                                                                                                                                  "2026-11-24 14:00:00 WARN  yesterday path=/a?b=c",
 		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"log-in","email":"a\u001b[31m` + "\u009b\u202e" + `\nb"}`:                                                                                                                                                `14:00:00 INFO  log-in email="a\x1b[31m\u009b\u202e\nb"`,
 		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"m\u0007","k\u0007":{"a":"` + "\u202e" + `"}}`:                                                                                                                                                           `14:00:00 INFO  "m\a" "k\a"="{\"a\":\"\u202e\"}"`,
-		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"request","request":"4f2a","client":"127.0.0.1","method":"GET","path":"/api/randoms?cant=1000","status":200,"bytes":12034,"seconds":0.0031,"server":"host:8081","pid":1234,"upstream":"127.0.0.1:8081"}`: "14:00:00 INFO  GET /api/randoms?cant=1000 200 3.1ms 11.8KiB request=4f2a client=127.0.0.1 server=host:8081 pid=1234",
+		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"request","request":"4f2a","client":"127.0.0.1","method":"GET","path":"/api/randoms?cant=1000","status":200,"bytes":12034,"seconds":0.0031,"server":"host:8081","pid":1234,"upstream":"127.0.0.1:8081"}`: "14:00:00 INFO  GET /api/randoms?cant=1000 200 3.1ms 11.8KiB server=host:8081 pid=1234 request=4f2a client=127.0.0.1",
 		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"request","request":"4f2a","client":"::1","method":"POST","path":"/a b","status":502,"bytes":0,"seconds":12.5,"server":"","pid":"","upstream":"127.0.0.1:8081"}`:                                         `14:00:00 INFO  POST "/a b" 502 12.50s 0B request=4f2a client=::1 upstream=127.0.0.1:8081`,
 		`{"time":"2026-11-25T14:00:00-03:00","level":"INFO","msg":"request","id":7}`:                                                                                                                                                                                       "14:00:00 INFO  request id=7",
 	} {
