@@ -321,7 +321,7 @@ func TestPanelManyProcesses(t *testing.T) {
 }
 
 // axePages are the pages that axe-core checks, as a user sees them.
-var axePages = []string{"/panel", "/", "/account", "/info", "/productos-test", "/logout", "/login", "/signup"}
+var axePages = []string{"/panel", "/randoms", "/", "/account", "/info", "/productos-test", "/logout", "/login", "/signup"}
 
 // TestAccessibility has axe-core check the pages, on a desktop and a telephone, in light and dark.
 func TestAccessibility(t *testing.T) {
@@ -338,6 +338,10 @@ func TestAccessibility(t *testing.T) {
 			p.await("document.getElementById('burst').dataset.done === '100'")
 			sendSignal(t, s.onlyServer().Workers[0].Pid, syscall.SIGKILL)
 			p.await("document.querySelector('.tile[data-state=ended]') !== null")
+		}
+		if path == "/randoms" {
+			p.fill([2]string{"cant", "1000000"})
+			p.drawRandoms()
 		}
 		evaluate[any](p, script+";0")
 		for _, width := range []int64{1280, 360} {

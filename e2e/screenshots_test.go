@@ -40,6 +40,9 @@ var screenshots = []struct {
 	{"/panel", "en-US", preparePanel, []picture{
 		{"panel.png", 1280, 1330, "light"}, {"panel-dark.png", 1280, 1330, "dark"}, {"panel-phone.png", 390, 1250, "light"},
 	}},
+	{"/randoms", "en-US", prepareRandoms, []picture{
+		{"randoms.png", 1280, 1100, "light"}, {"randoms-dark.png", 1280, 1100, "dark"}, {"randoms-phone.png", 390, 1250, "light"},
+	}},
 }
 
 // picture is a file and the window that it shows, in CSS pixels.
@@ -60,6 +63,21 @@ func preparePanel(t *testing.T, f *fleet, p *tab) {
 	p.checkDeath(victim, time.Now())
 	time.Sleep(2 * time.Second) // the next one has answered requests
 	evaluate[any](p, "document.activeElement.blur(); scrollTo(0, 0)")
+}
+
+// prepareRandoms draws the default number of random numbers and sends a burst.
+func prepareRandoms(_ *testing.T, _ *fleet, p *tab) {
+	p.drawRandoms()
+	evaluate[any](p, "document.activeElement.blur(); scrollTo(0, 0)")
+}
+
+// drawRandoms has /randoms draw as many numbers as its form says, and send a burst.
+func (p *tab) drawRandoms() {
+	p.t.Helper()
+	p.click("#draw")
+	p.await("!document.getElementById('result-shown').hidden")
+	p.click(".burst-send")
+	p.await("document.getElementById('burst').dataset.done === '100'")
 }
 
 // TestScreenshots makes the README's pictures, of pages that show real requests. They are written into the folder that
