@@ -230,10 +230,15 @@ func TestReloadDuringDrain(t *testing.T) {
 		})
 	}
 	reload("2")
-	second, finishSecond := r.startRequest()
-	if first == second {
-		t.Fatal("the old process still answers")
-	}
+	var second int
+	var finishSecond func()
+	eventually(t, "the old process accepts no more", func() error {
+		if second, finishSecond = r.startRequest(); second == first {
+			finishSecond()
+			return errors.New("it accepted a request")
+		}
+		return nil
+	})
 	reload("3")
 	if got := len(r.Status().Workers); got != 3 {
 		t.Errorf("%d processes, not 3: %+v", got, r.Status().Workers)
