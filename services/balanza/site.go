@@ -58,7 +58,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
 		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
-		Replaced: w.Replaced, Scrape: w.Scrape, Acquire: w.Acquire,
+		Replaced: w.Replaced, Scrape: w.Scrape, Acquire: w.Acquire, Answered: w.Answered, Drawing: w.Drawing,
 	})
 	if err != nil {
 		return err

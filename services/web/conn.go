@@ -39,6 +39,11 @@ type clientConn struct {
 	// is answered. receiving: a part of the request has come.
 	waiting   atomic.Int64
 	receiving atomic.Bool
+	// reads is how often Read was called. pipelined: a request came together with the one before it, so that a close after
+	// an answer could take requests with it. See balance.
+	reads         atomic.Int64
+	answeredReads int64 // reads when the last request was answered
+	pipelined     bool
 }
 
 func newClientConn(tcp *net.TCPConn, timeout time.Duration) *clientConn {
@@ -59,6 +64,7 @@ func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.Sysca
 
 // Read counts the bytes of an incomplete line. fasthttp does not tell which part of a request exceeds its buffer.
 func (c *clientConn) Read(p []byte) (int, error) {
+	c.reads.Add(1)
 	n, err := c.tcp.Read(p)
 	if end := bytes.LastIndexByte(p[:n], '\n'); end >= 0 {
 		c.lineSize.Store(int64(n - end - 1))

@@ -69,7 +69,6 @@ func (s *Site) streamDraw(c *fiber.Ctx, n int64, release func()) error {
 		release()
 		return err
 	}
-	s.drawing.Add(1)
 	client, cancel := untilClientLeaves(s.work, c.Context())
 	tick := time.NewTicker(progressInterval)
 	h := &c.Response().Header
@@ -79,7 +78,7 @@ func (s *Site) streamDraw(c *fiber.Ctx, n int64, release func()) error {
 	h.Set("X-Balanza-Worker", strconv.Itoa(s.config.Process.Worker))
 	c.Context().SetBodyStream(&drawStream{
 		site: s, drawing: drawing, of: n, client: client, texts: s.texts[lang(c)], tick: tick,
-		end:   []func(){drawing.Stop, cancel, tick.Stop, release, func() { s.drawing.Add(-1) }},
+		end:   []func(){drawing.Stop, cancel, tick.Stop, release, s.startDraw(n)},
 		began: c.Context().Time(), status: fiber.StatusOK,
 	}, -1)
 	return nil

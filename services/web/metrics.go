@@ -81,15 +81,15 @@ var (
 // classLabels are the values of the label code, by the first digit of the status.
 var classLabels = [...]string{1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 
-// internal tells whether a route is for supervisors and Prometheus.
-func (r *routeMetrics) internal() bool {
-	return r.path == "/healthz" || r.path == "/readyz" || r.path == "/metrics"
+// isHealthCheck tells whether a path is for supervisors and Prometheus.
+func isHealthCheck(path string) bool {
+	return path == "/healthz" || path == "/readyz" || path == "/metrics"
 }
 
 // Requests returns how many requests of clients this process has answered: none of health checks or of Prometheus.
 func (s *Site) Requests() (n int64) {
 	for _, r := range s.metrics {
-		if !r.internal() {
+		if !isHealthCheck(r.path) {
 			n += r.answered()
 		}
 	}
@@ -122,7 +122,7 @@ func (s *Site) Metrics() (counters, own metrics.Snapshot) {
 	for class := 1; class < len(classLabels); class++ {
 		var n int64
 		for _, r := range s.metrics {
-			if !r.internal() {
+			if !isHealthCheck(r.path) {
 				n += r.classes[class].Load()
 			}
 		}

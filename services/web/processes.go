@@ -30,7 +30,7 @@ func (s source) Sample() processes.Sample {
 		Connections: s.conns.count(), Websockets: s.Websockets(), Panels: s.panels.count(),
 	}
 	for _, r := range s.metrics {
-		if r.internal() {
+		if isHealthCheck(r.path) {
 			continue
 		}
 		sample.Requests += r.answered()

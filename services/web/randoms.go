@@ -57,8 +57,7 @@ func (s *Site) randoms(c *fiber.Ctx) error {
 		defer cancel()
 		ctx = watched
 	}
-	s.drawing.Add(1)
-	defer s.drawing.Add(-1)
+	defer s.startDraw(n)()
 	counts, err := draw.Histogram(ctx, n)
 	switch {
 	case err == nil:

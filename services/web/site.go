@@ -80,6 +80,12 @@ type Config struct {
 	// called at the end. nil: this process alone is counted.
 	Acquire func(key string, limit int) (release func(), ok bool)
 
+	// Answered counts n answers of this process, and reports whether the connection of the last one should end, so that
+	// another process of the same socket gets its next request. nil: there is no other process.
+	Answered func(n int) bool
+	// Drawing counts a draw of so many numbers until the caller calls ended. nil: there is no other process.
+	Drawing func(numbers int64) (ended func())
+
 	// Scrape returns what /metrics answers. nil: Metrics of this process.
 	Scrape func() (string, error)
 }
@@ -141,6 +147,12 @@ func New(config Config) (*Site, error) {
 	config.Limits = cmp.Or(config.Limits, limits.Default())
 	if config.Acquire == nil {
 		config.Acquire = new(keyCounter).acquire
+	}
+	if config.Answered == nil {
+		config.Answered = func(int) bool { return false }
+	}
+	if config.Drawing == nil {
+		config.Drawing = func(int64) func() { return func() {} }
 	}
 	config.DrainIdle = cmp.Or(config.DrainIdle, 2*time.Second)
 	config.DrainTimeout = cmp.Or(config.DrainTimeout, 10*time.Second)
@@ -296,6 +308,7 @@ func checkQuery(c *fiber.Ctx) error {
 func (s *Site) recoverPanics(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
 		defer s.setCommonHeaders(c)
+		defer s.balance(c)
 		defer s.recoverPanic(c)
 		next(c)
 	}

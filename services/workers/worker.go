@@ -37,6 +37,11 @@ type Worker struct {
 	// Acquire counts what a client does at a time, over all workers of the server: it fails when key has reached the limit,
 	// and else returns what the worker calls at the end. It is nil in an in-process worker, which has no siblings.
 	Acquire func(key string, limit int) (release func(), ok bool)
+	// Answered counts n answers of the worker, and reports whether the connection of the last one should end, so that another
+	// worker gets its next request. Drawing counts random numbers that the worker draws, until it calls ended. Both are nil in
+	// an in-process worker.
+	Answered func(n int) bool
+	Drawing  func(numbers int64) (ended func())
 
 	// Health is called before every heartbeat; a worker whose Health fails or hangs is replaced. Sample tells what the
 	// worker has done; it may be empty when nothing has changed since the last call. Both are optional, and set before
@@ -124,6 +129,7 @@ func Inherit() (*Worker, error) {
 	w := newWorker(env.Slot, env.Generation, ln, c.send)
 	w.conn, w.heartbeatInterval, w.Acquire = c, env.HeartbeatInterval, ln.Acquire
 	w.Restarts, w.Predecessor = env.Restarts, env.Predecessor
+	w.Answered, w.Drawing = ln.Answered, ln.Drawing
 	return w, nil
 }
 

@@ -27,6 +27,7 @@ type Listener struct {
 
 	counted, own *counters // of all processes and of this one; see Acquire
 	seed         []byte
+	balancer     *balancer // nil in a process without siblings
 }
 
 func newListener(inner net.Listener) *Listener {
@@ -56,6 +57,7 @@ func Inherit(socket, pageFile *os.File, row int) (*Listener, error) {
 	}
 	l := newListener(fair)
 	l.counted, l.own, l.seed = p.countersOf(row)
+	l.balancer = newBalancer(p, row)
 	return l, nil
 }
 

@@ -3,6 +3,7 @@ package share
 import (
 	"crypto/rand"
 	"errors"
+	"iter"
 	"net"
 	"os"
 	"sync/atomic"
@@ -13,14 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// page is memory that all processes of a Socket share, one row each, in which they count what they accepted. The kernel
+// page is memory that all processes of a Socket share, one row each, in which they count what they answered. The kernel
 // alone shares connections unevenly: it wakes all waiting processes, and the same ones win. A process that is ahead of
 // the others therefore leaves the next connection to them for a moment. The connections stay in the kernel's queue until
 // a process accepts them, so a process that dies loses none but its own.
 type page struct {
-	used atomic.Int64 // rows below this number were live at some time
-	_    [56]byte     // every row has a cache line of its own
-	rows [MaxProcesses]row
+	used    atomic.Int64 // rows below this number were live at some time
+	leveled atomic.Int64 // when level was called last, as Unix time in nanoseconds
+	_       [48]byte     // every row has a cache line of its own
+	rows    [MaxProcesses]row
 
 	// What follows came later: a master of an older build makes a page without it, see openPage.
 	counted counters               // of all processes; see Listener.Acquire
@@ -28,22 +30,60 @@ type page struct {
 	seed    [32]byte               // of the counters' hash
 }
 
+// row is what the others know of a process. Builds that count accepted connections alone share the page with this one
+// during a reload: the first two fields stay where they are.
 type row struct {
-	accepted atomic.Int64
-	live     atomic.Bool
-	_        [48]byte
+	// answers is how many requests the process has answered. A connection counts as its first request as soon as it is
+	// accepted, so that connections that arrive together are spread.
+	answers atomic.Int64
+	live    atomic.Bool
+	// active is what the draws in progress cost, in answers. At its end a draw moves from here to answers.
+	active atomic.Int64
+	// skippedUntil ends the time in which nothing is left to the process, as Unix time in nanoseconds, and skips is how often
+	// in a row it left a connection for longer than maxDelay. Both are 0 when it has accepted or answered since.
+	skippedUntil atomic.Int64
+	skips        atomic.Int64
+	_            [24]byte
+}
+
+// sum is what the process has answered and what its draws cost.
+func (r *row) sum() int64 { return r.answers.Load() + r.active.Load() }
+
+// skip leaves nothing to the process for a time.
+func (r *row) skip() {
+	pause := min(skipTime<<min(r.skips.Add(1)-1, 10), maxSkipTime)
+	r.skippedUntil.Store(time.Now().Add(pause).UnixNano())
+}
+
+func (r *row) skipped() bool {
+	until := r.skippedUntil.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// resume ends a skip: the process has accepted or answered something.
+func (r *row) resume() {
+	if r.skips.Load() != 0 {
+		r.skips.Store(0)
+		r.skippedUntil.Store(0)
+	}
 }
 
 const pageSize = int(unsafe.Sizeof(page{}))
 
 const (
-	// burst is how many connections a process may be ahead of the last one: bursts are accepted without a wait.
+	// burst is how many answers a process may be ahead of the last one: bursts of connections are accepted without a wait.
 	burst = 4
 	// maxDelay is how long a process that is ahead leaves a connection to the others. Then it accepts it, and processes
 	// that did not (they are busy, or stopped) count as level with it.
-	maxDelay = 4 * time.Millisecond
-	// pollInterval is the time between two looks at the page meanwhile.
-	pollInterval = 100 * time.Microsecond
+	maxDelay = 20 * time.Millisecond
+	// Nothing is left for skipTime to a process that did not accept in that time, and for twice as long each time until it
+	// accepts or answers something: a process that waited for a processor soon gets its share, and one that hangs delays
+	// few connections.
+	skipTime    = 4 * time.Millisecond
+	maxSkipTime = 512 * time.Millisecond
+	// pollInterval is the time between two looks at the page meanwhile; it doubles up to maxPollInterval.
+	pollInterval    = 100 * time.Microsecond
+	maxPollInterval = time.Millisecond
 )
 
 // newPage returns the page's file, for child processes, and the parent's mapping of it.
@@ -83,15 +123,18 @@ func (p *page) close() {
 	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(p)), pageSize))
 }
 
-// join makes row i live, level with the row that has the fewest connections.
+// join makes row i live, level with the row that has the fewest answers.
 func (p *page) join(i int) {
 	p.clear(i)
-	if least, ok := p.least(i); ok {
-		p.rows[i].accepted.Store(least)
+	r := &p.rows[i]
+	r.active.Store(0) // of a process that was killed
+	r.resume()
+	if least, others := p.least(i); others > 0 {
+		r.answers.Store(least)
 	}
 	for used := p.used.Load(); used <= int64(i) && !p.used.CompareAndSwap(used, int64(i)+1); used = p.used.Load() {
 	}
-	p.rows[i].live.Store(true)
+	r.live.Store(true)
 }
 
 // leave takes row i out of the comparison. A nil page has no rows.
@@ -113,31 +156,45 @@ func (p *page) countersOf(i int) (all, own *counters, seed []byte) {
 	return &p.counted, &p.by[i], p.seed[:]
 }
 
-// least is the smallest count of the live rows other than i, false when there is none.
-func (p *page) least(i int) (n int64, ok bool) {
-	for j := range p.used.Load() {
-		if r := &p.rows[j]; j != int64(i) && r.live.Load() {
-			if v := r.accepted.Load(); !ok || v < n {
-				n, ok = v, true
+// live are the rows of processes that accept.
+func (p *page) live() iter.Seq[*row] {
+	return func(yield func(*row) bool) {
+		for i := range p.used.Load() {
+			if r := &p.rows[i]; r.live.Load() && !yield(r) {
+				return
 			}
 		}
 	}
-	return n, ok
 }
 
-// ahead tells whether row i has accepted more than burst connections more than another live row.
+// least is the smallest sum of the live rows other than i, and how many these are. Rows that were skipped a moment ago do
+// not count.
+func (p *page) least(i int) (sum, others int64) {
+	for r := range p.live() {
+		if r == &p.rows[i] || r.skipped() {
+			continue
+		}
+		if v := r.sum(); others == 0 || v < sum {
+			sum = v
+		}
+		others++
+	}
+	return sum, others
+}
+
+// ahead tells whether row i is more than burst answers ahead of another live row.
 func (p *page) ahead(i int) bool {
-	least, ok := p.least(i)
-	return ok && p.rows[i].accepted.Load() > least+burst
+	least, others := p.least(i)
+	return others > 0 && p.rows[i].sum() > least+burst
 }
 
-// catchUp raises the live rows that are behind row i to its count.
+// catchUp raises the live rows that are behind row i to its sum, and skips them from now on.
 func (p *page) catchUp(i int) {
-	count := p.rows[i].accepted.Load()
-	for j := range p.used.Load() {
-		r := &p.rows[j]
-		if v := r.accepted.Load(); r.live.Load() && v < count {
-			r.accepted.CompareAndSwap(v, count)
+	sum := p.rows[i].sum()
+	for r := range p.live() {
+		if behind := sum - r.sum(); behind > 0 {
+			r.answers.Add(behind)
+			r.skip()
 		}
 	}
 }
@@ -193,7 +250,8 @@ func (l *fairListener) Accept() (net.Conn, error) {
 			accepted, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			switch {
 			case err == nil:
-				l.page.rows[l.row].accepted.Add(1)
+				l.page.rows[l.row].answers.Add(1)
+				l.page.rows[l.row].resume()
 				l.accepted = os.NewFile(uintptr(accepted), "conn")
 				return true
 			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
@@ -228,11 +286,12 @@ func (l *fairListener) Accept() (net.Conn, error) {
 // awaitTurn waits until this process may accept the connection at the head of the queue; false when the queue is empty.
 func (l *fairListener) awaitTurn(fd int) bool {
 	var began time.Time
-	for {
+	for pause := pollInterval; ; pause = min(2*pause, maxPollInterval) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if n, _ := unix.Poll(fds, 0); n == 0 {
 			return false
 		}
+		l.page.level(time.Now())
 		if !l.page.ahead(l.row) {
 			return true
 		}
@@ -242,7 +301,7 @@ func (l *fairListener) awaitTurn(fd int) bool {
 			l.page.catchUp(l.row)
 			return true
 		}
-		time.Sleep(pollInterval)
+		time.Sleep(pause)
 	}
 }
 

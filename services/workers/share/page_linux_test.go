@@ -11,7 +11,7 @@ import (
 )
 
 // testPage is a page that is freed at the test's end.
-func testPage(t *testing.T) *page {
+func testPage(t testing.TB) *page {
 	t.Helper()
 	f, p, err := newPage()
 	if err != nil {
@@ -27,7 +27,7 @@ func TestPage(t *testing.T) {
 	page := testPage(t)
 	page.join(0)
 	page.join(1)
-	page.rows[0].accepted.Store(1000)
+	page.rows[0].answers.Store(1000)
 	if !page.ahead(0) || page.ahead(1) {
 		t.Error("the row with 1000 is not ahead of the row with 0")
 	}
@@ -36,10 +36,10 @@ func TestPage(t *testing.T) {
 		t.Error("the row that accepts nothing still counts as behind")
 	}
 	page.join(2)
-	if n := page.rows[2].accepted.Load(); math.Abs(float64(n-1000)) > burst {
+	if n := page.rows[2].answers.Load(); math.Abs(float64(n-1000)) > burst {
 		t.Errorf("a process that joins late starts at %d", n)
 	}
-	page.rows[0].accepted.Add(burst + 1)
+	page.rows[0].answers.Add(burst + 1)
 	page.leave(1)
 	page.leave(2)
 	if page.ahead(0) {

@@ -5,6 +5,7 @@ package share
 import (
 	"net"
 	"os"
+	"time"
 )
 
 // page is Linux's. Elsewhere the kernel alone decides which process accepts a connection.
@@ -21,3 +22,10 @@ func (p *page) listener(tcp *net.TCPListener, _ int) (net.Listener, error) { ret
 func (p *page) countersOf(int) (all, own *counters, seed []byte) {
 	return new(counters), new(counters), nil
 }
+
+// balancer compares the rows of a page.
+type balancer struct{}
+
+func newBalancer(*page, int) *balancer           { return nil }
+func (b *balancer) answered(int, time.Time) bool { return false }
+func (b *balancer) draw(int64) (ended func())    { return func() {} }
