@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,17 +35,7 @@ func TestRequestsAreShared(t *testing.T) {
 				"edge": f.address("edge"), "nginx": startNginx(t, f.address("cluster")), "straight": f.address("cluster"),
 			}
 			for _, entry := range []string{"edge", "nginx", "straight"} {
-				for _, clients := range []int{1, 4, 16} {
-					shares := share(t, entries[entry], clients)
-					most := 0
-					for _, n := range shares {
-						most = max(most, n)
-					}
-					t.Logf("%s, %d at a time: %v", entry, clients, shares)
-					if 4*most*workers > 5*shareRequests {
-						t.Errorf("%s, %d at a time: the busiest of %d workers has over 1.25 times the mean: %v", entry, clients, workers, shares)
-					}
-				}
+				checkShares(t, entry, entries[entry], workers)
 				f.testSuccessorsShare(entry, entries[entry])
 			}
 			if workers == 2 {
@@ -51,6 +43,32 @@ func TestRequestsAreShared(t *testing.T) {
 			}
 		})
 	}
+}
+
+// checkShares sends requests at 1, 4 and 16 at a time: the busiest worker has at most 1.25 times the mean.
+func checkShares(t *testing.T, entry, address string, workers int) {
+	t.Helper()
+	for _, clients := range []int{1, 4, 16} {
+		shares := share(t, address, clients)
+		most := 0
+		for _, n := range shares {
+			most = max(most, n)
+		}
+		t.Logf("%s, %d at a time: %v", entry, clients, shares)
+		if 4*most*workers > 5*shareRequests {
+			t.Errorf("%s, %d at a time: the busiest of %d workers has over 1.25 times the mean: %v", entry, clients, workers, shares)
+		}
+	}
+}
+
+// testShares compares the workers of the cluster behind the nginx of Compose, and straight.
+func testShares(t *testing.T, s *stack) {
+	for _, workers := range []int{2, 4} {
+		s.compose(t, "exec", "--no-TTY", "cluster", "balanza", "scale", "cluster-8081="+strconv.Itoa(workers))
+		checkShares(t, "nginx", strings.TrimPrefix(composeHTTP, "http://"), workers)
+		checkShares(t, "straight", "127.0.0.1:28081", workers)
+	}
+	s.compose(t, "exec", "--no-TTY", "cluster", "balanza", "scale", "cluster-8081="+strconv.Itoa(runtime.NumCPU())) // as it was
 }
 
 // testSuccessorsShare kills a worker of the cluster: its successor has at least half a share of the next requests.

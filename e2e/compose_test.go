@@ -117,6 +117,7 @@ func TestCompose(t *testing.T) {
 		{"image", testImage},
 		{"healthy without the profile", func(t *testing.T, s *stack) { testHealthy(t, s, "nginx", "mongo", "fork", "cluster") }},
 		{"routes without the profile", testRoutesWithoutProfile},
+		{"shares", testShares},
 		{"secrets", testSecrets},
 		{"database", testDatabase},
 		{"panel without the profile", testPanelKill},
