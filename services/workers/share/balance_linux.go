@@ -10,9 +10,8 @@ import (
 const (
 	// window is the time over which answers are a speed, and in which half of a lead is forgotten.
 	window = 50 * time.Millisecond
-	// minLead is how far ahead of another process a process may be at least before it ends connections. Requests that are
-	// under way follow a lead: with 3, some 200 requests of 16 clients were shared unevenly.
-	minLead = 2
+	// minLead is how far ahead of another process a process may be at least before it ends connections.
+	minLead = 3
 	// lasting is the lead that is never forgotten. With less than minLead+1, slow clients on one connection would never be
 	// moved.
 	lasting = minLead + 1
@@ -37,6 +36,7 @@ type balancer struct {
 	mu    sync.Mutex // of what follows
 	start int64      // answers when the window began
 	last  int64      // answers in the window before
+	limit int64      // a greater lead ends a connection
 }
 
 func newBalancer(p *page, i int) *balancer { return &balancer{page: p, row: &p.rows[i], i: i} }
@@ -65,9 +65,16 @@ func (b *balancer) answered(n int, at time.Time) bool {
 		b.next.Store(math.MaxInt64) // until the window ends
 		return false
 	}
-	lead := maxLead(max(b.last, answers-b.start), others+1)
-	b.next.Store(least + lead + 1)
-	return sum > least+lead
+	// The clients of connections that have just ended are on their way to other processes. Only a lead that grows
+	// nevertheless ends more of them; else all clients of a process would leave it at once.
+	lead := sum - least
+	b.limit = max(maxLead(max(b.last, answers-b.start), others+1), min(b.limit, lead))
+	if lead <= b.limit {
+		b.next.Store(least + b.limit + 1)
+		return false
+	}
+	b.limit = lead
+	return true
 }
 
 // maxLead is how far ahead a process may be that has answered so many requests in a window, beside others that have
