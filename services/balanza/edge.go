@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"balanza/services/edge"
+	"balanza/services/logfile"
 	"balanza/services/metrics"
 	"balanza/services/watch"
 	"balanza/services/workers"
@@ -83,12 +84,8 @@ func (p *program) serveEdge(listen port, c edge.Config) error {
 	}
 	program := func(log *slog.Logger, output io.Writer) workers.Program {
 		return func(ctx context.Context, w *workers.Worker) error {
-			lines := edge.NewLines(output, func(n int) {
-				log.Warn("lines of the access log were dropped: they could not be written in time", "lines", n)
-			})
-			defer lines.Close()
 			c := c
-			c.Logger, c.AccessLog = log, newLogger(lines)
+			c.Logger, c.AccessLog = log, newLogger(output)
 			balancer, err := edge.New(c)
 			if err != nil {
 				return err
@@ -116,7 +113,13 @@ func (p *program) serveEdge(listen port, c edge.Config) error {
 			return balancer.Serve(ctx, w.Listener)
 		}
 	}
-	worker := func(log *slog.Logger) workers.Program { return program(log, p.err) }
+	worker := func(log *slog.Logger) workers.Program {
+		return func(ctx context.Context, w *workers.Worker) error {
+			output := logfile.NewSink(p.err)
+			defer output.Close()
+			return program(log, output)(ctx, w)
+		}
+	}
 	return p.serveOne(s, p.args, worker, func(c *workers.Config) (*watch.Watcher, error) {
 		c.InProcess = program(c.Logger, c.Output)
 		return nil, nil

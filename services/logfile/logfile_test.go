@@ -1,30 +1,126 @@
 package logfile
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 )
 
+// blockedWriter is an output that nobody reads until it is released.
+type blockedWriter struct {
+	release chan struct{}
+	mu      sync.Mutex
+	writes  []string
+}
+
+func (w *blockedWriter) Write(p []byte) (int, error) {
+	<-w.release
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writes = append(w.writes, string(p))
+	return len(p), nil
+}
+
+func (w *blockedWriter) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.writes, "")
+}
+
+// An output that is not read holds nobody up. Lines are dropped then, whole ones, and their number is written. What is
+// written at once is no more than a pipe takes at once.
 func TestSinkNeverWaits(t *testing.T) {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
+	out := &blockedWriter{release: make(chan struct{})}
+	s := NewSink(out)
+	const sent = 4 * maxWaiting / 100
+	for i := range sent {
+		fmt.Fprintf(s, "%099d\n", i)
 	}
-	defer reader.Close() // nobody reads
-	s := NewSink(writer)
-	line := bytes.Repeat([]byte("x"), 1000)
-	for range 3 * queueLines {
-		_, _ = s.Write(line) // would hang here
-	}
-	if s.dropped.Load() == 0 {
-		t.Error("a pipe that nobody reads took everything")
-	}
+	close(out.release)
 	s.Close()
+	fmt.Fprintln(s, "after the end")
+	written, dropped := 0, 0
+	for line := range strings.Lines(out.text()) {
+		if n, err := fmt.Sscanf(line[strings.LastIndexByte(line, ':')+1:], "%d}", &dropped); n == 1 && err == nil {
+			continue
+		}
+		if written++; len(line) != 100 {
+			t.Fatalf("not a whole line: %q", line)
+		}
+	}
+	if written+dropped != sent || dropped < sent/2 {
+		t.Errorf("%d lines written, %d dropped of %d", written, dropped, sent)
+	}
+	for _, piece := range out.writes {
+		if len(piece) > maxWrite {
+			t.Fatalf("%d bytes at once", len(piece))
+		}
+	}
+}
+
+// A single line is written soon, a longer one than maxWrite as it is.
+func TestSinkWritesSoon(t *testing.T) {
+	out := &blockedWriter{release: make(chan struct{})}
+	close(out.release)
+	s := NewSink(out)
+	defer s.Close()
+	want := ""
+	for _, line := range []string{"a\n", "b\n", strings.Repeat("c", 3*maxWrite) + "\n", "d\n"} {
+		want += line
+		fmt.Fprint(s, line)
+		for deadline := time.Now().Add(10 * time.Second); out.text() != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not written: %.20q", line)
+			}
+		}
+	}
+}
+
+// failingWriter is a disk that is full until there is room.
+type failingWriter struct {
+	full atomic.Bool
+	blockedWriter
+}
+
+func (w *failingWriter) Write(p []byte) (int, error) {
+	if w.full.Load() {
+		return 0, errors.New("no space left")
+	}
+	return w.blockedWriter.Write(p)
+}
+
+// The lines that a full disk did not take are counted, too.
+func TestSinkFullDisk(t *testing.T) {
+	out := &failingWriter{blockedWriter: blockedWriter{release: make(chan struct{})}}
+	close(out.release)
+	out.full.Store(true)
+	s := NewSink(out)
+	fmt.Fprint(s, "a\nb\n")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		dropped := s.dropped
+		s.mu.Unlock()
+		if dropped == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d lines are dropped", dropped)
+		}
+	}
+	out.full.Store(false)
+	fmt.Fprint(s, "c\n")
+	s.Close()
+	if got := out.text(); !strings.HasPrefix(got, "c\n") || !strings.Contains(got, `"lines":2`) {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestTailFollowsRotation(t *testing.T) {

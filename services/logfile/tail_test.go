@@ -294,7 +294,9 @@ func TestSinkKeepsLinesApart(t *testing.T) {
 	}
 	defer f.Close()
 	s := NewSink(f)
-	s.dropped.Store(3)
+	s.mu.Lock()
+	s.dropped = 3
+	s.mu.Unlock()
 	_, _ = s.Write([]byte("panic: without its end"))
 	_, _ = s.Write([]byte("next\n"))
 	s.Close()

@@ -1,11 +1,11 @@
 package processes
 
 import (
-	"bytes"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
+
+	gopsutil "github.com/shirou/gopsutil/v4/process"
 )
 
 // cpuTime is the processor time of this process since its start.
@@ -18,17 +18,13 @@ func cpuTime() time.Duration {
 }
 
 // privateMemory is how many bytes this process has written and shares with none: the machine gets exactly these back when
-// the process ends. It is 0 where the system does not tell, that is, elsewhere than on Linux.
+// the process ends. It is 0 where the system does not tell, that is, elsewhere than on Linux. Source: Private_Dirty of
+// proc_pid_smaps(5).
 func privateMemory() int64 {
-	maps, err := os.ReadFile("/proc/self/smaps_rollup")
+	self := gopsutil.Process{Pid: int32(os.Getpid())}
+	maps, err := self.MemoryMaps(true)
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := bytes.Cut(maps, []byte("Private_Dirty:"))
-	number, _, _ := bytes.Cut(rest, []byte(" kB"))
-	kib, err := strconv.ParseInt(string(bytes.TrimSpace(number)), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return kib << 10
+	return int64((*maps)[0].PrivateDirty) << 10
 }

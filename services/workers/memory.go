@@ -1,13 +1,6 @@
 package workers
 
-import (
-	"bytes"
-	"fmt"
-	"os"
-	"strconv"
-
-	gopsutil "github.com/shirou/gopsutil/v4/process"
-)
+import gopsutil "github.com/shirou/gopsutil/v4/process"
 
 // ResidentMemory is a process's resident memory in bytes, 0 when it cannot be read. Source: gopsutil, which reads
 // /proc/PID/statm on Linux.
@@ -28,15 +21,9 @@ func ResidentMemory(pid int) int64 {
 // Where the system does not tell (it is no Linux, or the process is another user's), it is the resident memory; 0 when that
 // cannot be read either. Source: Pss of /proc/PID/smaps_rollup (proc_pid_smaps(5)).
 func ProportionalMemory(pid int) int64 {
-	rollup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	for line := range bytes.Lines(rollup) {
-		fields := bytes.Fields(line)
-		if len(fields) != 3 || string(fields[0]) != "Pss:" {
-			continue
-		}
-		if kib, err := strconv.ParseInt(string(fields[1]), 10, 64); err == nil {
-			return kib << 10
-		}
+	p := gopsutil.Process{Pid: int32(pid)}
+	if maps, err := p.MemoryMaps(true); err == nil {
+		return int64((*maps)[0].Pss) << 10
 	}
 	return ResidentMemory(pid)
 }
