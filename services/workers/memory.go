@@ -21,9 +21,8 @@ func ResidentMemory(pid int) int64 {
 // Where the system does not tell (it is no Linux, or the process is another user's), it is the resident memory; 0 when that
 // cannot be read either. Source: Pss of /proc/PID/smaps_rollup (proc_pid_smaps(5)).
 func ProportionalMemory(pid int) int64 {
-	p := gopsutil.Process{Pid: int32(pid)}
-	if maps, err := p.MemoryMaps(true); err == nil {
-		return int64((*maps)[0].Pss) << 10
+	if n, err := proportionalMemory(pid); err == nil {
+		return n
 	}
 	return ResidentMemory(pid)
 }
