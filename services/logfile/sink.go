@@ -32,7 +32,7 @@ const (
 	maxWaiting = 2 << 20
 	// much is how many bytes are written without a wait for interval.
 	much     = 32 << 10
-	interval = 100 * time.Millisecond
+	interval = 10 * time.Millisecond
 
 	// flushTimeout is how long the last lines may take.
 	flushTimeout = 500 * time.Millisecond
