@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -448,6 +449,13 @@ func TestMetricsOfOneServer(t *testing.T) {
 	eachMode(t, func(t *testing.T, args ...string) {
 		address := "127.0.0.1:" + testenv.FreePort(t)
 		s := serve(t, t.TempDir(), append(args, "--name", "one", "--metrics", address)...)
+		eventually(t, "the first worker is up", func() error { // with two, the second one may be there before it
+			answer, err := ask(http.MethodGet, s.url+"/metrics", "")
+			if err == nil && !strings.Contains(answer.body, `balanza_worker_up{worker="1"} 1`) {
+				err = errors.New("it is not")
+			}
+			return err
+		})
 		for _, url := range []string{"http://" + address, s.url} {
 			answer, err := ask(http.MethodGet, url+"/metrics", "")
 			if err != nil || answer.StatusCode != http.StatusOK {

@@ -82,11 +82,16 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	following, end := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return log.Run(following) })
 	g.Go(func() error { return registry.Run(following, pages.Source()) })
-	defer context.AfterFunc(ctx, func() { registry.Drain(w.DrainCause()) })()
+	drain := func() { registry.Drain(w.DrainCause()) }
+	defer context.AfterFunc(ctx, drain)()
 	g.Go(func() error {
 		defer end()
 		w.Ready()
-		return pages.Serve(ctx, w.Listener)
+		err := pages.Serve(ctx, w.Listener)
+		if ctx.Err() != nil {
+			drain() // without connections Serve may return before AfterFunc's goroutine runs
+		}
+		return err
 	})
 	return g.Wait()
 }

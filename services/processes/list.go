@@ -185,8 +185,9 @@ func judge(p store.Process, others []store.Process, now time.Time, outage outage
 			return Ended, o.Predecessor.Cause
 		}
 	}
+	// A successor that a reload has started is there before this process drains: then the next record comes in time.
 	for _, o := range others {
-		if o.Started.After(p.Seen) {
+		if o.Started.After(p.Seen) && now.Sub(p.Seen) > p.Interval+slack {
 			return Ended, cmp.Or(p.Cause, withoutNotice)
 		}
 	}

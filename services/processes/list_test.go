@@ -60,7 +60,8 @@ func TestJudge(t *testing.T) {
 		{"it replaced a process of its own pid", []store.Process{old(1, func(p *store.Process) {
 			p.Predecessor = store.Predecessor{PID: 10, Cause: "signal: killed"}
 		})}, outage{}, Online, ""},
-		{"a newer one in its place", []store.Process{old(5, nil), newer(4, nil)}, outage{}, Ended, withoutNotice},
+		{"a newer one in its place", []store.Process{old(7, nil), newer(6, nil)}, outage{}, Ended, withoutNotice},
+		{"a newer one that a reload has started", []store.Process{old(5, nil), newer(4, nil)}, outage{}, Online, ""},
 		{"a newer one while it was there", []store.Process{old(5, nil), newer(6, nil)}, outage{}, Online, ""},
 		{"a newer one of another worker", []store.Process{old(5, nil), newer(4, func(p *store.Process) { p.Worker = 2 })}, outage{},
 			Online, ""},
