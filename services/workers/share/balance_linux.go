@@ -11,7 +11,7 @@ const (
 	// window is the time over which answers are a speed, and in which half of a lead is forgotten.
 	window = 50 * time.Millisecond
 	// minLead is how far ahead of another process a process may be at least before it ends connections.
-	minLead = 3
+	minLead = 4
 	// lasting is the lead that is never forgotten. With less than minLead+1, slow clients on one connection would never be
 	// moved.
 	lasting = minLead + 1
