@@ -66,6 +66,15 @@ func TestSinkNeverWaits(t *testing.T) {
 	}
 }
 
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
 // A single line is written soon, a longer one than maxWrite as it is.
 func TestSinkWritesSoon(t *testing.T) {
 	out := &blockedWriter{release: make(chan struct{})}
@@ -76,11 +85,7 @@ func TestSinkWritesSoon(t *testing.T) {
 	for _, line := range []string{"a\n", "b\n", strings.Repeat("c", 3*maxWrite) + "\n", "d\n"} {
 		want += line
 		fmt.Fprint(s, line)
-		for deadline := time.Now().Add(10 * time.Second); out.text() != want; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("not written: %.20q", line)
-			}
-		}
+		eventually(t, fmt.Sprintf("%.20q is written", line), func() bool { return out.text() == want })
 	}
 }
 
@@ -104,17 +109,11 @@ func TestSinkFullDisk(t *testing.T) {
 	out.full.Store(true)
 	s := NewSink(out)
 	fmt.Fprint(s, "a\nb\n")
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	eventually(t, "two lines are dropped", func() bool {
 		s.mu.Lock()
-		dropped := s.dropped
-		s.mu.Unlock()
-		if dropped == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d lines are dropped", dropped)
-		}
-	}
+		defer s.mu.Unlock()
+		return s.dropped == 2
+	})
 	out.full.Store(false)
 	fmt.Fprint(s, "c\n")
 	s.Close()

@@ -28,7 +28,6 @@ const (
 type balancer struct {
 	page *page
 	row  *row
-	i    int
 
 	next      atomic.Int64 // the process is not ahead while its sum is smaller
 	windowEnd atomic.Int64 // as Unix time in nanoseconds
@@ -39,7 +38,7 @@ type balancer struct {
 	limit int64      // a greater lead ends a connection
 }
 
-func newBalancer(p *page, i int) *balancer { return &balancer{page: p, row: &p.rows[i], i: i} }
+func newBalancer(p *page, i int) *balancer { return &balancer{page: p, row: &p.rows[i]} }
 
 // answered counts n answers at a time, and reports whether the process is ahead of another one.
 func (b *balancer) answered(n int, at time.Time) bool {
@@ -60,7 +59,7 @@ func (b *balancer) answered(n int, at time.Time) bool {
 		b.start = answers
 		b.windowEnd.Store(now + int64(window))
 	}
-	least, others := b.page.least(b.i)
+	least, others := b.page.least(b.row)
 	if others == 0 {
 		b.next.Store(math.MaxInt64) // until the window ends
 		return false

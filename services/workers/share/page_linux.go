@@ -129,7 +129,7 @@ func (p *page) join(i int) {
 	r := &p.rows[i]
 	r.active.Store(0) // of a process that was killed
 	r.resume()
-	if least, others := p.least(i); others > 0 {
+	if least, others := p.least(r); others > 0 {
 		r.answers.Store(least)
 	}
 	for used := p.used.Load(); used <= int64(i) && !p.used.CompareAndSwap(used, int64(i)+1); used = p.used.Load() {
@@ -167,11 +167,11 @@ func (p *page) live() iter.Seq[*row] {
 	}
 }
 
-// least is the smallest sum of the live rows other than i, and how many these are. Rows that were skipped a moment ago do
+// least is the smallest sum of the live rows other than own, and how many these are. Rows that were skipped a moment ago do
 // not count.
-func (p *page) least(i int) (sum, others int64) {
+func (p *page) least(own *row) (sum, others int64) {
 	for r := range p.live() {
-		if r == &p.rows[i] || r.skipped() {
+		if r == own || r.skipped() {
 			continue
 		}
 		if v := r.sum(); others == 0 || v < sum {
@@ -184,8 +184,9 @@ func (p *page) least(i int) (sum, others int64) {
 
 // ahead tells whether row i is more than burst answers ahead of another live row.
 func (p *page) ahead(i int) bool {
-	least, others := p.least(i)
-	return others > 0 && p.rows[i].sum() > least+burst
+	own := &p.rows[i]
+	least, others := p.least(own)
+	return others > 0 && own.sum() > least+burst
 }
 
 // catchUp raises the live rows that are behind row i to its sum, and skips them from now on.
