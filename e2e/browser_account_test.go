@@ -2,7 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -37,6 +42,29 @@ func TestSignUpAndLogOut(t *testing.T) {
 	other := newTab(t)
 	other.submitSignUp(s.url, "Ana@Example.com")
 	other.awaitPath("/failsignup")
+}
+
+// The page that answers the log-out button is shown even when the window's websocket ends before that page arrives.
+func TestSlowLogOut(t *testing.T) {
+	s := serve(t, t.TempDir())
+	target, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.Request.Method == http.MethodPost && r.Request.URL.Path == "/logout" {
+			time.Sleep(time.Second)
+		}
+		return nil
+	}
+	slow := httptest.NewServer(proxy)
+	defer slow.Close()
+	p := newTab(t)
+	p.signUp(slow.URL, "ana@example.com")
+	p.click("#logout")
+	p.awaitPath("/logout")
+	p.awaitPath("/login")
 }
 
 // Sign-up, log-out and log-in work without scripts.

@@ -26,6 +26,7 @@ export class Socket extends EventTarget {
   #open = false;
   #joined = false; // the server has sent an event
   #complete = false; // the server has sent all that the page missed
+  #leavingUntil = 0; // time until which the browser may be loading the page that answers a form
 
   /**
    * `after` gives the number of the last log entry that the page has; the panel, which gets no entries, has none. Events:
@@ -42,6 +43,9 @@ export class Socket extends EventTarget {
     addEventListener('online', () => this.#connectIn(0));
     addEventListener('beforeunload', (event) => {
       if (this.#pending.size) event.preventDefault(); // the browser asks before it drops messages that are not acknowledged
+    });
+    addEventListener('submit', ({ defaultPrevented }) => {
+      if (!defaultPrevented) this.#leavingUntil = Date.now() + REQUEST_TIMEOUT;
     });
     addEventListener('pagehide', () => this.#drop());
     addEventListener('pageshow', (event) => event.persisted && this.#connectIn(0));
@@ -90,7 +94,8 @@ export class Socket extends EventTarget {
     // All pages of a server that stops lose their connections at once: a random delay spreads their return.
     this.#connectIn(this.#backoff * (0.5 + Math.random() / 2));
     this.#backoff = Math.min(2 * this.#backoff, MAX_BACKOFF);
-    if (lostSession) await redirectIfLoggedOut();
+    // The answer to the log-out button is a page of its own, which a redirect would replace.
+    if (lostSession && Date.now() > this.#leavingUntil) await redirectIfLoggedOut();
   }
 
   #connectIn(delay) {
