@@ -124,8 +124,7 @@ func TestPanel(t *testing.T) {
 				t.Errorf("requests come through %q", got)
 			}
 
-			p.click(".burst-send")
-			p.await("document.getElementById('burst').dataset.done === '100'")
+			p.sendBurst()
 			answered := map[string]int{}
 			for _, share := range evaluate[[]string](p, "[...document.querySelectorAll('.burst-shares li')].map(e => e.dataset.pid + ' ' + e.querySelector('.burst-count').textContent)") {
 				pid, count, _ := strings.Cut(share, " ")
@@ -320,6 +319,13 @@ func TestPanelManyProcesses(t *testing.T) {
 	p.awaitText("[data-command=kill]", "on machine machine-2")
 }
 
+// sendBurst has the page send its 100 requests, and waits for their answers.
+func (p *tab) sendBurst() {
+	p.t.Helper()
+	p.click(".burst-send")
+	p.await("document.getElementById('burst').dataset.done === '100'")
+}
+
 // axePages are the pages that axe-core checks, as a user sees them.
 var axePages = []string{"/panel", "/randoms", "/", "/account", "/info", "/productos-test", "/logout", "/login", "/signup"}
 
@@ -334,8 +340,7 @@ func TestAccessibility(t *testing.T) {
 		if path == "/panel" {
 			p.awaitPanel()
 			p.click(".tile-name")
-			p.click(".burst-send")
-			p.await("document.getElementById('burst').dataset.done === '100'")
+			p.sendBurst()
 			sendSignal(t, s.onlyServer().Workers[0].Pid, syscall.SIGKILL)
 			p.await("document.querySelector('.tile[data-state=ended]') !== null")
 		}
@@ -402,8 +407,7 @@ func testPanelReplicas(t *testing.T, s *stack) {
 	const replicas = "document.querySelectorAll('[data-service=replica] .tile[data-state=%s]').length === %d"
 	p := panelOfStack(t, "replicas@example.com")
 	p.await(fmt.Sprintf(replicas, "online", 4))
-	p.click(".burst-send")
-	p.await("document.getElementById('burst').dataset.done === '100'")
+	p.sendBurst()
 	shares := evaluate[[]string](p, "[...document.querySelectorAll('.burst-shares li .burst-count')].map(e => e.textContent)")
 	if !slices.Equal(shares, []string{"25", "25", "25", "25"}) {
 		t.Errorf("the burst shows %v", shares)

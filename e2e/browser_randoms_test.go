@@ -151,8 +151,7 @@ func TestRandomsPage(t *testing.T) {
 
 	t.Run("burst", func(t *testing.T) {
 		p.t = t
-		p.click(".burst-send")
-		p.await("document.querySelector('#burst').dataset.done === '100'")
+		p.sendBurst()
 		shares := evaluate[map[string]int](p, `Object.fromEntries([...document.querySelectorAll('.burst-shares li')]
 			.map((row) => [row.dataset.pid, Number(row.querySelector('.burst-count').textContent)]))`)
 		sum := 0
@@ -247,8 +246,7 @@ func TestRandomsPage(t *testing.T) {
 				p.await(drawShown)
 				p.awaitText("#verdict", screen.verdict)
 				p.click("summary")
-				p.click(".burst-send")
-				p.await("document.querySelector('#burst').dataset.done === '100'")
+				p.sendBurst()
 				p.checkRules(fmt.Sprintf("%d px, %s, %s", screen.width, scheme, screen.language))
 			}
 		}

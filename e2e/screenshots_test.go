@@ -56,8 +56,7 @@ type picture struct {
 func preparePanel(t *testing.T, f *fleet, p *tab) {
 	p.awaitPanel()
 	time.Sleep(screenshotTraffic())
-	p.click(".burst-send")
-	p.await("document.getElementById('burst').dataset.done === '100'")
+	p.sendBurst()
 	victim := f.workers("replica-2")[0]
 	sendSignal(t, victim, syscall.SIGKILL)
 	p.checkDeath(victim, time.Now())
@@ -75,9 +74,8 @@ func prepareRandoms(_ *testing.T, _ *fleet, p *tab) {
 func (p *tab) drawRandoms() {
 	p.t.Helper()
 	p.click("#draw")
-	p.await("!document.getElementById('result-shown').hidden")
-	p.click(".burst-send")
-	p.await("document.getElementById('burst').dataset.done === '100'")
+	p.await(drawShown)
+	p.sendBurst()
 }
 
 // TestScreenshots makes the README's pictures, of pages that show real requests. They are written into the folder that
