@@ -1,5 +1,5 @@
-// Package edge is the balancer of `balanza up`, which needs no nginx: exact round robin over the upstreams that are
-// ready, a backup for when none is, and retries of requests that can be sent twice without harm.
+// Package edge is the balancer of `balanza up` and of `balanza run`, which need no nginx: exact round robin over the upstreams
+// that are ready, a backup for when none is, and retries of requests that can be sent twice without harm.
 package edge
 
 import (
@@ -37,6 +37,10 @@ type Config struct {
 	// Primary, Backup and Default are addresses, host:port. Draws of random numbers go to Primary, and to Backup while
 	// no Primary is ready; everything else goes to Default. Only Backup may be empty.
 	Primary, Backup, Default []string
+	// Dynamic makes a balancer for any program, in place of one for the site. Its upstreams come by Add and leave by Remove,
+	// and none of the addresses above is named. It passes on every path of every host name, and bodies of any length; of
+	// Limits only Header, URL, Connections and ClientTimeout hold.
+	Dynamic bool
 	// DrainDelay is how long, from the start of the drain, connected clients still get answers, each with `Connection:
 	// close`, before their idle connections are closed. A client that sends a request in this time does not lose it to
 	// a closed connection.
@@ -64,7 +68,7 @@ type Config struct {
 // UpstreamStatus is what the balancer knows of an upstream.
 type UpstreamStatus struct {
 	Address  string    `json:"address"` // host:port
-	Role     string    `json:"role"`    // primary, backup or default
+	Role     string    `json:"role"`    // primary, backup, default or instance
 	Up       bool      `json:"up"`
 	Since    time.Time `json:"since"`           // when Up last changed
 	Uptime   float64   `json:"uptime"`          // seconds since then by the monotonic clock
@@ -92,6 +96,7 @@ type Balancer struct {
 	forms           *formLimiter
 	totals          totals
 	exhaustedLogged atomic.Pointer[time.Time] // when the log was told last
+	changing        sync.Mutex                // held while the upstreams of Config.Dynamic change
 }
 
 // New makes a Balancer that takes no connection yet. The error names the address that is wrong.
@@ -118,30 +123,37 @@ func New(c Config) (*Balancer, error) {
 	}
 	b.noKeepAlive = &http.Transport{DialContext: dialTCP, DisableKeepAlives: true}
 	b.draining, b.startDrain = context.WithCancel(context.Background())
+	if c.Dynamic {
+		return b.withDynamicPool(), nil
+	}
 
-	primary, err := b.newTier("primary", c.Primary)
+	primary, err := b.makeTier("primary", c.Primary)
 	if err != nil {
 		return nil, err
 	}
-	backup, err := b.newTier("backup", c.Backup)
+	backup, err := b.makeTier("backup", c.Backup)
 	if err != nil {
 		return nil, err
 	}
-	defaults, err := b.newTier("default", c.Default)
+	defaults, err := b.makeTier("default", c.Default)
 	if err != nil {
 		return nil, err
 	}
 	if len(c.Primary) == 0 || len(c.Default) == 0 {
 		return nil, errors.New("edge: at least one primary and one default server must be named")
 	}
-	b.draws = &pool{tiers: []*tier{primary, backup}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
-	b.site = &pool{tiers: []*tier{defaults}, waitTimeout: c.WaitTimeout, freeDescriptors: b.freeDescriptors}
+	b.draws, b.site = b.newPool(primary, backup), b.newPool(defaults)
 	return b, nil
 }
 
-// newTier checks the addresses of a role and makes their upstreams.
-func (b *Balancer) newTier(role string, addresses []string) (*tier, error) {
-	t := &tier{role: role}
+// newPool makes a pool of these tiers.
+func (b *Balancer) newPool(tiers ...*tier) *pool {
+	return &pool{tiers: tiers, waitTimeout: b.config.WaitTimeout, freeDescriptors: b.freeDescriptors}
+}
+
+// makeTier checks the addresses of a role and makes their upstreams.
+func (b *Balancer) makeTier(role string, addresses []string) (*tier, error) {
+	var upstreams []*upstream
 	seen := map[string]bool{}
 	for _, address := range addresses {
 		host, port, err := net.SplitHostPort(address)
@@ -155,24 +167,28 @@ func (b *Balancer) newTier(role string, addresses []string) (*tier, error) {
 			return nil, fmt.Errorf("edge: %s server %q is named twice", role, address)
 		}
 		seen[address] = true
-		t.upstreams = append(t.upstreams, newUpstream(address, b.noKeepAlive, b.log))
+		upstreams = append(upstreams, newUpstream(address, b.noKeepAlive, b.log))
 	}
-	return t, nil
+	return newTier(role, upstreams), nil
 }
 
 // Serve accepts connections from ln until ctx ends, then closes ln, waits for the requests in flight, closes websockets
 // with 1012 (service restart) and returns nil, or an error if it had to cut connections off. ln may be shared with
-// another process: it is closed, not shut down, so that the other one accepts what is queued there. Every upstream's
-// health is checked once before the first connection is accepted.
+// another process: it is closed, not shut down, so that the other one accepts what is queued there. The health of every
+// upstream of Config is checked once before the first connection is accepted.
 func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 	// Health checks go on during the drain, whose last requests need an upstream.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var checks sync.WaitGroup
 	defer checks.Wait()
 	defer stop()
-	b.checkAll(work)
-	for _, u := range b.upstreams() {
-		checks.Go(func() { u.checkPeriodically(work) })
+	if b.config.Dynamic {
+		defer b.removeAll()
+	} else {
+		b.checkAll(work)
+		for _, u := range b.upstreams() {
+			checks.Go(func() { u.checkPeriodically(work) })
+		}
 	}
 
 	// net/http limits no time by default, so a client could hold a connection without making progress. The limits for
@@ -241,11 +257,11 @@ func (b *Balancer) awaitNoConns(ctx context.Context) error {
 	return nil
 }
 
-// Status describes every upstream, in the order of Config: primaries, backups, defaults.
+// Status describes every upstream, in the order of Config (primaries, backups, defaults) or of Add.
 func (b *Balancer) Status() []UpstreamStatus {
 	var all []UpstreamStatus
 	for _, t := range b.tiers() {
-		for _, u := range t.upstreams {
+		for _, u := range t.all() {
 			h := u.health.Load()
 			all = append(all, UpstreamStatus{
 				Address: u.address, Role: t.role, Up: h.up, Since: h.since, Uptime: time.Since(h.since).Seconds(), Cause: h.cause,
@@ -263,7 +279,7 @@ func (b *Balancer) tiers() []*tier { return slices.Concat(b.draws.tiers, b.site.
 func (b *Balancer) upstreams() []*upstream {
 	var all []*upstream
 	for _, t := range b.tiers() {
-		all = append(all, t.upstreams...)
+		all = append(all, t.all()...)
 	}
 	return all
 }

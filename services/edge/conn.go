@@ -44,6 +44,7 @@ type upstreamRequest struct {
 	ctx        context.Context // ends when the client disconnects
 	in         *http.Request   // the client's
 	content    []byte          // request line, header and body as they are sent
+	rest       *bodyRest       // of the body, which is longer; nil: content has all
 	repeatable bool            // see isRepeatable
 	upgrade    bool            // to a websocket
 	// informational passes an answer with a status 1xx on.
@@ -58,6 +59,15 @@ type answer struct {
 	buffer         *answerBuffer // of the body that has been read; nil: there is none
 	length         int           // of that body
 	unwatch        func() bool   // stops watching the client's end; nil: nobody watches it
+	uncounted      bool          // it is not among the upstream's requests in flight any more
+}
+
+// uncount takes the request off those that its upstream has in flight.
+func (a *answer) uncount() {
+	if !a.uncounted {
+		a.uncounted = true
+		a.from.inFlight.Add(-1)
+	}
 }
 
 // watch closes the connection when the client disconnects: nobody waits for the answer then, and the upstream, which
@@ -81,6 +91,7 @@ func (a *answer) release(complete bool) {
 
 // finish releases what the answer still holds. A body that was not read to its end ends its connection.
 func (a *answer) finish() {
+	a.uncount()
 	if a.conn != nil {
 		a.release(false)
 	}
@@ -152,7 +163,10 @@ func (a *answer) exchange(q *upstreamRequest) (err error) {
 	c.limitWrite(answerTimeout)
 	// A failed write is not the end: an upstream may answer a body that it does not read to its end, and close then.
 	_, sendErr := c.Write(q.content)
-	if err := a.wait(q.ctx); err != nil {
+	if q.rest != nil {
+		a.watch(q.ctx)
+		q.rest.sendTo(c)
+	} else if err := a.wait(q.ctx); err != nil {
 		return cmp.Or(sendErr, err)
 	}
 	for n := 0; ; n++ {
@@ -165,6 +179,9 @@ func (a *answer) exchange(q *upstreamRequest) (err error) {
 		case status >= 200 || status == http.StatusSwitchingProtocols:
 			c.limit = 0
 			c.keep = c.keep && sendErr == nil
+			if q.rest != nil {
+				q.rest.onAnswer(c)
+			}
 			return nil
 		case n == maxInformational:
 			return errInformational

@@ -121,7 +121,7 @@ func runOn(t *testing.T, c Config, ln net.Listener) *running {
 // ready tells whether the balancer accepts connections and each kind of request has an upstream that is up.
 func (r *running) ready() bool {
 	isUp := func(p *pool) bool {
-		return slices.ContainsFunc(p.tiers, func(t *tier) bool { return slices.ContainsFunc(t.upstreams, (*upstream).up) })
+		return slices.ContainsFunc(p.tiers, func(t *tier) bool { return slices.ContainsFunc(t.all(), (*upstream).up) })
 	}
 	return r.draining.Err() == nil && isUp(r.draws) && isUp(r.site)
 }

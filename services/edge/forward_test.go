@@ -147,7 +147,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 	if n := conns.Load(); n != 1 {
 		t.Errorf("%d connections for 20 requests, one after the other", n)
 	}
-	u := b.site.tiers[0].upstreams[0]
+	u := b.site.tiers[0].all()[0]
 	u.pooled.closeIdle(time.Hour)
 	if n := len(u.pooled.idle); n != 1 {
 		t.Fatalf("%d connections are idle", n)

@@ -1,8 +1,10 @@
 package edge
 
 import (
+	"cmp"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -40,7 +42,7 @@ func notForwarded(name string) bool {
 
 // appendRequest appends the client's request as an upstream gets it. What it does not copy comes from the balancer: the
 // upstream trusts the forwarding fields. r is one that net/http has read: no name or value in it has a line break.
-func (b *Balancer) appendRequest(to []byte, r *http.Request, uri string, body []byte, repeatable, upgrade bool) []byte {
+func (b *Balancer) appendRequest(to []byte, r *http.Request, uri string, body requestBody, repeatable, upgrade bool) []byte {
 	field := func(name, value string) {
 		to = append(to, name...)
 		to = append(to, ": "...)
@@ -72,21 +74,41 @@ func (b *Balancer) appendRequest(to []byte, r *http.Request, uri string, body []
 		field("Connection", "close")
 	}
 	switch method := r.Method; {
-	case len(body) > 0 || method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch:
+	case body.rest != nil && r.ContentLength < 0:
+		field("Transfer-Encoding", "chunked")
+	case body.rest != nil || len(body.start) > 0 || method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch:
 		to = append(to, "Content-Length: "...)
-		to = strconv.AppendInt(to, int64(len(body)), 10)
+		to = strconv.AppendInt(to, max(r.ContentLength, int64(len(body.start))), 10)
 		to = append(to, "\r\n"...)
 	}
 	client, _, _ := net.SplitHostPort(r.RemoteAddr) // net/http writes it
-	field("X-Forwarded-For", client)
-	field("X-Forwarded-Host", r.Host)
-	field("X-Forwarded-Proto", "http")
+	if b.config.Dynamic && netip.MustParseAddr(client).IsLoopback() {
+		appendForwarded(field, r, client)
+	} else {
+		field("X-Forwarded-For", client)
+		field("X-Forwarded-Host", r.Host)
+		field("X-Forwarded-Proto", "http")
+	}
 	field(requestID, r.Header.Get(requestID))
 	if b.config.Token != "" {
 		field(edgeToken, b.config.Token)
 	}
 	to = append(to, "\r\n"...)
-	return append(to, body...)
+	if body.rest != nil {
+		return body.rest.appendStart(to, body.start)
+	}
+	return append(to, body.start...)
+}
+
+// appendForwarded writes the forwarding fields of a request from a process of this machine, which may be a proxy in front: a
+// program keeps the client's address, host and protocol that the proxy has named.
+func appendForwarded(field func(name, value string), r *http.Request, client string) {
+	if before := strings.Join(r.Header["X-Forwarded-For"], ", "); before != "" {
+		client = before + ", " + client
+	}
+	field("X-Forwarded-For", client)
+	field("X-Forwarded-Host", cmp.Or(r.Header.Get("X-Forwarded-Host"), r.Host))
+	field("X-Forwarded-Proto", cmp.Or(r.Header.Get("X-Forwarded-Proto"), "http"))
 }
 
 // copyAnswerHeader copies the fields of an upstream's answer that are for the client.

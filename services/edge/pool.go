@@ -25,15 +25,24 @@ var errNoUpstream = errors.New("no upstream is up")
 // tier is a group of upstreams that get equally many requests.
 type tier struct {
 	role      string
-	upstreams []*upstream
-	count     atomic.Uint64 // of calls of next
+	upstreams atomic.Pointer[[]*upstream] // replaced as a whole, so that readers need no lock
+	count     atomic.Uint64               // of calls of next
 }
 
-// next returns the next upstream in round-robin order among those that are up, preferring one that is not in failed. It
-// returns nil when none is up.
+func newTier(role string, upstreams []*upstream) *tier {
+	t := &tier{role: role}
+	t.upstreams.Store(&upstreams)
+	return t
+}
+
+// all are the tier's upstreams. The caller must not change the slice.
+func (t *tier) all() []*upstream { return *t.upstreams.Load() }
+
+// next returns the next upstream in round-robin order among those that are up, preferring one that is not in failed, and
+// counts the request as one that it has in flight. It returns nil when none is up.
 func (t *tier) next(failed []*upstream) *upstream {
 	up := make([]*upstream, 0, 16) // of this size it stays on the stack
-	for _, u := range t.upstreams {
+	for _, u := range t.all() {
 		if u.up() {
 			up = append(up, u)
 		}
@@ -44,11 +53,14 @@ func (t *tier) next(failed []*upstream) *upstream {
 	// While none goes up or down, each of n upstreams is first for exactly every n-th call.
 	first := int((t.count.Add(1) - 1) % uint64(len(up)))
 	for i := range up {
-		if u := up[(first+i)%len(up)]; !slices.Contains(failed, u) {
+		if u := up[(first+i)%len(up)]; !slices.Contains(failed, u) && u.acquire() {
 			return u
 		}
 	}
-	return up[first]
+	if up[first].acquire() {
+		return up[first]
+	}
+	return nil
 }
 
 // pool shares requests among tiers. A tier is used only while no upstream of an earlier one is up.
@@ -56,13 +68,17 @@ type pool struct {
 	tiers           []*tier
 	waitTimeout     time.Duration
 	freeDescriptors func(cause error)
+	changed         atomic.Pointer[time.Time] // when an upstream came or left last; nil: none did yet
 }
 
 // lastChange returns when an upstream's health changed last: while none is up, when the last one went down.
 func (p *pool) lastChange() time.Time {
 	var last time.Time
+	if changed := p.changed.Load(); changed != nil {
+		last = *changed
+	}
 	for _, t := range p.tiers {
-		for _, u := range t.upstreams {
+		for _, u := range t.all() {
 			if since := u.health.Load().since; since.After(last) {
 				last = since
 			}
@@ -142,7 +158,7 @@ func (p *pool) roundTrip(q *upstreamRequest) (*answer, error) {
 	}
 }
 
-// send makes one attempt. An upstream may close a pooled connection at the moment when a request is written to it, and
+// send makes one attempt, whose end takes the request off those in flight. An upstream may close a pooled connection at the moment when a request is written to it, and
 // then it is unknown whether the request was read. So requests that must not be sent twice get a new connection each, as do
 // websockets, which keep theirs. Short answers are read completely, so that clients do not notice the death of a worker.
 func (u *upstream) send(q *upstreamRequest, pooled bool) (*answer, error) {
@@ -157,6 +173,7 @@ func (u *upstream) send(q *upstreamRequest, pooled bool) (*answer, error) {
 		}
 		var err error
 		if c, err = u.pooled.connect(q.ctx, u.address, size); err != nil {
+			u.inFlight.Add(-1)
 			return nil, err
 		}
 	}

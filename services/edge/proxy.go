@@ -20,8 +20,9 @@ import (
 // matches the whole query: of "CANT=1&cant=500000000" the server could take the second number.
 var smallDraw = regexp.MustCompile(`^cant=\d{1,6}$`)
 
-// handle checks a request, reads its body and sends it to the pool of its path. The whole body, which is short, is read
-// before an upstream is chosen: a client that sends it slowly or breaks off never occupies one, nor counts against it.
+// handle checks a request, reads its body and sends it to the pool of its path. The whole body of a request to the site, which
+// is short, is read before an upstream is chosen: a client that sends it slowly or breaks off never occupies one, nor counts
+// against it.
 func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 	out := &responseWriter{ResponseWriter: w, b: b, r: r, began: time.Now()}
 	b.requests.Add(1)
@@ -30,10 +31,14 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 	uri := r.URL.RequestURI()
 	status := b.checkSize(r, uri)
 	r.Header[requestID] = []string{rand.Text()}
-	var body []byte
+	var body requestBody
 	if status == 0 {
 		var err error
-		body, err = b.readBody(w, r)
+		if b.config.Dynamic {
+			body, err = b.readStart(w, r)
+		} else {
+			body.start, err = b.readBody(w, r)
+		}
 		status = bodyStatus(err)
 	}
 	if status != 0 {
@@ -42,6 +47,13 @@ func (b *Balancer) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.URL.Opaque != "" { // no path that an upstream could get, as in "GET a:b HTTP/1.1"
 		b.writeError(out, r, http.StatusBadRequest)
+		return
+	}
+	if b.config.Dynamic && r.Method != http.MethodConnect {
+		if strings.HasPrefix(r.RequestURI, "/") { // as the client wrote it
+			uri = r.RequestURI
+		}
+		b.forward(out, r, uri, body, b.site)
 		return
 	}
 	if !b.names.Allowed(r.Host) {
@@ -87,7 +99,7 @@ func (b *Balancer) checkSize(r *http.Request, uri string) int {
 }
 
 // serveDraw passes on a request for random numbers, of which an address may have some at a time.
-func (b *Balancer) serveDraw(w *responseWriter, r *http.Request, uri string, body []byte) {
+func (b *Balancer) serveDraw(w *responseWriter, r *http.Request, uri string, body requestBody) {
 	if !smallDraw.MatchString(r.URL.RawQuery) {
 		address := requestAddress(r)
 		if ok, _ := b.clients.change(address, 0, 1); !ok {
@@ -100,7 +112,7 @@ func (b *Balancer) serveDraw(w *responseWriter, r *http.Request, uri string, bod
 }
 
 // serveForm passes on a log-in or sign-up, of which an address may send some in a minute.
-func (b *Balancer) serveForm(w *responseWriter, r *http.Request, uri string, body []byte) {
+func (b *Balancer) serveForm(w *responseWriter, r *http.Request, uri string, body requestBody) {
 	address := requestAddress(r)
 	if ok, first := b.forms.allow(address, time.Now()); !ok {
 		if first {
@@ -130,9 +142,13 @@ func putBuffer(b *[]byte) {
 }
 
 // forward sends a request to an upstream of the pool, and its answer to the client.
-func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body []byte, to *pool) {
+func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body requestBody, to *pool) {
 	q := &upstreamRequest{
 		ctx: r.Context(), in: r, repeatable: isRepeatable(r), upgrade: isWebsocket(r.Header), informational: w.writeInformational,
+		rest: body.rest,
+	}
+	if body.rest != nil {
+		defer body.rest.end()
 	}
 	buffer := buffers.Get().(*[]byte)
 	*buffer = b.appendRequest((*buffer)[:0], r, uri, body, q.repeatable, q.upgrade)
@@ -140,16 +156,27 @@ func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body 
 	a, err := to.roundTrip(q)
 	putBuffer(buffer)
 	if err != nil {
+		if body.rest != nil && body.rest.failed() != nil {
+			b.rejectUnread(w, r, bodyStatus(body.rest.failed()))
+			return
+		}
 		b.handleProxyError(w, r, err)
 		return
 	}
 	defer a.finish()
 	w.answer = a
 	if a.StatusCode == http.StatusSwitchingProtocols {
+		a.uncount()
 		w.serveWebsocket(a)
 		return
 	}
+	if isEventStream(a.Header) {
+		a.uncount()
+	}
 	copyAnswerHeader(w.Header(), a.Header)
+	if body.rest != nil && !body.rest.complete() {
+		w.Header().Set("Connection", "close") // the rest of the body is not read
+	}
 	w.Header()[requestID] = r.Header[requestID]
 	if a.conn != nil {
 		err = w.passOn(a)

@@ -134,7 +134,7 @@ func TestARetryGoesElsewhereIfItCan(t *testing.T) {
 		return u
 	}
 	a, b := up(), up()
-	pair := tier{upstreams: []*upstream{a, b}}
+	pair := newTier("default", []*upstream{a, b})
 	for i := range 4 { // whichever is next
 		if u := pair.next([]*upstream{a}); u != b {
 			t.Errorf("call %d: the upstream that had failed", i)

@@ -37,6 +37,11 @@ type upstream struct {
 	requests atomic.Int64 // answered
 	failures atomic.Int64 // without an answer
 
+	dialOnly bool         // a check is a connection, and not a request of /readyz
+	inFlight atomic.Int64 // requests, but neither websockets nor streams of events, which may never end
+	removed  atomic.Bool  // it gets no more requests, whatever its health
+	stop     func()       // ends its checks; nil for an upstream of Config
+
 	health   atomic.Pointer[health]
 	changing sync.Mutex // held while health changes
 	timeouts int        // checks in a row that timed out or broke off; belongs to the goroutine that checks
@@ -68,14 +73,25 @@ func newUpstream(address string, noKeepAlive *http.Transport, log *slog.Logger) 
 }
 
 // up tells whether the upstream may get requests.
-func (u *upstream) up() bool { return u.health.Load().up }
+func (u *upstream) up() bool { return u.health.Load().up && !u.removed.Load() }
+
+// acquire counts a request as in flight, unless the upstream may not get it. The count precedes the question, so that an
+// upstream that was removed and has none in flight gets none any more.
+func (u *upstream) acquire() bool {
+	u.inFlight.Add(1)
+	if u.up() {
+		return true
+	}
+	u.inFlight.Add(-1)
+	return false
+}
 
 // setHealth records whether the upstream is up, and logs a change. cause says why it is down.
 func (u *upstream) setHealth(up bool, cause string) {
 	u.changing.Lock()
 	defer u.changing.Unlock()
 	since := u.health.Load().since
-	changed := u.up() != up
+	changed := u.health.Load().up != up
 	if changed {
 		since = time.Now()
 	}
@@ -98,7 +114,8 @@ func (b *Balancer) checkAll(ctx context.Context) {
 	checks.Wait()
 }
 
-// checkPeriodically checks the upstream again and again until ctx ends.
+// checkPeriodically checks the upstream again and again until ctx ends. One whose health its program's master tells is
+// checked only while it is down.
 func (u *upstream) checkPeriodically(ctx context.Context) {
 	defer u.pooled.closeIdle(0)
 	for {
@@ -111,14 +128,24 @@ func (u *upstream) checkPeriodically(ctx context.Context) {
 			return
 		case <-time.After(interval):
 			u.pooled.closeIdle(idleTimeout)
-			u.check(ctx)
+			if !u.dialOnly || !u.up() {
+				u.check(ctx)
+			}
 		}
 	}
 }
 
-// check requests /readyz once. A refused connection or an answer other than 2xx counts at once, a check that times out
+// check requests /readyz once, or only connects. A refused connection or an answer other than 2xx counts at once, a check that times out
 // or breaks off only after maxTimeouts in a row.
 func (u *upstream) check(ctx context.Context) {
+	if u.dialOnly {
+		conn, err := dialTCP(ctx, "tcp", u.address)
+		if err == nil {
+			conn.Close()
+			u.setHealth(true, "")
+		}
+		return
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+u.address+"/readyz", nil)
 	if err != nil {
 		u.setHealth(false, err.Error())
