@@ -6,7 +6,8 @@ complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
   [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [metrics]='' [provision]='hosts limits'
-  [workers/control]='' [workers/share]='' [workers]='metrics workers/control workers/share'
+  [workers/control]='' [workers/share]='' [workers/descendants]='' [workers]='metrics workers/control workers/share workers/descendants'
+  [instance]='workers workers/descendants'
   [eventlog]='store' [processes]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'
   [web]='store eventlog processes chat draw hosts limits metrics' [balanza]='.*'
 )

@@ -393,7 +393,7 @@ func TestExternalProgram(t *testing.T) {
 	}
 	port := testenv.FreePort(t)
 	s := &server{t: t, home: t.TempDir(), url: "http://127.0.0.1:" + port}
-	s.cmd = s.balanza("run", "-i", "2", "--name", "api", "--host", "127.0.0.1", "--port", port, "--", binary)
+	s.cmd = s.balanza("run", "--socket", "-i", "2", "--name", "api", "--host", "127.0.0.1", "--port", port, "--", binary)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -5,13 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"balanza/services/workers"
 )
 
-// activateWord is the command between a master and an external program.
+// activateWord is the command between the command instance and a program that inherits the socket.
 const activateWord = "activate"
 
 // activate becomes the program named. LISTEN_PID must be the number of the process that gets the socket, which is known
@@ -42,5 +41,5 @@ func becomeProgram(args []string) error {
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %w", path, workers.Exec(path, args, withoutSettings(os.Environ())))
+	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, withoutSettings(os.Environ())))
 }

@@ -364,7 +364,7 @@ func TestCommandsEndWhenAServerDoesNotAnswer(t *testing.T) {
 func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 	h := newHome(t)
 	// An external program is ready when it has lived for a second.
-	cmd := h.command("run", "-d", "--name", "slow", "--port", testenv.FreePort(t), "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
+	cmd := h.command("run", "-d", "--socket", "--name", "slow", "--port", testenv.FreePort(t), "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {

@@ -36,7 +36,7 @@ func (b *buffer) String() string {
 func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
 	h := newHome(t)
 	port := testenv.FreePort(t)
-	program := h.command("run", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
+	program := h.command("run", "--socket", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
 		"/usr/bin/env", roleVariable+"=server", os.Args[0])
 	cmd := exec.Command("sh", append([]string{"-c", `echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"`, "sh", program.Path},
 		program.Args[1:]...)...)

@@ -262,7 +262,7 @@ func TestUpPsScaleReloadDown(t *testing.T) {
 func TestRunClustersAnyProgram(t *testing.T) {
 	h := newHome(t)
 	port := testenv.FreePort(t)
-	cmd := h.command("run", "-d", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
+	cmd := h.command("run", "-d", "--socket", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}

@@ -97,7 +97,7 @@ func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, 
 		}
 		masters[st.Pid].Servers = append(masters[st.Pid].Servers, st.Name)
 		for _, w := range st.Workers {
-			workerPids = append(workerPids, w.Pid)
+			workerPids = append(workerPids, processesOf(w)...)
 		}
 		if st.Status == "unresponsive" && st.Pid > 0 {
 			unresponsive = append(unresponsive, st.Pid)
@@ -124,8 +124,11 @@ func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, 
 	for i, st := range servers {
 		s := serverStatus{Status: st, Workers: make([]processStatus, len(st.Workers))}
 		for j, w := range st.Workers {
-			s.Workers[j] = processStatus{w, uses[w.Pid]}
-			s.add(uses[w.Pid])
+			s.Workers[j].WorkerStatus = w
+			for _, pid := range processesOf(w) {
+				s.Workers[j].add(uses[pid])
+			}
+			s.add(s.Workers[j].usage)
 		}
 		if m := masters[st.Pid]; len(m.Servers) > 1 || !s.Runs() {
 			s.Master = m
@@ -135,6 +138,14 @@ func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, 
 		measured[i] = s
 	}
 	return measured, context.Cause(ctx)
+}
+
+// processesOf are the pids of a worker: of a program all that it has started.
+func processesOf(w control.WorkerStatus) []int {
+	if len(w.Processes) > 0 {
+		return w.Processes
+	}
+	return []int{w.Pid}
 }
 
 // children returns the pids of the processes that these processes have started, by their parents.

@@ -2,62 +2,188 @@ package main
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"balanza/services/edge"
+	"balanza/services/limits"
 	"balanza/services/watch"
 	"balanza/services/workers"
 )
 
-// run clusters any program that takes its socket by systemd's protocol: descriptor 3, LISTEN_FDS=1 and LISTEN_PID. The
+// runOptions are the flags of run besides the settings.
+type runOptions struct {
+	instanceOptions
+	port     port
+	bound    bool // a port was named
+	cwd      string
+	watching bool
+}
+
+// run keeps any program running, in as many instances as wanted. With --port it shares the port's requests among them. The
 // program follows --, so that its flags are not taken for those of run; that it exists is checked before anything starts.
 func (p *program) run() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "run --port PORT [-i N] [FLAGS] -- PROGRAM …",
-		Short:   "cluster any program that takes its socket by LISTEN_FDS",
-		Example: "  balanza run -i 4 --name api --port 9000 -- ./server",
-		Args:    cobra.ArbitraryArgs,
+		Use:   "run [--port PORT] [-i N] [FLAGS] -- PROGRAM …",
+		Short: "keep any program running, and share a port among its instances",
+		Example: "  balanza run -i 4 --port 9000 -- node server.js\n" +
+			"  balanza run --port 9000 -- python3 -m http.server '$PORT'\n" +
+			"  balanza run --name worker -- ./worker",
+		Args: cobra.ArbitraryArgs,
 	}
-	s, f := &p.settings, c.Flags()
-	s.portFlag(f)
+	s, f, o := &p.settings, c.Flags(), &runOptions{}
+	f.VarP(&o.port, "port", "p", "`PORT` whose requests the instances share; each has a port of its own in $PORT; 0: a free one (also --p)")
 	s.processFlags(f)
+	o.flags(c)
+	f.StringVar(&o.cwd, "cwd", "", "`FOLDER` in which the program runs; looked up anew at every start of an instance")
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza delete ends it")
-	watching := f.Bool("watch", false, "replace the processes when a file in this folder changes")
+	f.BoolVar(&o.watching, "watch", false, "replace the processes when a file in the folder of the program changes")
 	c.RunE = func(_ *cobra.Command, command []string) error {
 		if len(command) == 0 || c.ArgsLenAtDash() != 0 {
 			return usagef("run takes its flags, then -- and the program with its arguments: balanza run -i 4 --port 9000 -- ./server")
 		}
-		if _, err := exec.LookPath(command[0]); err != nil {
-			return usageError{err}
-		}
-		if s.Name == "" {
-			s.Name = filepath.Base(command[0])
+		if err := p.completeRun(o, f, command); err != nil {
+			return err
 		}
 		if *detach && !inBackground() {
-			if err := p.background(p.untilInterrupted(), p.args, []string{s.Name}); err != nil {
-				return err
-			}
-			p.printf("%s is online on port %d\n", s.Name, s.Port)
-			return nil
+			return p.runInBackground(s.Name)
 		}
-		return p.runExternal(command, *watching)
+		return p.runProgram(*o, command)
 	}
 	return c
 }
 
-// runExternal serves with any number of instances of a program, whatever mode the environment asks for. The workers start
-// as this program, with the command activate.
-func (p *program) runExternal(command []string, watching bool) error {
+// completeRun checks the flags and sets those that were not given.
+func (p *program) completeRun(o *runOptions, f *pflag.FlagSet, command []string) error {
+	s := &p.settings
+	s.Mode, s.MaxRequests, s.Port = clusterMode, 0, o.port // a program does not report its requests
+	if !f.Changed("instances") {
+		s.Instances = 1
+	}
+	if s.Name == "" {
+		s.Name = filepath.Base(command[0])
+	}
+	if !f.Changed("stop-timeout") {
+		o.stopTimeout = s.StopTimeout
+	}
+	if !f.Changed("ready-timeout") {
+		o.readyTimeout = s.ReadyTimeout
+	}
+	s.StopTimeout, s.ReadyTimeout = o.stopTimeout, o.readyTimeout
+	o.name, o.bound = s.Name, f.Changed("port")
+	switch {
+	case o.socket && !o.bound:
+		return usagef("--socket needs --port: the port of the socket")
+	case (o.readyPath != "" || o.healthPath != "") && (o.socket || !o.bound):
+		return usagef("--ready-path and --health-path need --port, and instances with a port of their own")
+	}
+	var err error
+	if o.cwd, err = absolute(o.cwd); err != nil {
+		return err
+	}
+	if o.envFile != "" {
+		if o.envFile, err = absolute(o.envFile); err != nil {
+			return err
+		}
+	}
+	if _, err := o.config(command); err != nil {
+		return err
+	}
+	return usageErrorOf(findProgram(o.cwd, command[0]))
+}
+
+// runInBackground starts the server as a process of its own, and says where it is.
+func (p *program) runInBackground(name string) error {
+	ctx := p.untilInterrupted()
+	if err := p.background(ctx, p.args, []string{name}); err != nil {
+		return err
+	}
+	all, err := p.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range all {
+		switch {
+		case st.Name != name:
+		case st.Port > 0:
+			p.printf("%s is online on port %d\n", name, st.Port)
+		default:
+			p.printf("%s is online\n", name)
+		}
+	}
+	return nil
+}
+
+// absolute makes a path absolute, relative to the working folder as the user named it: a symbolic link in it stays one, so
+// that it can be moved to a new release. Empty is that folder.
+func absolute(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		return path, nil
+	}
+	dir, err := os.Getwd() // $PWD, where that is the folder
+	return filepath.Join(dir, path), err
+}
+
+// findProgram fails when a program cannot be started in a folder.
+func findProgram(dir, program string) error {
+	if info, err := os.Stat(dir); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return errorf("%s is no folder", dir)
+	}
+	if filepath.Base(program) != program && !filepath.IsAbs(program) {
+		program = filepath.Join(dir, program)
+	}
+	_, err := exec.LookPath(program)
+	return err
+}
+
+// usageErrorOf makes an error one of usage; nil stays nil.
+func usageErrorOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+// programLimits are those of the balancer before a program. The limits of the site are not the program's: it has its own.
+func programLimits(ofSite limits.Limits) limits.Limits {
+	l := ofSite
+	l.Header, l.URL, l.Connections = 64<<10, 32<<10, 1<<20
+	return l
+}
+
+// runProgram serves with any number of instances of a program. They start as this program, with the command instance.
+func (p *program) runProgram(o runOptions, command []string) error {
 	s := p.settings
-	s.Mode, s.MaxRequests = clusterMode, 0 // an external program does not report its requests
-	return p.serveOne(s, append([]string{activateWord}, command...), nil, func(c *workers.Config) (*watch.Watcher, error) {
-		c.External, c.Metadata.Watching = true, watching
-		if !watching {
+	args := append(append([]string{instanceWord}, o.args()...), append([]string{"--"}, command...)...)
+	balancer := edge.Config{
+		Dynamic: true, Limits: programLimits(s.Limits), WaitTimeout: o.readyTimeout,
+		DrainDelay: max(s.DrainDelay, edgeDrainDelay), DrainTimeout: o.stopTimeout,
+	}
+	return p.serveOne(s, args, nil, func(c *workers.Config) (*watch.Watcher, error) {
+		c.Programs, c.Unbound, c.Independent = true, !o.bound, isBackgroundServer
+		c.Dir, c.StopTimeout = o.cwd, o.stopTimeout
+		c.Check = func() error { return findProgram(o.cwd, command[0]) }
+		c.Metadata.Watching = o.watching
+		if o.bound && !o.socket {
+			balancer.Logger = c.Logger
+			if _, err := edge.New(balancer); err != nil {
+				return nil, err
+			}
+			c.NewFront = func() workers.Front {
+				front, _ := edge.New(balancer) // it was made before
+				return front
+			}
+		}
+		if !o.watching {
 			return nil, nil
 		}
 		build := func(context.Context) error { return nil }
-		return &watch.Watcher{Root: c.Metadata.Dir, Source: watch.AnySource, Build: build}, nil
+		return &watch.Watcher{Root: o.cwd, Source: watch.AnySource, Build: build}, nil
 	})
 }

@@ -19,7 +19,7 @@ func TestProgramsGetNoSecrets(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.cwd, ".env"), []byte("MONGODB_PASSWORD_FILE=/hidden/file\nBALANZA_NAME=hidden\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := h.command("run", "-d", "-i", "1", "--name", "api", "--port", testenv.FreePort(t), "--",
+	cmd := h.command("run", "-d", "--socket", "-i", "1", "--name", "api", "--port", testenv.FreePort(t), "--",
 		"/bin/sh", "-c", `env > "$1.new" && mv "$1.new" "$1"; sleep 1000`, "sh", file)
 	cmd.Env = append(cmd.Env, "MONGODB_URI=mongodb://hidden", "BALANZA_EDGE_TOKEN=hidden", "BALANZA_LIMIT_DRAWS=7", "WATCH_POLL=3s", "MINE=kept")
 	if output, err := cmd.CombinedOutput(); err != nil {

@@ -31,7 +31,7 @@ func (p *pool) touch() {
 func (b *Balancer) Add(address string) {
 	u := newUpstream(address, b.noKeepAlive, b.log)
 	u.dialOnly = true
-	u.setHealth(true, "")
+	u.health.Store(&health{up: true, since: time.Now()})
 	ctx, stop := context.WithCancel(context.Background())
 	u.stop = stop
 	go u.checkPeriodically(ctx)

@@ -7,12 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"balanza/services/workers/descendants"
 )
 
 // children are the processes that this one starts and waits for; ReapOrphans leaves them alone.
@@ -69,12 +70,33 @@ func (c *childProcesses) reapOthers(log *slog.Logger) {
 	}
 }
 
+// killAdopted kills the orphans that the kernel gave to this process, and their descendants, except those for which
+// independent is true. They are the rest of a program whose parent was killed.
+func (c *childProcesses) killAdopted(independent func(pid int) bool) {
+	descendants.Kill(os.Getpid(), func(pid int) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.pids[pid] || independent != nil && independent(pid)
+	})
+}
+
 // ReapOrphans does the duty of process 1 in a container: it waits for orphans that the kernel gives to this process, so
 // that they do not stay as zombies. In any other process it does nothing.
 func ReapOrphans(log *slog.Logger) {
-	if os.Getpid() != 1 {
-		return
+	if os.Getpid() == 1 {
+		reapOrphans(log)
 	}
+}
+
+// adoptOrphans makes the kernel give the orphans among this process's descendants to it, which then waits for them.
+func adoptOrphans(log *slog.Logger) {
+	if err := descendants.BecomeSubreaper(); err != nil {
+		log.Warn("what a killed program leaves behind cannot be ended", "cause", err)
+	}
+	reapOrphans(log)
+}
+
+func reapOrphans(log *slog.Logger) {
 	deaths := make(chan os.Signal, 1)
 	signal.Notify(deaths, syscall.SIGCHLD)
 	go func() {
@@ -86,27 +108,7 @@ func ReapOrphans(log *slog.Logger) {
 
 // attributes gives each worker a process group of its own: a terminal sends Ctrl-C and hang-ups to the master alone, and
 // when the master dies the kernel wakes the stopped workers of orphaned groups, which then see their master's end.
-// An external program does not watch its master: the kernel kills it when the master's thread, which Run locks for this,
-// ends.
-func (s *Server) attributes() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setpgid: true}
-	if s.External {
-		a.Pdeathsig = syscall.SIGKILL
-	}
-	return a
-}
-
-// Exec turns this process, which a master of external programs started, into such a program: path is its binary, args
-// include its name, env is its environment. It returns only when that fails.
-func Exec(path string, args, env []string) error {
-	// The kernel keeps the signal for the parent's death per thread, and the thread that calls exec is the one that stays.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
-	}
-	return syscall.Exec(path, args, env)
-}
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // openImage opens a program's binary, so that it can be started again when its path names another one; nil when it
 // cannot be opened.

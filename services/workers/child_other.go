@@ -17,11 +17,11 @@ type childProcesses struct{}
 func (childProcesses) start(cmd *exec.Cmd) error { return cmd.Start() }
 func (childProcesses) wait(cmd *exec.Cmd) error  { return cmd.Wait() }
 
-func (s *Server) attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+func (childProcesses) killAdopted(func(int) bool) {} // only Linux gives this process orphans
 
-// Exec turns this process into another program: path is its binary, args include its name. It returns only when that
-// fails.
-func Exec(path string, args, env []string) error { return syscall.Exec(path, args, env) }
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+func adoptOrphans(*slog.Logger) {}
 
 func openImage(string) *os.File { return nil } // a binary cannot be started by its descriptor here
 

@@ -11,15 +11,21 @@ import (
 	"balanza/services/metrics"
 )
 
-// message is what a master and its worker send each other, one JSON object a line; exactly one field is set. The field
+// message is what a master and its worker send each other, one JSON object a line; one field is set, besides Address. The field
 // names in JSON must stay: after a reload a master of an older build talks to workers of a newer one.
 type message struct {
 	// from the worker
 	Ready     bool       `json:"ready,omitempty"`    // it serves
+	Address   string     `json:"address,omitempty"`  // with Ready: where its program listens, host:port
 	Heartbeat *Heartbeat `json:"beat,omitempty"`     // it lives
 	Draining  bool       `json:"draining,omitempty"` // it got a signal to end, from another process than its master
 	Ask       *ask       `json:"ask,omitempty"`      // for the server's metrics; the master answers with Totals
 	Report    *report    `json:"report,omitempty"`   // the answer to Sample
+	// from the parent of a program
+	Program   int           `json:"program,omitempty"`   // the program's pid
+	Failed    string        `json:"failed,omitempty"`    // why it is about to end
+	Unhealthy string        `json:"unhealthy,omitempty"` // why there is no heartbeat
+	Extend    time.Duration `json:"extend,omitempty"`    // how long the program still takes to become ready, or to end; nanoseconds
 
 	// from the master
 	Drain  *drain  `json:"drain,omitempty"`

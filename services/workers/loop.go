@@ -4,31 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"balanza/services/workers/control"
 )
 
-const (
-	// externalReadyDelay is how long an external program must have lived to count as ready.
-	externalReadyDelay = time.Second
-	// maxTick is the longest time between two checks of the workers' deadlines.
-	maxTick = 250 * time.Millisecond
-)
+// maxTick is the longest time between two checks of the workers' deadlines.
+const maxTick = 250 * time.Millisecond
 
 // Run starts the workers, answers on the control socket and keeps the workers alive until ctx ends, or until the server
 // is told to stop or to delete itself; then it drains them and returns nil. It returns an error when the control socket
 // cannot be had, and, unless KeepStopped is set, when no worker can be started.
 func (s *Server) Run(ctx context.Context) error {
-	if s.External { // the kernel kills external programs when the thread that started them ends: see attributes
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+	if s.Programs {
+		adoptOrphans(s.Logger)
 	}
 	stopControl, err := control.Serve(s.ControlDir, s.Name, s)
 	if err != nil {
 		close(s.ended)
-		s.socket.Close()
+		if s.socket != nil {
+			s.socket.Close()
+		}
 		return err
 	}
 	defer stopControl()
@@ -53,19 +49,21 @@ func (s *Server) Run(ctx context.Context) error {
 			s.retryDue(time.Now())
 		case <-s.scrapeDeadline:
 			s.endScrape()
+		case err := <-s.front.failed():
+			s.stop(fmt.Errorf("the port cannot be served any more: %w", err))
 		case <-done:
 			done = nil
 			s.quit = true
 			s.stop(nil)
 		}
 		s.advance()
-		if s.stopping && len(s.processes) == 0 {
+		if s.stopping && len(s.processes) == 0 && s.front.hasEnded() {
 			s.stopped()
 			if s.quit {
 				return s.failure
 			}
 		}
-		if s.quit && s.socket == nil { // it was stopped before
+		if s.quit && !s.running { // it was stopped before
 			return nil
 		}
 	}
@@ -73,10 +71,14 @@ func (s *Server) Run(ctx context.Context) error {
 
 // start begins with new workers on a socket that is bound.
 func (s *Server) start() {
+	s.running = true
 	s.started, s.checked = time.Now(), time.Now()
 	s.failure, s.wasReady, s.generation = nil, false, 1
 	s.retired, s.reported = map[string]float64{}, nil
 	s.slots = nil
+	if s.NewFront != nil {
+		s.front = startFront(s.NewFront(), s.socket, func() { s.post(event{}) })
+	}
 	for n := range s.Count {
 		s.slots = append(s.slots, &workerSlot{number: n + 1, generation: s.generation})
 	}
@@ -90,21 +92,22 @@ func (s *Server) handleCommand(c command) {
 	switch {
 	case c.order == killOrder:
 		s.stop(nil)
+		s.front.abandon()
 		for p := range s.processes {
 			s.kill(p, "killed by a second signal")
 		}
 		c.reply <- nil
 	case c.order == control.Stop, c.order == control.Delete:
 		s.quit = s.quit || c.order == control.Delete
-		if s.socket == nil {
+		if !s.running {
 			c.reply <- nil
 			return
 		}
 		s.stop(nil)
 		s.onStopped = append(s.onStopped, c.reply)
-	case s.socket == nil && (c.order == control.Start || c.order == control.Restart):
+	case !s.running && (c.order == control.Start || c.order == control.Restart):
 		c.reply <- s.startAgain()
-	case s.socket == nil:
+	case !s.running:
 		c.reply <- fmt.Errorf("%s is stopped", s.Name)
 	case c.order == control.Start && s.stopping:
 		s.onRestart = append(s.onRestart, c.reply)
@@ -117,8 +120,24 @@ func (s *Server) handleCommand(c command) {
 	case c.order == control.Scale && checkCount(c.count) != nil:
 		c.reply <- checkCount(c.count)
 	default:
-		s.queue = append(s.queue, &rollout{order: c.order, count: c.count, reply: c.reply})
+		s.enqueue(c)
 	}
+}
+
+// enqueue queues a rollout.
+func (s *Server) enqueue(c command) {
+	if c.order == control.Restart && s.Programs {
+		switch {
+		case !s.Unbound:
+			c.order = control.Reload
+		case s.Check != nil:
+			if err := s.Check(); err != nil {
+				c.reply <- fmt.Errorf("not restarted: %w", err)
+				return
+			}
+		}
+	}
+	s.queue = append(s.queue, &rollout{order: c.order, count: c.count, reply: c.reply})
 }
 
 // startAgain starts a stopped server.
@@ -135,7 +154,7 @@ func (s *Server) startAgain() error {
 
 // stop begins to drain everything; why is the server's failure, nil when it was told to stop.
 func (s *Server) stop(why error) {
-	if s.stopping || s.socket == nil {
+	if s.stopping || !s.running {
 		return
 	}
 	s.stopping, s.failure = true, why
@@ -143,7 +162,10 @@ func (s *Server) stop(why error) {
 	if why != nil {
 		cause = why.Error()
 	}
-	s.socket.StopListening()
+	if s.socket != nil {
+		s.socket.StopListening()
+	}
+	s.front.stop()
 	s.abortRollouts()
 	for _, slot := range s.slots {
 		slot.cancelRetry()
@@ -158,8 +180,10 @@ func (s *Server) stopped() {
 	for _, slot := range s.slots {
 		slot.setImage(nil)
 	}
-	s.socket.Close()
-	s.socket, s.slots, s.stopping = nil, nil, false
+	if s.socket != nil {
+		s.socket.Close()
+	}
+	s.running, s.socket, s.front, s.slots, s.stopping = false, nil, nil, nil, false
 	s.quit = s.quit || !s.KeepStopped
 	if s.failure != nil && !s.quit {
 		s.Logger.Error("server ended", "server", s.Name, "cause", s.failure)
@@ -170,7 +194,7 @@ func (s *Server) stopped() {
 	restarts := s.onRestart
 	s.onStopped, s.onRestart = nil, nil
 	for _, reply := range restarts {
-		if s.socket == nil {
+		if !s.running {
 			reply <- s.startAgain()
 		} else {
 			reply <- nil
@@ -182,7 +206,7 @@ func (s *Server) stopped() {
 func (s *Server) handleEvent(e event) {
 	p := e.process
 	if !s.processes[p] {
-		return // an in-process worker that was killed, and ends only now
+		return // an in-process worker that was killed, and ends only now, or the end of the front
 	}
 	slot := s.slotOf(p)
 	switch {
@@ -191,11 +215,14 @@ func (s *Server) handleEvent(e event) {
 	case e.Ready && !p.ready && !p.draining:
 		p.ready, p.heartbeat, p.deadline = true, time.Now(), time.Time{}
 		s.wasReady = true
+		if p.address = e.Address; s.front != nil {
+			s.front.Add(p.address)
+		}
 		if slot != nil {
 			s.promote(slot, p)
 		}
 	case e.Heartbeat != nil:
-		p.heartbeat = time.Now()
+		p.heartbeat, p.unhealthy = time.Now(), ""
 		p.merge(*e.Heartbeat)
 		if slot != nil && slot.current == p && slot.quota > 0 && p.requests >= slot.quota {
 			s.recycle(slot, "request limit reached")
@@ -218,6 +245,16 @@ func (s *Server) handleEvent(e event) {
 		go func(all map[string]float64) { _ = p.send(message{Totals: &totals{Counters: all}}) }(s.totals())
 	case e.Report != nil:
 		s.onReport(p, *e.Report)
+	case e.Program != 0:
+		p.program = e.Program
+	case e.Failed != "":
+		p.failure = e.Failed
+	case e.Unhealthy != "":
+		p.unhealthy = e.Unhealthy
+	case e.Extend > 0 && !p.deadline.IsZero():
+		if later := time.Now().Add(e.Extend + programGrace); later.After(p.deadline) {
+			p.deadline = later
+		}
 	}
 }
 
@@ -233,9 +270,11 @@ func (s *Server) check(now time.Time) {
 		case !p.deadline.IsZero() && now.After(p.deadline):
 			s.kill(p, p.deadlineCause)
 		case p.conn != nil && p.ready && now.Sub(p.heartbeat) > s.HeartbeatTimeout:
-			s.kill(p, fmt.Sprintf("no heartbeat for %v", s.HeartbeatTimeout))
-		case s.External && !p.ready && now.Sub(p.started) >= externalReadyDelay:
-			s.handleEvent(event{process: p, message: message{Ready: true}})
+			why := fmt.Sprintf("no heartbeat for %v", s.HeartbeatTimeout)
+			if p.unhealthy != "" {
+				why = fmt.Sprintf("unhealthy for %v: %s", s.HeartbeatTimeout, p.unhealthy)
+			}
+			s.kill(p, why)
 		}
 	}
 	if s.MaxMemory == 0 {
@@ -243,7 +282,7 @@ func (s *Server) check(now time.Time) {
 	}
 	for _, slot := range s.slots {
 		if p := slot.current; p != nil && p.ready && p.cmd != nil {
-			if size := ResidentMemory(p.pid()); size > s.MaxMemory {
+			if size := s.residentMemory(p); size > s.MaxMemory {
 				s.recycle(slot, fmt.Sprintf("%d MiB of memory, more than the limit", size>>20))
 			}
 		}
@@ -269,6 +308,9 @@ func (s *Server) onExit(p *process, exit error) {
 	s.awaitNoReport(p)
 	if p.row >= 0 {
 		s.socket.Leave(p.row)
+	}
+	if s.front != nil && p.address != "" {
+		s.front.Remove(endedContext, p.address)
 	}
 	if p.image != nil {
 		p.image.Close()

@@ -27,7 +27,7 @@ import (
 
 // The tests start this test binary as masters and workers. The environment says as which.
 const (
-	roleVariable      = "WORKERS_TEST_ROLE"      // master or external; see TestMain
+	roleVariable      = "WORKERS_TEST_ROLE"      // master; see TestMain
 	specVariable      = "WORKERS_TEST_SPEC"      // the masterConfig of a master, as JSON
 	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file with the behaviour of the workers, see behaviour
 	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write the addresses that they accepted
@@ -46,8 +46,6 @@ func TestMain(m *testing.M) {
 			time.Sleep(500 * time.Millisecond)
 		}
 		err = child.Run(program, signals, slog.New(slog.DiscardHandler))
-	case role == "external":
-		err = externalProgram(signals)
 	case role == "master":
 		err = masterProcess(signals)
 	default:
@@ -204,28 +202,11 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// externalProgram is a web server with socket activation as systemd defines it. It uses nothing of this package.
-func externalProgram(signals <-chan os.Signal) error {
-	if os.Getenv("LISTEN_FDS") != "1" {
-		return errors.New("LISTEN_FDS is not 1")
-	}
-	ln, err := net.FileListener(os.NewFile(3, "socket"))
-	if err != nil {
-		return err
-	}
-	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("X-Pid", strconv.Itoa(os.Getpid()))
-	})}
-	go func() { _ = server.Serve(ln) }()
-	<-signals
-	return server.Shutdown(context.Background())
-}
-
 // masterConfig configures a master that runs in a process of its own.
 type masterConfig struct {
-	ControlDir       string
-	Port, Count      int
-	External, Single bool
+	ControlDir  string
+	Port, Count int
+	Single      bool
 }
 
 // masterProcess runs a master in a process of its own.
@@ -237,11 +218,8 @@ func masterProcess(signals <-chan os.Signal) error {
 		return err
 	}
 	config := Config{
-		Name: "test", Host: "127.0.0.1", Port: from.Port, Count: from.Count, External: from.External, Single: from.Single,
+		Name: "test", Host: "127.0.0.1", Port: from.Port, Count: from.Count, Single: from.Single,
 		Path: os.Args[0], Env: []string{roleVariable + "="}, ControlDir: from.ControlDir, Output: os.Stderr, Logger: log,
-	}
-	if from.External {
-		config.Env = []string{roleVariable + "=external"}
 	}
 	if from.Single {
 		config.InProcess = program

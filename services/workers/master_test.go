@@ -54,7 +54,7 @@ func launch(t *testing.T, s Config, wrapper ...string) *remote {
 	}
 	s.Port = ln.Addr().(*net.TCPAddr).Port
 	ln.Close()
-	config, err := json.Marshal(masterConfig{ControlDir: s.ControlDir, Port: s.Port, Count: s.Count, External: s.External, Single: s.Single})
+	config, err := json.Marshal(masterConfig{ControlDir: s.ControlDir, Port: s.Port, Count: s.Count, Single: s.Single})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,14 +159,6 @@ func TestMasterKilledAsProcess1(t *testing.T) {
 	launch(t, testConfig(t, 3), namespace(t)...).killMaster()
 }
 
-// An external program exits when its master is killed.
-func TestMasterOfExternalProgramKilled(t *testing.T) {
-	t.Parallel()
-	s := testConfig(t, 2)
-	s.External = true
-	launch(t, s).killMaster()
-}
-
 // namespace returns a wrapper command that runs another command as process 1 of a PID namespace.
 func namespace(t *testing.T) []string {
 	t.Helper()
@@ -231,41 +223,6 @@ func innerPid(t *testing.T, pid int) int {
 	}
 	t.Skip("/proc/PID/status has no NSpid")
 	return 0
-}
-
-// An external program is replaced, reloaded and scaled like any other.
-func TestExternalProgram(t *testing.T) {
-	t.Parallel()
-	s := testConfig(t, 2)
-	s.External = true
-	s.Env = []string{roleVariable + "=external"}
-	r := start(t, s)
-	first := r.online(2)
-	get(t, r.url("/"))
-	r.killWorker(0)
-	second := r.online(2)
-	if second[0].Restarts != 1 || second[1].Pid != first[1].Pid {
-		t.Errorf("after a crash: %+v", second)
-	}
-	if err := r.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	third := r.online(2)
-	for _, w := range third {
-		if slices.Contains(pids(second), w.Pid) {
-			t.Errorf("not reloaded: %+v", w)
-		}
-	}
-	if _, pid := get(t, r.url("/")); !slices.Contains(pids(third), pid) {
-		t.Errorf("%d answered, not one of %v", pid, pids(third))
-	}
-	if err := r.Scale(3); err != nil {
-		t.Fatal(err)
-	}
-	r.online(3)
-	if err := r.stopped(); err != nil {
-		t.Error(err)
-	}
 }
 
 // FORK serves in the master's own process. A reload moves the work to a child process, loses no request and keeps the counters.

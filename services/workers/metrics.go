@@ -176,7 +176,7 @@ func (s *Server) snapshot(reports map[*process]Report) serverMetrics {
 	m.Merge(s.families)
 	m.Merge(metrics.Snapshot{Values: s.totals()})
 	configured, online, draining := 0, 0, 0
-	if s.socket != nil {
+	if s.running {
 		configured = len(s.slots)
 	}
 	for p := range s.processes {
@@ -194,7 +194,7 @@ func (s *Server) snapshot(reports map[*process]Report) serverMetrics {
 			if p.ready && !p.draining {
 				online++
 			}
-			if reported || s.External && p.ready {
+			if reported || s.Programs && p.ready {
 				up = 1
 			}
 		}

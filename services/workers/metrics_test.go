@@ -113,15 +113,15 @@ func TestScrapeOfStoppedServer(t *testing.T) {
 	c := testConfig(t, 1)
 	c.KeepStopped = true
 	stopped := start(t, c)
-	external := testConfig(t, 1)
-	external.Name, external.External, external.Env = "external", true, []string{roleVariable + "=external"}
-	other := start(t, external)
+	second := testConfig(t, 1)
+	second.Name = "other"
+	other := start(t, second)
 	if err := stopped.Order(t.Context(), "stop", 0); err != nil {
 		t.Fatal(err)
 	}
 	wantSeries(t, series(t, Metrics([]*Server{stopped.Server, other.Server})), map[string]float64{
 		`balanza_server_up{server="test"}`: 0, `balanza_workers_configured{server="test"}`: 0,
-		`balanza_worker_up{server="test",worker="1"}`: -1, `balanza_worker_up{server="external",worker="1"}`: 1,
+		`balanza_worker_up{server="test",worker="1"}`: -1, `balanza_worker_up{server="other",worker="1"}`: 1,
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"balanza/services/workers/descendants"
 	"balanza/services/workers/share"
 )
 
@@ -23,12 +24,13 @@ import (
 type process struct {
 	slot, generation int
 	row              int // of the shared page; negative: none
+	port             int // that its program may listen on; 0: none
 	started          time.Time
 	restarts         int         // of the slot before it
 	predecessor      Predecessor // that died
 
 	cmd       *exec.Cmd          // nil for the in-process worker
-	conn      *conn              // nil for the in-process worker and for external programs
+	conn      *conn              // nil for the in-process worker
 	inProcess *Worker            // nil for child processes
 	cancel    context.CancelFunc // ends the in-process worker
 
@@ -39,6 +41,10 @@ type process struct {
 	deadline        time.Time // when it is killed; zero: never
 	deadlineCause   string
 	killCause       string    // why the master killed it; empty: it did not
+	failure         string    // why it ends, as it says itself
+	unhealthy       string    // why it sends no heartbeat
+	program         int       // pid of the program that it runs; 0: none
+	address         string    // of that program, for the front
 	recycleAfter    time.Time // it is not recycled earlier
 	image           *os.File  // the binary that was started, until a slot keeps it
 	heartbeat       time.Time // when the last one arrived
@@ -48,9 +54,13 @@ type process struct {
 	exit            error
 }
 
+// pid is that of the process that serves.
 func (p *process) pid() int {
-	if p.cmd == nil {
+	switch {
+	case p.cmd == nil:
 		return os.Getpid()
+	case p.program != 0:
+		return p.program
 	}
 	return p.cmd.Process.Pid
 }
@@ -68,6 +78,8 @@ func (p *process) exitCause() string {
 	switch {
 	case p.killCause != "":
 		return p.killCause
+	case p.failure != "":
+		return p.failure
 	case p.exit != nil:
 		return p.exit.Error()
 	}
@@ -117,9 +129,18 @@ func (s *Server) spawn(slot *workerSlot, generation int, image *os.File) (*proce
 		deadline: now.Add(s.ReadyTimeout), deadlineCause: fmt.Sprintf("not ready after %v", s.ReadyTimeout),
 	}
 	var err error
-	if s.InProcess != nil && generation == 1 {
+	switch {
+	case s.InProcess != nil && generation == 1:
 		err = s.startInProcess(p)
-	} else {
+	case s.Programs:
+		p.deadline = p.deadline.Add(programGrace)
+		if s.NewFront != nil {
+			p.port, err = s.freePort()
+		}
+		if err == nil {
+			err = s.startChild(p, image)
+		}
+	default:
 		p.row = s.freeRow()
 		err = s.startChild(p, image)
 	}
@@ -129,6 +150,10 @@ func (s *Server) spawn(slot *workerSlot, generation int, image *os.File) (*proce
 	s.processes[p] = true
 	return p, nil
 }
+
+// programGrace is how much later than the parent of a program its master acts: the parent keeps the limits of time itself,
+// and knows better what went wrong.
+const programGrace = 5 * time.Second
 
 // startInProcess runs the program in the master's own process.
 func (s *Server) startInProcess(p *process) error {
@@ -165,30 +190,33 @@ func (s *Server) startChild(p *process, image *os.File) error {
 	p.cmd = exec.Command(path)
 	p.cmd.Args = append([]string{s.Path}, s.Args...)
 	p.cmd.Dir = s.Dir
-	p.cmd.SysProcAttr = s.attributes()
-	p.cmd.Env = append(os.Environ(), s.Env...)
-	p.cmd.ExtraFiles = s.socket.Files()
-
-	var childConn, output, childOutput *os.File
-	if s.External {
-		p.cmd.Env = append(p.cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+s.Name)
-	} else {
-		var env string
-		env, err = workerEnv{p.slot, p.generation, p.row, s.HeartbeatTimeout / 5, p.restarts, p.predecessor}.encode()
-		if err == nil {
-			p.conn, childConn, err = newConnPair()
-		}
-		p.cmd.Env = append(p.cmd.Env, env)
-		p.cmd.ExtraFiles = append([]*os.File{p.cmd.ExtraFiles[0], childConn}, p.cmd.ExtraFiles[1:]...)
+	p.cmd.SysProcAttr = attributes()
+	env, err := workerEnv{p.slot, p.generation, p.row, s.HeartbeatTimeout / 5, p.restarts, p.predecessor, p.port}.encode()
+	if err != nil {
+		return err
 	}
+	p.cmd.Env = append(append(os.Environ(), s.Env...), env)
+	if s.Dir != "" {
+		p.cmd.Env = append(p.cmd.Env, "PWD="+s.Dir) // the path by which the user named it, symbolic links and all
+	}
+
+	var null, childConn, output, childOutput *os.File
+	p.conn, childConn, err = newConnPair()
 	if err == nil {
 		output, childOutput, err = os.Pipe()
+	}
+	if err == nil && (s.socket == nil || s.front != nil) {
+		null, err = os.Open(os.DevNull)
+		p.cmd.ExtraFiles = []*os.File{null, childConn}
+	} else if err == nil {
+		files := s.socket.Files()
+		p.cmd.ExtraFiles = append([]*os.File{files[0], childConn}, files[1:]...)
 	}
 	if err == nil {
 		p.cmd.Stdout, p.cmd.Stderr = childOutput, childOutput
 		err = children.start(p.cmd)
 	}
-	closeAll(childConn, childOutput)
+	closeAll(null, childConn, childOutput)
 	if err != nil {
 		closeAll(output, current)
 		if p.conn != nil {
@@ -230,6 +258,9 @@ func (s *Server) waitChild(p *process, output *os.File) {
 		})
 	}
 	exit := children.wait(p.cmd)
+	if s.Programs {
+		children.killAdopted(s.Independent)
+	}
 	read := make(chan struct{})
 	go func() {
 		reading.Wait()
@@ -247,27 +278,34 @@ func (s *Server) waitChild(p *process, output *os.File) {
 	s.post(event{process: p, exited: true, exit: exit})
 }
 
-// send gives the worker a message. An external program has no way to get one.
+// send gives the worker a message.
 func (p *process) send(m message) error {
-	switch {
-	case p.inProcess != nil:
+	if p.inProcess != nil {
 		p.inProcess.handle(m, p.cancel)
 		return nil
-	case p.conn != nil:
-		return p.conn.send(m)
 	}
-	return errors.ErrUnsupported
+	return p.conn.send(m)
 }
 
 // drain orders a process to finish what it has and end, and has it killed after StopTimeout. replaced: other processes
-// go on accepting on its socket.
+// go on accepting on its socket. A program behind a front gets the order when its requests have been answered, and has
+// StopTimeout from then on.
 func (s *Server) drain(p *process, replaced bool, cause string) {
 	if p.draining {
 		return
 	}
 	p.draining = true
 	p.deadline, p.deadlineCause = time.Now().Add(s.StopTimeout), fmt.Sprintf("it did not drain in %v", s.StopTimeout)
+	if s.Programs {
+		p.deadline = p.deadline.Add(programGrace)
+	}
+	leave := func() {}
+	if s.front != nil {
+		p.deadline = p.deadline.Add(s.StopTimeout)
+		leave = s.leaveFront(s.front, p.address)
+	}
 	go func() { // a child that does not read its messages must not hold up the master
+		leave()
 		if p.send(message{Drain: &drain{Replaced: replaced, Cause: cause}}) != nil {
 			_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		}
@@ -285,7 +323,44 @@ func (s *Server) kill(p *process, why string) {
 		s.onExit(p, errors.New(why))
 		return
 	}
+	if s.Programs {
+		descendants.Kill(p.cmd.Process.Pid, s.Independent) // while it can be told what is theirs
+	}
 	_ = p.cmd.Process.Kill()
+}
+
+// leaveFront returns a function that waits until the program at an address has no requests in flight: it gets no more, or,
+// when the server stops, no program does.
+func (s *Server) leaveFront(front *runningFront, address string) func() {
+	stopping := s.stopping
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), s.StopTimeout)
+		defer cancel()
+		if !stopping {
+			front.Remove(ctx, address)
+			return
+		}
+		select {
+		case <-front.ended:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// residentMemory is that of a process and of all that it has started, in bytes.
+func (s *Server) residentMemory(p *process) (size int64) {
+	if !s.Programs {
+		return ResidentMemory(p.pid())
+	}
+	for _, pid := range s.pids(descendants.Snapshot(), p) {
+		size += ResidentMemory(pid)
+	}
+	return size
+}
+
+// pids are a process and all that the program that it runs has started.
+func (s *Server) pids(tree descendants.Tree, p *process) []int {
+	return append(tree.Of(p.cmd.Process.Pid, s.Independent), p.cmd.Process.Pid)
 }
 
 // maxLine is the size in bytes above which a line of output is cut in two.

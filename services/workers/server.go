@@ -32,9 +32,18 @@ type Config struct {
 	Env  []string // NAME=value, added to the master's own environment
 	Dir  string   // the workers' working directory; empty: the master's
 
-	// External is for programs that are not built on this package. They get the socket by systemd's protocol
-	// (LISTEN_FDS, see sd_listen_fds(3)), count as ready when they have lived for a second, and have no heartbeat.
-	External bool
+	// Programs says that a worker does not serve, but is the parent of any other program (see package instance). What it
+	// leaves behind at its end is killed, except the descendants for which Independent is true. Reload and Restart are the
+	// same then, so that a program that does not start leaves the old one, except where Unbound is set: Check tells before
+	// such a Restart whether the program can be started.
+	Programs    bool
+	Independent func(pid int) bool
+	Check       func() error
+	// NewFront, for Programs, makes what shares the requests of the port among the programs, each of which gets a port of its
+	// own. Without it they inherit the socket. It is called at every start of the server.
+	NewFront func() Front
+	// Unbound, for Programs, is a server without a port.
+	Unbound bool
 	// InProcess, when set, runs in the master's own process in place of a first worker: FORK is one process. A reload
 	// moves the work to a child process, and the master only holds the socket from then on. MaxMemory and MaxRequests
 	// do not apply to it.
@@ -91,7 +100,10 @@ type Server struct {
 	ended     chan struct{} // closed when Run's loop has ended
 
 	// All fields below belong to Run's goroutine.
-	socket     *share.Socket // nil while the server is stopped
+	running    bool              // it has been started and not stopped
+	socket     *share.Socket     // nil while the server is stopped, or Unbound
+	front      *runningFront     // nil: none
+	resting    map[int]time.Time // ports that programs had, and until when no other program gets them
 	started    time.Time
 	slots      []*workerSlot
 	processes  map[*process]bool  // all that live, draining ones included
@@ -139,12 +151,14 @@ func NewServer(c Config) (*Server, error) {
 	c.Limits.setDefaults()
 	s := &Server{
 		Config: c, commands: make(chan command), questions: make(chan chan control.Status),
-		scrapes: make(chan chan serverMetrics), events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{},
+		scrapes: make(chan chan serverMetrics), events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{}, resting: map[int]time.Time{},
 	}
 	if err := s.bind(); err != nil {
 		return nil, err
 	}
-	s.Config.Port = s.socket.Port()
+	if !s.Unbound {
+		s.Config.Port = s.socket.Port()
+	}
 	return s, nil
 }
 
@@ -156,11 +170,14 @@ func checkCount(n int) error {
 }
 
 func (s *Server) bind() (err error) {
-	s.socket, err = share.Listen(s.Host, strconv.Itoa(s.Config.Port), s.External)
+	if s.Unbound {
+		return nil
+	}
+	s.socket, err = share.Listen(s.Host, strconv.Itoa(s.Config.Port), s.Programs && s.NewFront == nil)
 	return err
 }
 
-// Port is the port that was bound, 1 to 65535.
+// Port is the port that was bound, 1 to 65535; 0 of an Unbound server.
 func (s *Server) Port() int { return s.Config.Port }
 
 // command is an order on its way to Run's goroutine.
@@ -177,7 +194,7 @@ const killOrder = "kill"
 //   - Reload, when the old workers have ended. Each is replaced only when its successor is ready. When a successor does
 //     not get ready, its predecessor and those after it stay, and the error says why. Concurrent reloads take turns,
 //     but do not wait for each other's draining workers.
-//   - Restart, when the new workers are ready, or with the reason why one is not; then workers of the old code are
+//   - Restart (see Config.Programs), when the new workers are ready, or with the reason why one is not; then workers of the old code are
 //     started again. The socket stays open, so that clients that connect meanwhile wait.
 //   - Scale, when new workers are ready and surplus ones have ended. count is 1 to MaxWorkers. When a new one does not
 //     get ready, it and those after it are not added, and the error says why.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"balanza/services/workers/control"
+	"balanza/services/workers/descendants"
 )
 
 // status describes the server and its processes: by slot, then those that drain.
@@ -15,12 +16,13 @@ func (s *Server) status() control.Status {
 		Status: "starting", Since: s.started, Instances: s.Count, Metadata: s.Metadata,
 	}
 	listed := map[*process]bool{}
+	status := s.describer()
 	for _, slot := range s.slots {
 		for _, p := range []*process{slot.current, slot.next} {
 			if p == nil {
 				continue
 			}
-			w := p.status()
+			w := status(p)
 			if p == slot.current {
 				w.Restarts, w.Cause = slot.restarts, slot.cause
 			}
@@ -33,7 +35,7 @@ func (s *Server) status() control.Status {
 	}
 	for p := range s.processes {
 		if !listed[p] {
-			st.Workers = append(st.Workers, p.status())
+			st.Workers = append(st.Workers, status(p))
 		}
 	}
 	for _, w := range st.Workers {
@@ -45,18 +47,34 @@ func (s *Server) status() control.Status {
 			st.Cause = w.Cause
 		}
 	}
-	if s.socket != nil {
+	if s.running {
 		st.Uptime = time.Since(s.started).Seconds()
 	}
 	switch {
 	case s.stopping:
 		st.Status = "stopping"
-	case s.socket == nil && s.failure != nil:
+	case !s.running && s.failure != nil:
 		st.Status, st.Cause = "errored", s.failure.Error()
-	case s.socket == nil:
+	case !s.running:
 		st.Status = "stopped"
 	}
 	return st
+}
+
+// describer returns what describes a process. What a program has started is read once for all.
+func (s *Server) describer() func(p *process) control.WorkerStatus {
+	if !s.Programs {
+		return (*process).status
+	}
+	tree := descendants.Snapshot()
+	return func(p *process) control.WorkerStatus {
+		if s.front != nil && p.address != "" {
+			p.requests = max(p.requests, s.front.Requests(p.address))
+		}
+		w := p.status()
+		w.Processes = s.pids(tree, p)
+		return w
+	}
 }
 
 func (p *process) status() control.WorkerStatus {

@@ -25,10 +25,14 @@ type Program func(ctx context.Context, w *Worker) error
 
 // Worker is the worker's side of a server: what a Program knows of its position and tells its master.
 type Worker struct {
-	Slot       int // 1, 2 …: which of the server's workers
-	Generation int // 1, 2 …: how often the server's code was loaded, this time included
-	Listener   net.Listener
+	Slot       int          // 1, 2 …: which of the server's workers
+	Generation int          // 1, 2 …: how often the server's code was loaded, this time included
+	Listener   net.Listener // nil for the parent of a program
 	Started    time.Time
+	// Socket is, for the parent of a program (Config.Programs), the blocking listening socket that the program inherits, or an
+	// empty file where it inherits none. Port is what the program may listen on, 0 where that is the socket's or none.
+	Socket *os.File
+	Port   int
 	// Restarts is how often a process of the slot was replaced before this one, except by a reload. Predecessor is the
 	// process that died and that this one replaces, if it does.
 	Restarts    int
@@ -58,6 +62,7 @@ type Worker struct {
 	ready     chan struct{}       // closed by Ready
 	readyOnce sync.Once
 	replaced  atomic.Bool
+	orphaned  atomic.Bool            // the master is dead
 	cause     atomic.Pointer[string] // of the drain
 
 	asking sync.Mutex
@@ -87,6 +92,7 @@ type workerEnv struct {
 	HeartbeatInterval time.Duration `json:"beat"` // nanoseconds
 	Restarts          int           `json:"restarts,omitempty"`
 	Predecessor       Predecessor   `json:"predecessor,omitzero"`
+	Port              int           `json:"port,omitempty"` // see Worker.Port
 }
 
 const workerVariable = "BALANZA_WORKER"
@@ -122,14 +128,19 @@ func Inherit() (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inherited connection to the master: %w", err)
 	}
-	ln, err := share.Inherit(os.NewFile(listenerFD, "listener"), os.NewFile(pageFD, "share page"), env.Row)
+	w := newWorker(env.Slot, env.Generation, nil, c.send)
+	w.conn, w.heartbeatInterval = c, env.HeartbeatInterval
+	w.Restarts, w.Predecessor, w.Port = env.Restarts, env.Predecessor, env.Port
+	socket := os.NewFile(listenerFD, "listener")
+	if env.Row < 0 {
+		w.Socket = socket
+		return w, nil
+	}
+	ln, err := share.Inherit(socket, os.NewFile(pageFD, "share page"), env.Row)
 	if err != nil {
 		return nil, err
 	}
-	w := newWorker(env.Slot, env.Generation, ln, c.send)
-	w.conn, w.heartbeatInterval, w.Acquire = c, env.HeartbeatInterval, ln.Acquire
-	w.Restarts, w.Predecessor = env.Restarts, env.Predecessor
-	w.Answered, w.Drawing = ln.Answered, ln.Drawing
+	w.Listener, w.Acquire, w.Answered, w.Drawing = ln, ln.Acquire, ln.Answered, ln.Drawing
 	return w, nil
 }
 
@@ -150,12 +161,30 @@ func (w *Worker) DrainCause() string {
 func (w *Worker) drainFor(cause string) { w.cause.CompareAndSwap(nil, &cause) }
 
 // Ready tells the master that the worker serves.
-func (w *Worker) Ready() {
+func (w *Worker) Ready() { w.ReadyAt("") }
+
+// ReadyAt tells the master that the worker's program serves at an address, host:port; empty: not at one of its own.
+func (w *Worker) ReadyAt(address string) {
 	w.readyOnce.Do(func() {
-		_ = w.send(message{Ready: true})
+		_ = w.send(message{Ready: true, Address: address})
 		close(w.ready)
 	})
 }
+
+// SetProgram tells the master the pid of the program that the worker runs.
+func (w *Worker) SetProgram(pid int) { _ = w.send(message{Program: pid}) }
+
+// Fail tells the master why the worker is about to end.
+func (w *Worker) Fail(cause string) { _ = w.send(message{Failed: cause}) }
+
+// Extend tells the master that the program takes that much longer to become ready, or to end.
+func (w *Worker) Extend(by time.Duration) { _ = w.send(message{Extend: by}) }
+
+// Leave tells the master that the worker ends soon: it gets no more requests, and another one in its place.
+func (w *Worker) Leave() { _ = w.send(message{Draining: true}) }
+
+// Orphaned tells whether the master is dead.
+func (w *Worker) Orphaned() bool { return w.orphaned.Load() }
 
 // scrapeWait is how long Scrape waits for the master, which waits for the workers for scrapeTimeout.
 const scrapeWait = 2 * time.Second
@@ -254,8 +283,9 @@ func (w *Worker) Run(program Program, signals <-chan os.Signal, log *slog.Logger
 	ctx, end := context.WithCancelCause(context.Background())
 	defer end(nil)
 	// A hang-up is for the master, which reloads. A broken pipe means that the master, which reads the output, is dead:
-	// that is no reason to drop the requests in flight.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	// that is no reason to drop the requests in flight. Unlike signals that are ignored, these are not ignored by programs
+	// that this process starts.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
 		awaitEndSignal(signals)
 		w.replaced.Store(true) // the master keeps the socket and starts another worker on it
@@ -295,8 +325,12 @@ func (w *Worker) readCommands(end context.CancelCauseFunc) {
 	for {
 		m, err := w.conn.receive()
 		if err != nil {
+			w.orphaned.Store(true)
 			w.drainFor(errOrphan.Error())
 			end(errOrphan)
+			if w.Listener == nil { // the program ends what it has started, and then returns
+				return
+			}
 			w.Listener.Close()
 			time.Sleep(orphanGrace)
 			os.Exit(1)
@@ -308,9 +342,13 @@ func (w *Worker) readCommands(end context.CancelCauseFunc) {
 // sendHeartbeats ends with the process: a drain may take long, and the master goes on counting heartbeats.
 func (w *Worker) sendHeartbeats() {
 	for ; ; time.Sleep(w.heartbeatInterval) {
-		if w.Health == nil || w.Health() == nil {
-			w.sendHeartbeat()
+		if w.Health != nil {
+			if err := w.Health(); err != nil {
+				_ = w.send(message{Unhealthy: err.Error()})
+				continue
+			}
 		}
+		w.sendHeartbeat()
 	}
 }
 

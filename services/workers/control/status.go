@@ -56,6 +56,9 @@ type WorkerStatus struct {
 	Requests   int64           `json:"requests"`          // answered by this process
 	Cause      string          `json:"cause,omitempty"`   // why the previous process ended
 	Details    json.RawMessage `json:"details,omitempty"` // what the process reports of itself beyond that
+	// Processes are the pids of a program, of all that it has started and of its small parent; empty for a worker that is
+	// one process.
+	Processes []int `json:"processes,omitempty"`
 }
 
 // Metadata is what a server tells its clients about itself beyond its state. The server does not interpret it.
