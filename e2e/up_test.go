@@ -33,6 +33,7 @@ type workerStatus struct {
 	Status     string
 	Generation int
 	Restarts   int
+	Requests   int
 }
 
 // list runs `balanza ps --json`.

@@ -19,7 +19,7 @@ import (
 )
 
 // The test binary is also the programs that the tests run: balanza itself, and a server that is not ours.
-const roleVariable = "BALANZA_TEST_ROLE"
+const roleVariable = "TEST_ROLE_OF_BALANZA"
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {

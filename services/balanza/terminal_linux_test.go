@@ -90,7 +90,7 @@ func TestTerminalInterpretsNothing(t *testing.T) {
 	h := newHome(t)
 	script := filepath.Join(h.cwd, "hostile")
 	writeFile(t, script, hostile+"\n")
-	cmd := h.command("run", "-d", "-i", "1", "--name", "evil", "--port", testenv.FreePort(t), "--",
+	cmd := h.command("run", "-d", "-i", "1", "--name", "evil", "--",
 		"/bin/sh", "-c", `cat "$1"; sleep 1.5; exit 3`, hostile, script)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)

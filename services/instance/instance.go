@@ -63,7 +63,7 @@ type instance struct {
 	status  syscall.WaitStatus
 	notes   chan notification
 
-	notified  bool        // it has said READY=1
+	notified  bool         // it has said READY=1
 	reloading atomic.Int64 // until when it may reload itself, after RELOADING=1, in Unix milliseconds; 0: it does not
 }
 
