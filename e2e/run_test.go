@@ -425,7 +425,7 @@ func TestRunInBackgroundByAProgramStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newManaged(t)
-	m.run("--name", "deploy", "--", "sh", "-c",
+	m.launch("--name", "deploy", "--", "sh", "-c",
 		fmt.Sprintf("BALANZA_HOME=%s %s run -d --name inner -- sleep 1000; sleep 1000", m.home, path))
 	m.awaitOnline(2)
 	m.mustRun("restart", "deploy")

@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,8 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -63,45 +60,17 @@ func notifyAddress() (name string, cleanUp func(), err error) {
 	return fmt.Sprintf("@balanza/notify/%d", os.Getpid()), func() {}, nil
 }
 
-// socket is a listening TCP socket.
-type socket struct {
-	port  int
-	inode string
-}
-
-// listeningSockets are those of this process's network namespace: see proc_pid_net(5), "tcp".
-func listeningSockets() (all []socket) {
-	const listening = "0A" // TCP_LISTEN
-	for _, name := range []string{"tcp", "tcp6"} {
-		f, err := os.Open("/proc/self/net/" + name)
-		if err != nil {
-			continue
-		}
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			fields := strings.Fields(lines.Text())
-			if len(fields) < 10 || fields[3] != listening {
-				continue
-			}
-			_, port, _ := strings.Cut(fields[1], ":")
-			if n, err := strconv.ParseUint(port, 16, 16); err == nil {
-				all = append(all, socket{int(n), fields[9]})
-			}
-		}
-		f.Close()
-	}
-	return all
-}
-
 // socketsOf are the inodes of the sockets that these processes have open.
-func socketsOf(pids []int) map[string]bool {
-	inodes := map[string]bool{}
+func socketsOf(pids []int) map[uint32]bool {
+	inodes := map[uint32]bool{}
 	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		descriptors, _ := os.ReadDir(dir)
 		for _, d := range descriptors {
 			target, _ := os.Readlink(filepath.Join(dir, d.Name()))
-			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-				inodes[strings.TrimSuffix(inode, "]")] = true
+			var inode uint32
+			if n, _ := fmt.Sscanf(target, "socket:[%d]", &inode); n == 1 {
+				inodes[inode] = true
 			}
 		}
 	}
@@ -133,5 +102,5 @@ func (i *instance) ownsPort(port int) bool {
 		}
 	}
 	theirs := socketsOf(others)
-	return !slices.ContainsFunc(listeningSockets(), func(s socket) bool { return s.port == port && theirs[s.inode] })
+	return !slices.ContainsFunc(listeningSockets(), func(s listeningSocket) bool { return s.port == port && theirs[s.inode] })
 }
