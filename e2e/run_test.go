@@ -264,6 +264,21 @@ func (l *programLoad) await(t *testing.T, n int) {
 	})
 }
 
+// unansweredPosts is how many POSTs got no answer: those that an instance had when it was killed, which are not sent again.
+func (l *programLoad) unansweredPosts() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.postsUnanswered
+}
+
+// checkPosts fails when more POSTs than those got no answer.
+func (l *programLoad) checkPosts(t *testing.T, allowed int) {
+	t.Helper()
+	if n := l.unansweredPosts(); n > allowed {
+		t.Errorf("%d POSTs got no answer", n-allowed)
+	}
+}
+
 func (l *programLoad) end() {
 	close(l.stop)
 	l.wg.Wait()
@@ -290,17 +305,20 @@ func TestRunLosesNothing(t *testing.T) {
 				l.await(t, 20)
 				m.mustRun("reload", name)
 			}
+			l.checkPosts(t, 0)
 			for n := range 10 {
 				l.await(t, 20)
 				sendSignal(t, m.pids()[n%3], syscall.SIGKILL)
 				m.awaitRestarts(name, n+1)
 			}
+			killed := l.unansweredPosts()
 			for _, n := range []int{1, 4} {
 				l.await(t, 20)
 				m.mustRun("scale", fmt.Sprintf("%s=%d", name, n))
 			}
 			l.await(t, 20)
 			l.end()
+			l.checkPosts(t, killed)
 			if len(l.failedGets) > 0 {
 				t.Errorf("%d GETs failed, the first: %s", len(l.failedGets), l.failedGets[0])
 			}

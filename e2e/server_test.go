@@ -140,7 +140,13 @@ func (s *server) end(signal os.Signal) {
 // eventually calls f until it returns nil, for at most a minute.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	eventuallyFor(t, time.Minute, what, f)
+}
+
+// eventuallyFor is eventually with another limit.
+func eventuallyFor(t *testing.T, limit time.Duration, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		err := f()
 		if err == nil {
