@@ -7,13 +7,14 @@ complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 declare -A rooms=(
   [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [metrics]='' [provision]='hosts limits'
   [workers/control]='' [workers/share]='' [workers/descendants]='' [workers]='metrics workers/control workers/share workers/descendants'
-  [instance]='workers workers/descendants'
+  [instance]='workers workers/descendants' [serverfile]='workers'
   [eventlog]='store' [processes]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'
   [web]='store eventlog processes chat draw hosts limits metrics' [balanza]='.*'
 )
 declare -A owners=(
   [github.com/gofiber/]='web' [go.mongodb.org/mongo-driver]='store/mongostore' [modernc.org/sqlite]='store/sqlitestore'
   [github.com/kelseyhightower/envconfig]='balanza' [github.com/spf13/]='balanza'
+  [github.com/goccy/go-yaml]='serverfile'
 )
 while read -r package imports; do
   room=${package#balanza/services/}
