@@ -122,12 +122,13 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 	}
 	return workers.Config{
 		Name: s.name(), Mode: string(s.Mode), Host: s.Host, Port: int(s.Port),
-		Count: s.workers(), Single: s.Mode != clusterMode, Path: self, Args: args,
-		Env:    []string{"BALANZA_LOG_FORMAT=json"},
-		Limits: s.limits(), Output: out, Logger: out.logger, Version: versionText(),
+		Single: s.Mode != clusterMode, Output: out, Logger: out.logger, Version: versionText(),
+		Launch: workers.Launch{
+			Path: self, Args: args, Env: []string{"BALANZA_LOG_FORMAT=json"}, Count: s.workers(), Limits: s.limits(),
+			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},
+		},
 		// A server in the background stays on the list when it is stopped, and can be started again.
 		KeepStopped: inBackground(), ControlDir: s.runDir(),
-		Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},
 	}, nil
 }
 

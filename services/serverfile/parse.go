@@ -79,9 +79,9 @@ func (p *parser) syntaxError(err error) error {
 		if t := e.GetToken(); t != nil && t.Position != nil {
 			at = position{t.Position.Line, t.Position.Column}
 		}
-		return p.errorAt(at, "", "%s", strings.Join(strings.Fields(e.GetMessage()), " "))
+		return p.errorAt(at, "", "%s", e.GetMessage())
 	}
-	return p.errorAt(position{}, "", "%s", strings.Join(strings.Fields(err.Error()), " "))
+	return p.errorAt(position{}, "", "%v", err)
 }
 
 // document returns the mapping that is the file's only document.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"unicode"
 )
 
 // File is what a file declares. It is valid: see Parse.
@@ -147,5 +149,11 @@ func (p *parser) errorAt(at position, where, format string, args ...any) error {
 	if where != "" {
 		where += ": "
 	}
-	return fmt.Errorf("%s:%d:%d: %s%s", p.path, cmp.Or(at.line, 1), cmp.Or(at.column, 1), where, fmt.Sprintf(format, args...))
+	message := strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) { // keys may have line ends
+			return ' '
+		}
+		return c
+	}, where+fmt.Sprintf(format, args...))
+	return fmt.Errorf("%s:%d:%d: %s", p.path, cmp.Or(at.line, 1), cmp.Or(at.column, 1), message)
 }

@@ -254,7 +254,7 @@ func FuzzParse(f *testing.F) {
 	s := schema(f)
 	for _, seed := range []string{
 		"servers:\n  a: {command: x, port: 80, depends_on: [b]}\n  b: {command: [y], env: {A: 1}}\n", "a: &a {<<: *a}", "servers: &s {a: *s}",
-		"servers: {a: &a {command: x, <<: *a}}", "? a\n: b", "- - -", "!!x", "servers:\n  a:\n    command: |\n      x\n", "a: &a *a", "--- ---", "%YAML 1.2\n---\nservers: {}",
+		"servers: {a: &a {command: x, <<: *a}}", "? a\n: b", "* |\n0", "\"a\\nb\": 1", "- - -", "!!x", "servers:\n  a:\n    command: |\n      x\n", "a: &a *a", "--- ---", "%YAML 1.2\n---\nservers: {}",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -80,7 +80,7 @@ func (s *Server) start() {
 		s.front = startFront(s.NewFront(), s.socket, func() { s.post(event{}) })
 	}
 	for n := range s.Count {
-		s.slots = append(s.slots, &workerSlot{number: n + 1, generation: s.generation})
+		s.slots = append(s.slots, &workerSlot{number: n + 1, generation: s.generation, launch: s.Launch})
 	}
 	for _, slot := range s.slots {
 		s.fill(slot)
@@ -137,7 +137,7 @@ func (s *Server) enqueue(c command) {
 			}
 		}
 	}
-	s.queue = append(s.queue, &rollout{order: c.order, count: c.count, reply: c.reply})
+	s.queue = append(s.queue, &rollout{order: c.order, count: c.count, launch: c.launch, reply: c.reply})
 }
 
 // startAgain starts a stopped server.
@@ -269,20 +269,17 @@ func (s *Server) check(now time.Time) {
 		switch {
 		case !p.deadline.IsZero() && now.After(p.deadline):
 			s.kill(p, p.deadlineCause)
-		case p.conn != nil && p.ready && now.Sub(p.heartbeat) > s.HeartbeatTimeout:
-			why := fmt.Sprintf("no heartbeat for %v", s.HeartbeatTimeout)
+		case p.conn != nil && p.ready && now.Sub(p.heartbeat) > p.launch.HeartbeatTimeout:
+			why := fmt.Sprintf("no heartbeat for %v", p.launch.HeartbeatTimeout)
 			if p.unhealthy != "" {
-				why = fmt.Sprintf("unhealthy for %v: %s", s.HeartbeatTimeout, p.unhealthy)
+				why = fmt.Sprintf("unhealthy for %v: %s", p.launch.HeartbeatTimeout, p.unhealthy)
 			}
 			s.kill(p, why)
 		}
 	}
-	if s.MaxMemory == 0 {
-		return
-	}
 	for _, slot := range s.slots {
-		if p := slot.current; p != nil && p.ready && p.cmd != nil {
-			if size := s.residentMemory(p); size > s.MaxMemory {
+		if p := slot.current; p != nil && p.ready && p.cmd != nil && p.launch.MaxMemory > 0 {
+			if size := s.residentMemory(p); size > p.launch.MaxMemory {
 				s.recycle(slot, fmt.Sprintf("%d MiB of memory, more than the limit", size>>20))
 			}
 		}

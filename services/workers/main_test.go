@@ -30,6 +30,7 @@ const (
 	roleVariable      = "WORKERS_TEST_ROLE"      // master; see TestMain
 	specVariable      = "WORKERS_TEST_SPEC"      // the masterConfig of a master, as JSON
 	behaviourVariable = "WORKERS_TEST_BEHAVIOUR" // a file with the behaviour of the workers, see behaviour
+	argVariable       = "WORKERS_TEST_ARGUMENT"  // a behaviour that stands before the file's; see updatable
 	acceptsVariable   = "WORKERS_TEST_ACCEPTS"   // a file to which workers write the addresses that they accepted
 )
 
@@ -61,6 +62,9 @@ func TestMain(m *testing.M) {
 
 // behaviour returns the behaviour of a slot. The file has one word, like "exit", or a word and a slot, like "exit 2".
 func behaviour(slot int) string {
+	if arg := os.Getenv(argVariable); arg == "exit" || arg == "hang" {
+		return arg
+	}
 	text, _ := os.ReadFile(os.Getenv(behaviourVariable))
 	word, only, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
 	if only != "" && only != strconv.Itoa(slot) {
@@ -218,8 +222,8 @@ func masterProcess(signals <-chan os.Signal) error {
 		return err
 	}
 	config := Config{
-		Name: "test", Host: "127.0.0.1", Port: from.Port, Count: from.Count, Single: from.Single,
-		Path: os.Args[0], Env: []string{roleVariable + "="}, ControlDir: from.ControlDir, Output: os.Stderr, Logger: log,
+		Name: "test", Host: "127.0.0.1", Port: from.Port, Single: from.Single,
+		Launch: Launch{Path: os.Args[0], Env: []string{roleVariable + "="}, Count: from.Count}, ControlDir: from.ControlDir, Output: os.Stderr, Logger: log,
 	}
 	if from.Single {
 		config.InProcess = program
@@ -279,8 +283,8 @@ func (l *lines) Write(line []byte) (int, error) {
 func testConfig(t *testing.T, n int) Config {
 	t.Helper()
 	return Config{
-		Name: "test", Mode: "CLUSTER", Host: "127.0.0.1", Count: n, Path: os.Args[0],
-		Limits:     Limits{StopTimeout: 20 * time.Second},
+		Name: "test", Mode: "CLUSTER", Host: "127.0.0.1",
+		Launch:     Launch{Path: os.Args[0], Count: n, Limits: Limits{StopTimeout: 20 * time.Second}},
 		ControlDir: shortDir(t), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }

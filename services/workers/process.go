@@ -23,6 +23,7 @@ import (
 // process is a worker as its master sees it: a child process, or the program run in the master itself (FORK).
 type process struct {
 	slot, generation int
+	launch           Launch
 	row              int // of the shared page; negative: none
 	port             int // that its program may listen on; 0: none
 	started          time.Time
@@ -120,13 +121,13 @@ func (s *Server) freeRow() int {
 	return row
 }
 
-// spawn starts a process for a slot. image, unless nil, is the binary to run in place of the one that Path names now.
-func (s *Server) spawn(slot *workerSlot, generation int, image *os.File) (*process, error) {
+// spawn starts a process for a slot, as launch says. image, unless nil, is the binary to run in place of the one that Path names now.
+func (s *Server) spawn(slot *workerSlot, launch Launch, generation int, image *os.File) (*process, error) {
 	now := time.Now()
 	p := &process{
-		slot: slot.number, generation: generation, row: -1, started: now, heartbeat: now,
+		slot: slot.number, generation: generation, launch: launch, row: -1, started: now, heartbeat: now,
 		restarts: slot.restarts, predecessor: slot.died,
-		deadline: now.Add(s.ReadyTimeout), deadlineCause: fmt.Sprintf("not ready after %v", s.ReadyTimeout),
+		deadline: now.Add(launch.ReadyTimeout), deadlineCause: fmt.Sprintf("not ready after %v", launch.ReadyTimeout),
 	}
 	var err error
 	switch {
@@ -177,7 +178,7 @@ func (s *Server) startInProcess(p *process) error {
 
 // startChild runs the program in a child process.
 func (s *Server) startChild(p *process, image *os.File) error {
-	path, err := exec.LookPath(s.Path)
+	path, err := exec.LookPath(p.launch.Path)
 	if err != nil && image == nil {
 		return err
 	}
@@ -188,16 +189,16 @@ func (s *Server) startChild(p *process, image *os.File) error {
 		current = nil
 	}
 	p.cmd = exec.Command(path)
-	p.cmd.Args = append([]string{s.Path}, s.Args...)
-	p.cmd.Dir = s.Dir
+	p.cmd.Args = append([]string{p.launch.Path}, p.launch.Args...)
+	p.cmd.Dir = p.launch.Dir
 	p.cmd.SysProcAttr = attributes()
-	env, err := workerEnv{p.slot, p.generation, p.row, s.HeartbeatTimeout / 5, p.restarts, p.predecessor, p.port}.encode()
+	env, err := workerEnv{p.slot, p.generation, p.row, p.launch.HeartbeatTimeout / 5, p.restarts, p.predecessor, p.port}.encode()
 	if err != nil {
 		return err
 	}
-	p.cmd.Env = append(append(os.Environ(), s.Env...), env)
-	if s.Dir != "" {
-		p.cmd.Env = append(p.cmd.Env, "PWD="+s.Dir) // the path by which the user named it, symbolic links and all
+	p.cmd.Env = append(append(os.Environ(), p.launch.Env...), env)
+	if p.launch.Dir != "" {
+		p.cmd.Env = append(p.cmd.Env, "PWD="+p.launch.Dir) // the path by which the user named it, symbolic links and all
 	}
 
 	var null, childConn, output, childOutput *os.File
@@ -287,7 +288,7 @@ func (p *process) send(m message) error {
 	return p.conn.send(m)
 }
 
-// drain orders a process to finish what it has and end, and has it killed after StopTimeout. replaced: other processes
+// drain orders a process to finish what it has and end, and has it killed after its StopTimeout. replaced: other processes
 // go on accepting on its socket. A program behind a front gets the order when its requests have been answered, and has
 // StopTimeout from then on.
 func (s *Server) drain(p *process, replaced bool, cause string) {
@@ -295,14 +296,15 @@ func (s *Server) drain(p *process, replaced bool, cause string) {
 		return
 	}
 	p.draining = true
-	p.deadline, p.deadlineCause = time.Now().Add(s.StopTimeout), fmt.Sprintf("it did not drain in %v", s.StopTimeout)
+	timeout := p.launch.StopTimeout
+	p.deadline, p.deadlineCause = time.Now().Add(timeout), fmt.Sprintf("it did not drain in %v", timeout)
 	if s.Programs {
 		p.deadline = p.deadline.Add(programGrace)
 	}
 	leave := func() {}
 	if s.front != nil {
-		p.deadline = p.deadline.Add(s.StopTimeout)
-		leave = s.leaveFront(s.front, p.address)
+		p.deadline = p.deadline.Add(timeout)
+		leave = s.leaveFront(s.front, p.address, timeout)
 	}
 	go func() { // a child that does not read its messages must not hold up the master
 		leave()
@@ -331,10 +333,10 @@ func (s *Server) kill(p *process, why string) {
 
 // leaveFront returns a function that waits until the program at an address has no requests in flight: it gets no more, or,
 // when the server stops, no program does.
-func (s *Server) leaveFront(front *runningFront, address string) func() {
+func (s *Server) leaveFront(front *runningFront, address string, timeout time.Duration) func() {
 	stopping := s.stopping
 	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), s.StopTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		if !stopping {
 			front.Remove(ctx, address)

@@ -14,9 +14,10 @@ import (
 // replacement of a single worker. One is under way at a time. Run's loop advances it after every event: a successor is
 // started, then the next step waits until that is ready (promote) or has failed (rolloutFailed).
 type rollout struct {
-	order    string        // Reload, Restart or Scale of package control, or recycleOrder
+	order    string        // Reload, Restart, Scale or Update of package control, or recycleOrder
 	cause    string        // of recycleOrder
 	count    int           // of workers, for Scale
+	launch   *Launch       // for Update; nil once that has failed, and workers get the launch in force again
 	only     *process      // for recycleOrder: nothing is done when its slot has another process by now
 	slots    []*workerSlot // that still get a new process, in this order
 	starting *process      // the successor that is not ready yet
@@ -63,11 +64,21 @@ func (s *Server) step() bool {
 	default:
 		s.rollout = nil
 		s.finishing = append(s.finishing, r)
-		if r.order == control.Scale && r.err == nil {
-			s.Count = r.count
-		}
+		s.complete(r)
 	}
 	return true
+}
+
+// complete puts into force what a rollout has changed besides processes.
+func (s *Server) complete(r *rollout) {
+	switch {
+	case r.err != nil:
+	case r.order == control.Update:
+		s.Launch = *r.launch
+		s.removeSurplus(r, s.Count)
+	case r.order == control.Scale:
+		s.Count = r.count
+	}
 }
 
 // begin decides which slots a rollout changes. A restart and a smaller number of workers drain processes first.
@@ -76,18 +87,12 @@ func (s *Server) begin(r *rollout) {
 	case control.Reload, control.Restart:
 		s.generation++
 		r.slots = slices.Clone(s.slots)
+	case control.Update:
+		s.generation++
+		r.slots = append(slices.Clone(s.slots[:min(len(s.slots), r.launch.Count)]), s.newSlots(r.launch.Count)...)
 	case control.Scale:
-		for n := len(s.slots) + 1; n <= r.count; n++ {
-			r.slots = append(r.slots, &workerSlot{number: n})
-		}
-		for _, surplus := range s.slots[min(len(s.slots), r.count):] {
-			surplus.cancelRetry()
-			surplus.setImage(nil)
-			if surplus.current != nil {
-				s.drainOld(r, surplus.current)
-			}
-		}
-		s.slots = s.slots[:min(len(s.slots), r.count)]
+		r.slots = s.newSlots(r.count)
+		s.removeSurplus(r, r.count)
 	}
 	if r.order == control.Restart {
 		for _, slot := range s.slots {
@@ -100,24 +105,48 @@ func (s *Server) begin(r *rollout) {
 	}
 }
 
+// newSlots returns the slots that are missing to a number of workers.
+func (s *Server) newSlots(count int) (missing []*workerSlot) {
+	for n := len(s.slots) + 1; n <= count; n++ {
+		missing = append(missing, &workerSlot{number: n})
+	}
+	return missing
+}
+
+// removeSurplus drains the workers above a number.
+func (s *Server) removeSurplus(r *rollout, count int) {
+	kept := min(len(s.slots), count)
+	for _, surplus := range s.slots[kept:] {
+		surplus.cancelRetry()
+		surplus.setImage(nil)
+		if surplus.current != nil {
+			s.drainOld(r, surplus.current)
+		}
+	}
+	s.slots = s.slots[:kept]
+}
+
 // startSuccessor starts a process for the rollout's next slot.
 func (s *Server) startSuccessor(r *rollout) {
 	slot := r.slots[0]
 	r.slots = r.slots[1:]
-	generation, image := s.generation, (*os.File)(nil)
-	switch r.order {
-	case recycleOrder:
-		if slot.current != r.only {
+	launch, generation, image := s.Launch, s.generation, (*os.File)(nil)
+	switch {
+	case r.order == recycleOrder:
+		if slot.current != r.only || r.only.draining {
 			return
 		}
-		generation, image = slot.generation, slot.image
-	case control.Scale:
-		s.slots = append(s.slots, slot)
-	case control.Restart:
+		launch, generation, image = slot.launch, slot.generation, slot.image
+	case r.launch != nil:
+		launch = *r.launch
+	case r.order == control.Restart:
 		slot.restarts++ // before the process starts, which is told
 	}
+	if !slices.Contains(s.slots, slot) {
+		s.slots = append(s.slots, slot)
+	}
 	slot.cancelRetry()
-	p, err := s.spawn(slot, generation, image)
+	p, err := s.spawn(slot, launch, generation, image)
 	if err != nil {
 		s.rolloutFailed(slot, fmt.Errorf("worker %d: the new process could not be started: %w", slot.number, err))
 		return
@@ -136,12 +165,13 @@ func (s *Server) promote(slot *workerSlot, p *process) {
 			s.drainOld(r, predecessor)
 		}
 	}
+	slot.launch = p.launch
 	slot.generation, slot.disabled, slot.notReady, slot.cause, slot.died = p.generation, false, 0, "", Predecessor{}
 	if p.image != nil {
 		slot.setImage(p.image)
 		p.image = nil
 	}
-	slot.quota = s.requestQuota()
+	slot.quota = p.launch.requestQuota()
 	s.Logger.Info("worker ready", "server", s.Name, "worker", slot.number, "pid", p.pid(), "generation", p.generation,
 		"after", time.Since(p.started).Round(time.Millisecond).String())
 }
@@ -155,18 +185,34 @@ func (s *Server) rolloutFailed(slot *workerSlot, err error) {
 	if r.order == control.Restart {
 		empty = append(empty, r.slots...)
 	}
-	r.err, r.slots, r.starting = err, nil, nil
-	switch r.order {
-	case control.Scale:
+	r.err, r.slots, r.starting = cmp.Or(r.err, err), nil, nil
+	if slot.generation == 0 { // it was to be added
 		s.slots = slices.DeleteFunc(s.slots, func(other *workerSlot) bool { return other == slot })
-		return
-	case recycleOrder:
+	}
+	switch {
+	case r.launch != nil:
+		s.rollBack(r)
+	case r.order == control.Update:
+		s.Logger.Error("worker not rolled back", "server", s.Name, "worker", slot.number, "cause", err)
+	case r.order == recycleOrder:
 		s.Logger.Error("worker not replaced", "server", s.Name, "worker", slot.number, "cause", err)
 		r.only.recycleAfter = time.Now().Add(maxBackoff)
 	}
 	for _, slot := range empty {
 		s.fill(slot)
 	}
+}
+
+// rollBack makes a rollout give the launch in force to the workers that it has moved to another one.
+func (s *Server) rollBack(r *rollout) {
+	r.launch = nil
+	s.removeSurplus(r, s.Count)
+	for _, slot := range s.slots {
+		if slot.generation == s.generation {
+			r.slots = append(r.slots, slot)
+		}
+	}
+	s.generation++
 }
 
 // abortRollouts answers all rollouts, since the server stops.

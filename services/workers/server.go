@@ -5,6 +5,7 @@ package workers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,21 +25,17 @@ type Config struct {
 	Mode   string // FORK, CLUSTER or EDGE; shown, not interpreted
 	Host   string // interface to bind; empty: all
 	Port   int    // 1 to 65535; 0: a free one
-	Count  int    // number of workers, 1 to MaxWorkers
 	Single bool   // the server is one process by definition: Scale is an error
 
-	Path string   // the program's binary; looked up anew at every reload, so that a new one is found
-	Args []string // without the program's name
-	Env  []string // NAME=value, added to the master's own environment
-	Dir  string   // the workers' working directory; empty: the master's
+	Launch
+	// ParseUpdate makes a launch of an Update's change. It may be called from several goroutines. Nil: Update is an error.
+	ParseUpdate func(change json.RawMessage) (Launch, error)
 
 	// Programs says that a worker does not serve, but is the parent of any other program (see package instance). What it
 	// leaves behind at its end is killed, except the descendants for which Independent is true. Reload and Restart are the
-	// same then, so that a program that does not start leaves the old one, except where Unbound is set: Check tells before
-	// such a Restart whether the program can be started.
+	// same then, so that a program that does not start leaves the old one, except where Unbound is set: see Launch.Check.
 	Programs    bool
 	Independent func(pid int) bool
-	Check       func() error
 	// NewFront, for Programs, makes what shares the requests of the port among the programs, each of which gets a port of its
 	// own. Without it they inherit the socket. It is called at every start of the server.
 	NewFront func() Front
@@ -51,13 +48,23 @@ type Config struct {
 
 	// KeepStopped makes the server outlive an order to stop and a failure, so that it can be started again.
 	KeepStopped bool
-	ControlDir  string           // folder of the control sockets; see package control
-	Metadata    control.Metadata // what clients of the control socket are told beyond the state
-	Version     string           // of the master's build, for its metrics
+	ControlDir  string // folder of the control sockets; see package control
+	Version     string // of the master's build, for its metrics
 
-	Limits
 	Output io.Writer // gets the workers' output line by line; must not block
 	Logger *slog.Logger
+}
+
+// Launch is the part of a Config that Update replaces: how workers are started, and how many.
+type Launch struct {
+	Path  string       // the program's binary; looked up anew at every reload, so that a new one is found
+	Args  []string     // without the program's name
+	Env   []string     // NAME=value, added to the master's own environment
+	Dir   string       // the workers' working directory; empty: the master's
+	Check func() error // tells before a Restart of an Unbound server whether the program can be started; nil: it can
+	Count int          // number of workers, 1 to MaxWorkers
+	Limits
+	Metadata control.Metadata // what clients of the control socket are told beyond the state
 }
 
 // Limits are the times and sizes at which a master acts. A zero time means the default of its comment; a zero MaxMemory
@@ -182,9 +189,10 @@ func (s *Server) Port() int { return s.Config.Port }
 
 // command is an order on its way to Run's goroutine.
 type command struct {
-	order string // of package control, or killOrder
-	count int
-	reply chan error // of capacity 1: the caller may be gone
+	order  string     // of package control, or killOrder
+	count  int        // for Scale
+	launch *Launch    // for Update
+	reply  chan error // of capacity 1: the caller may be gone
 }
 
 // killOrder stops a server without letting the workers finish what they have.
@@ -202,7 +210,30 @@ const killOrder = "kill"
 //
 // An end of ctx ends the wait; an order that was begun is carried out.
 func (s *Server) Order(ctx context.Context, order string, count int) error {
-	c := command{order: order, count: count, reply: make(chan error, 1)}
+	return s.command(ctx, command{order: order, count: count})
+}
+
+// Update replaces the workers, one at a time as Reload does, by those of another launch, which ParseUpdate makes of the
+// change, and then changes their number. When a successor does not get ready, the launch before stays in force: workers
+// that have been replaced get it again, and the error says why. An end of ctx ends the wait only.
+func (s *Server) Update(ctx context.Context, change json.RawMessage) error {
+	if s.ParseUpdate == nil {
+		return fmt.Errorf("%s can't be updated", s.Name)
+	}
+	launch, err := s.ParseUpdate(change)
+	if err == nil {
+		err = checkCount(launch.Count)
+	}
+	if err != nil {
+		return err
+	}
+	launch.setDefaults()
+	return s.command(ctx, command{order: control.Update, launch: &launch})
+}
+
+// command gives an order to Run's goroutine and waits for the reply.
+func (s *Server) command(ctx context.Context, c command) error {
+	c.reply = make(chan error, 1)
 	select {
 	case s.commands <- c:
 	case <-s.ended:

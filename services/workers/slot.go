@@ -13,7 +13,8 @@ import (
 // workerSlot is a worker's position in its server: it stays while the processes in it change.
 type workerSlot struct {
 	number     int      // 1, 2 …
-	generation int      // of the code that serves in it; 0: none did yet, in a slot that a scale is about to add
+	generation int      // of the code that serves in it; 0: none did yet, in a slot that is about to be added
+	launch     Launch   // of that code
 	current    *process // serves, or is the first to
 	next       *process // its successor, until that is ready
 	restarts   int
@@ -59,7 +60,7 @@ func (s *Server) fill(slot *workerSlot) {
 	if s.stopping || slot.current != nil || slot.generation == 0 {
 		return
 	}
-	if p, err := s.spawn(slot, slot.generation, slot.image); err != nil {
+	if p, err := s.spawn(slot, slot.launch, slot.generation, slot.image); err != nil {
 		s.spawnFailed(slot, err)
 	} else {
 		slot.current = p
@@ -148,9 +149,9 @@ func (s *Server) retryDue(now time.Time) {
 }
 
 // requestQuota is MaxRequests give or take a tenth, so that workers that started together do not end together.
-func (s *Server) requestQuota() int64 {
-	if s.MaxRequests == 0 {
+func (l *Limits) requestQuota() int64 {
+	if l.MaxRequests == 0 {
 		return 0
 	}
-	return max(1, s.MaxRequests+int64((rand.Float64()-0.5)/5*float64(s.MaxRequests)))
+	return max(1, l.MaxRequests+int64((rand.Float64()-0.5)/5*float64(l.MaxRequests)))
 }

@@ -59,10 +59,23 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 // leaves questions for its state unanswered for 10 s, as a stopped process does, Order fails and names its pid; the
 // order may be carried out later. An end of ctx ends the wait, not the order.
 func (c *Client) Order(ctx context.Context, order string, count int) error {
+	return c.order(ctx, order, url.Values{"count": {strconv.Itoa(count)}})
+}
+
+// Update is Order for an update. The change is sent as JSON.
+func (c *Client) Update(ctx context.Context, change any) error {
+	content, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	return c.order(ctx, Update, url.Values{"change": {string(content)}})
+}
+
+func (c *Client) order(ctx context.Context, order string, form url.Values) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() { cancel(c.awaitSilence(ctx)) }()
-	_, err := c.call(ctx, http.MethodPost, order, url.Values{"count": {strconv.Itoa(count)}})
+	_, err := c.call(ctx, http.MethodPost, order, form)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -35,6 +36,11 @@ func (s *testServer) Order(_ context.Context, order string, count int) error {
 	return nil
 }
 
+func (s *testServer) Update(_ context.Context, change json.RawMessage) error {
+	s.got <- "update " + string(change)
+	return errors.New("the new program fails")
+}
+
 // serve answers on the control socket of a folder whose path is short enough for one.
 func serve(t *testing.T, s Server) (dir string) {
 	t.Helper()
@@ -63,6 +69,10 @@ func TestOrdersReachTheServer(t *testing.T) {
 		if got := <-s.got; got != order+" 3" {
 			t.Errorf("%s arrives as %q", order, got)
 		}
+	}
+	err := c.Update(t.Context(), []string{"a&b=c", "é"})
+	if got := <-s.got; got != `update ["a\u0026b=c","é"]` || err == nil || err.Error() != "the new program fails" {
+		t.Errorf("an update arrives as %s, and its error as %v", got, err)
 	}
 	if err := c.Order(t.Context(), "explode", 0); err == nil {
 		t.Error("an unknown order is no error")

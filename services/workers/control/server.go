@@ -94,6 +94,11 @@ func handler(s Server) http.Handler {
 			}
 		})
 	}
+	mux.HandleFunc("POST /"+Update, func(w http.ResponseWriter, r *http.Request) {
+		if err := s.Update(context.WithoutCancel(r.Context()), json.RawMessage(r.FormValue("change"))); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+		}
+	})
 	return mux
 }
 

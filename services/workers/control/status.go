@@ -15,7 +15,10 @@ const (
 	Scale   = "scale"   // change the number of workers to a count
 	Start   = "start"   // start a stopped server; one that runs stays as it is
 	Stop    = "stop"    // drain the workers; a stopped server stays as it is
-	Delete  = "delete"  // stop, and end the server's process where it is the last server in it
+	// Update replaces the workers one at a time by ones that are started in another way, and changes their number. It has a
+	// method of its own, since it carries a change.
+	Update = "update"
+	Delete = "delete" // stop, and end the server's process where it is the last server in it
 )
 
 var orders = []string{Reload, Restart, Scale, Start, Stop, Delete}
@@ -25,6 +28,8 @@ type Server interface {
 	Status() Status
 	// Order returns when the order is carried out, or with the reason why it cannot be. count is for Scale.
 	Order(ctx context.Context, order string, count int) error
+	// Update is Order for Update. The server alone knows what a change is.
+	Update(ctx context.Context, change json.RawMessage) error
 }
 
 // Status is a server as `ps` shows it. Its JSON is the answer of GET /status.
@@ -68,4 +73,5 @@ type Metadata struct {
 	Command  []string `json:"command"` // that started it: the program and its arguments
 	Dir      string   `json:"dir"`     // working directory of that command
 	Fleet    string   `json:"fleet,omitempty"`
+	Spec     string   `json:"spec,omitempty"` // a digest of how it is started, but for the number of workers
 }
