@@ -19,6 +19,11 @@ import (
 // background runs `balanza args…` in a session of its own and returns when the servers of these names are online, or with
 // the reason why it ended. The first name's log file gets what the process prints; see logFile.
 func (p *program) background(ctx context.Context, args, names []string) error {
+	return p.backgroundIn(ctx, "", args, names)
+}
+
+// backgroundIn is background in a working folder; empty: that of this process.
+func (p *program) backgroundIn(ctx context.Context, dir string, args, names []string) error {
 	running, err := p.list(ctx)
 	if err != nil {
 		return err
@@ -42,9 +47,12 @@ func (p *program) background(ctx context.Context, args, names []string) error {
 		return err
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C and the end of the terminal do not reach it
 	cmd.Env = append(os.Environ(), "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
+	if dir != "" {
+		cmd.Env = append(cmd.Env, "PWD="+dir) // the path by which the user named it, symbolic links and all
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -38,6 +38,14 @@ func (p *program) serveOne(
 			return child.Run(program(p.logger()), p.signals, p.logger())
 		}
 	}
+	if p.launch != nil {
+		config, err := p.workersConfig(s, args, &output{})
+		if err == nil {
+			_, err = complete(&config)
+		}
+		*p.launch = config.Launch
+		return err
+	}
 	workers.ReapOrphans(p.logger())
 	out := p.openOutput(s.name(), "")
 	defer out.Close()

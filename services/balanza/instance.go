@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -115,18 +116,24 @@ func (o *instanceOptions) config(command []string) (c instance.Config, err error
 	return c, err
 }
 
-// environment is that of the program: this process's, without what is Balanza's, and the variables of the file.
+// environment is that of the program: this process's, without what is Balanza's, the variables of the file, and those that
+// balanza.yaml declares.
 func (o *instanceOptions) environment() ([]string, error) {
 	env := withoutSettings(os.Environ())
 	if o.socket {
 		env = append(env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+o.name)
 	}
-	if o.envFile == "" {
-		return env, nil
+	variables := map[string]string{}
+	if o.envFile != "" {
+		var err error
+		if variables, err = godotenv.Read(o.envFile); err != nil {
+			return nil, usagef("--env-file: %v", err)
+		}
 	}
-	variables, err := godotenv.Read(o.envFile)
-	if err != nil {
-		return nil, usagef("--env-file: %v", err)
+	if declared := os.Getenv(programEnvVariable); declared != "" {
+		if err := json.Unmarshal([]byte(declared), &variables); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(variables)) {
 		env = append(env, name+"="+variables[name])

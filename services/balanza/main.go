@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"balanza/services/workers"
 )
 
 // main registers the signals before anything else, so that none that comes during the start is lost.
@@ -32,6 +34,8 @@ type program struct {
 	signals     <-chan os.Signal
 	out, err    io.Writer
 	redirected  bool // standard output follows a log file: see logFile
+	// launch, unless nil, gets how the server that the command line starts would be started, and nothing is: see parseUpdate.
+	launch *workers.Launch
 }
 
 // usageError is a mistake on the command line or in the settings. It is one line, and the exit status is 2.

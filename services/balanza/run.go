@@ -22,6 +22,7 @@ type runOptions struct {
 	bound    bool // a port was named
 	cwd      string
 	watching bool
+	fleet    string // see declare
 }
 
 // run keeps any program running, in as many instances as wanted. With --port it shares the port's requests among them. The
@@ -42,6 +43,8 @@ func (p *program) run() *cobra.Command {
 	f.StringVar(&o.cwd, "cwd", "", "`FOLDER` in which the program runs; looked up anew at every start of an instance")
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza delete ends it")
 	f.BoolVar(&o.watching, "watch", false, "replace the processes when a file in the folder of the program changes")
+	f.StringVar(&o.fleet, fleetFlag, "", "")
+	_ = f.MarkHidden(fleetFlag)
 	c.RunE = func(_ *cobra.Command, command []string) error {
 		if len(command) == 0 || c.ArgsLenAtDash() != 0 {
 			return usagef("run takes its flags, then -- and the program with its arguments: balanza run -i 4 --port 9000 -- ./server")
@@ -180,8 +183,8 @@ func (p *program) runProgram(o runOptions, command []string) error {
 				return front
 			}
 		}
-		if !o.watching {
-			return nil, nil
+		if err := p.declare(c, o.fleet); err != nil || !o.watching {
+			return nil, err
 		}
 		build := func(context.Context) error { return nil }
 		return &watch.Watcher{Root: o.cwd, Source: watch.AnySource, Build: build}, nil

@@ -59,11 +59,12 @@ func topology(profile string, shift int) (parts []part, err error) {
 // up runs a topology: its servers' masters live in this one process, their workers and the balancer are its children.
 func (p *program) up() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "up [--profile cluster] [-d] [--watch]",
+		Use:   "up [--profile cluster | -f balanza.yaml] [-d] [--watch]",
 		Short: "run the whole site on this machine: a balancer, a FORK and a CLUSTER server",
 	}
 	f := c.Flags()
 	profile := f.String("profile", "", "`cluster`: four servers behind the balancer, the CLUSTER server in reserve")
+	file := fileFlag(f)
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza down ends it")
 	watching := f.Bool("watch", false, "rebuild and reload everything when the source changes")
 	shift := f.Int("shift", 0, "add `N` to all ports, where the usual ones are taken")
@@ -71,6 +72,9 @@ func (p *program) up() *cobra.Command {
 	p.settings.hostFlag(f)
 	p.settings.metricsFlag(f)
 	c.RunE = func(*cobra.Command, []string) error {
+		if *file != "" {
+			return p.upFile(*file, *detach, f)
+		}
 		parts, err := topology(*profile, *shift)
 		if err != nil {
 			return err
