@@ -42,7 +42,7 @@ const (
 	wake            // it is stopped
 	scaling         // only the number of instances differs
 	update          // reload it onto the new command
-	recreate        // what it listens on differs
+	recreate        // what it listens on differs, or it is stopped and differs
 )
 
 // declared is a server of the file and what is to be done with it.
@@ -143,10 +143,10 @@ func planUp(file *serverfile.File, running []control.Status) (servers []*declare
 func (d *declared) difference(st control.Status) action {
 	stopped := st.Status == "stopped" || st.Status == "errored"
 	switch {
-	case st.Spec != d.spec && (stopped || listenArgs(st.Command[1:]) != listenArgs(d.args)):
-		return recreate
-	case st.Spec != d.spec:
+	case st.Spec != d.spec && listenArgs(st.Command[1:]) == listenArgs(d.args) && !stopped:
 		return update
+	case st.Spec != d.spec, stopped && st.Instances != d.instances():
+		return recreate
 	case stopped:
 		return wake
 	case st.Instances != d.instances():
