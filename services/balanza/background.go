@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"balanza/services/logfile"
+	"balanza/services/workers"
 	"balanza/services/workers/control"
 )
 
@@ -85,19 +87,22 @@ func (p *program) backgroundOutput(name string) (*os.File, error) {
 	return f, err
 }
 
-// reasonOf finds the line that says why a process ended: its own error or what the runtime prints first at a crash. A
-// process that printed neither was ended by a signal, which err names.
+// reasonOf finds the line that says why a process ended: its own error or that of a crash. A process that printed neither
+// was ended by a signal, which err names.
 func reasonOf(printed []byte, err error) string {
+	var cause workers.Cause
 	reason := ""
-	for line := range strings.Lines(string(printed)) {
-		line = strings.TrimSpace(line)
-		if message, ok := strings.CutPrefix(line, "balanza: "); ok {
-			reason = message
-		} else if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-			reason = line
+	for line := range bytes.Lines(printed) {
+		if message, ok := bytes.CutPrefix(line, []byte("balanza: ")); ok {
+			reason, cause = string(bytes.TrimSpace(message)), workers.Cause{}
+			continue
 		}
+		cause.Add(line)
 	}
-	if reason == "" && err != nil {
+	switch {
+	case cause.IsCrash():
+		return cause.String()
+	case reason == "" && err != nil:
 		return err.Error()
 	}
 	return reason

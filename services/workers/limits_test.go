@@ -1,10 +1,7 @@
 package workers
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 	"time"
 )
@@ -125,44 +122,5 @@ func TestCountersOnlyGrow(t *testing.T) {
 	p.merge(Heartbeat{Requests: 4, Counters: map[string]float64{"a": 4, "b": 2}})
 	if p.requests != 5 || p.counters["a"] != 5 || p.counters["b"] != 2 {
 		t.Errorf("%d, %v", p.requests, p.counters)
-	}
-}
-
-// Output with lines of any length, or without an end of line, reaches the log unchanged.
-func TestCopyLines(t *testing.T) {
-	s := &Server{Config: Config{Output: &lines{make(chan string, 10)}}}
-	p := &process{}
-	long := strings.Repeat("y", maxLine+10)
-	s.copyLines(p, strings.NewReader("one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2"))
-	var all string
-	for len(s.Output.(*lines).all) > 0 {
-		all += <-s.Output.(*lines).all
-	}
-	if all != "one\n"+long+"\npanic: why\n\ngoroutine 1\nexit status 2" {
-		t.Errorf("%d bytes arrived in the log", len(all))
-	}
-	if got := *p.lastLine.Load(); got != "panic: why" {
-		t.Errorf("the cause is %q", got)
-	}
-}
-
-// A successor is told why the process died, and of its output only the line of a crash.
-func TestPredecessor(t *testing.T) {
-	long := "panic: " + strings.Repeat("Ñ", maxCause)
-	for _, c := range []struct{ line, killCause, want string }{
-		{"", "", "exit status 2"},
-		{"a line of its log", "", "exit status 2"},
-		{"panic: why", "", "exit status 2: panic: why"},
-		{"fatal error: stack overflow", "", "exit status 2: fatal error: stack overflow"},
-		{"a line of its log", "no heartbeat for 5s", "no heartbeat for 5s"},
-		{long, "", "exit status 2: " + long[:maxCause-len("exit status 2: ")]},
-	} {
-		p := &process{exit: errors.New("exit status 2"), killCause: c.killCause}
-		if c.line != "" {
-			p.lastLine.Store(&c.line)
-		}
-		if got := p.asPredecessor(); got.Cause != strings.ToValidUTF8(c.want, "") || got.PID != os.Getpid() {
-			t.Errorf("%+v, want %q", got, c.want)
-		}
 	}
 }

@@ -1,18 +1,13 @@
 package workers
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +30,7 @@ type process struct {
 	inProcess *Worker            // nil for child processes
 	cancel    context.CancelFunc // ends the in-process worker
 
-	lastLine atomic.Pointer[string] // the line of output that best tells why it ended
+	output Cause // what it wrote; to be read after its end
 
 	// All fields below belong to the goroutine of Server.Run.
 	ready, draining bool
@@ -64,40 +59,6 @@ func (p *process) pid() int {
 		return p.program
 	}
 	return p.cmd.Process.Pid
-}
-
-// cause says in one line why a process has ended.
-func (p *process) cause() string {
-	if line := p.lastLine.Load(); line != nil {
-		return p.exitCause() + ": " + *line
-	}
-	return p.exitCause()
-}
-
-// exitCause is cause without what the process wrote.
-func (p *process) exitCause() string {
-	switch {
-	case p.killCause != "":
-		return p.killCause
-	case p.failure != "":
-		return p.failure
-	case p.exit != nil:
-		return p.exit.Error()
-	}
-	return "exited with status 0"
-}
-
-// maxCause is how many bytes of a cause a successor is told.
-const maxCause = 200
-
-// asPredecessor describes a process that died to its successor. Of what the process wrote only the line of a crash is part
-// of that: any other may be about something else.
-func (p *process) asPredecessor() Predecessor {
-	cause := p.exitCause()
-	if line := p.lastLine.Load(); line != nil && isCrash([]byte(*line)) {
-		cause += ": " + *line
-	}
-	return Predecessor{p.pid(), strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "")}
 }
 
 // event is a worker's message, or the end of its process, on its way to the goroutine of Server.Run.
@@ -363,35 +324,6 @@ func (s *Server) residentMemory(p *process) (size int64) {
 // pids are a process and all that the program that it runs has started.
 func (s *Server) pids(tree descendants.Tree, p *process) []int {
 	return append(tree.Of(p.cmd.Process.Pid, s.Independent), p.cmd.Process.Pid)
-}
-
-// maxLine is the size in bytes above which a line of output is cut in two.
-const maxLine = 64 << 10
-
-// copyLines passes a child's output on line by line. As the cause of the child's end it keeps the line that begins a Go
-// program's stack trace, or else the last one.
-func (s *Server) copyLines(p *process, output io.Reader) {
-	in := bufio.NewReaderSize(output, maxLine)
-	crashed := false
-	for {
-		line, err := in.ReadSlice('\n')
-		if len(line) > 0 {
-			crash := isCrash(line)
-			if text := strings.TrimSpace(string(line)); text != "" && (crash || !crashed) {
-				p.lastLine.Store(&text)
-			}
-			crashed = crashed || crash
-			_, _ = s.Output.Write(line)
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
-		}
-	}
-}
-
-// isCrash tells whether a line begins a Go program's stack trace.
-func isCrash(line []byte) bool {
-	return bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: "))
 }
 
 // sameFile tells whether two open files are the same, unchanged one. A nil file equals none.
