@@ -130,6 +130,7 @@ func TestPageReconnectsAfterKill(t *testing.T) {
 
 // When the process hangs without closing the connection, the page drops it, reconnects, and loses no message.
 func TestPageReconnectsAfterHang(t *testing.T) {
+	t.Parallel()
 	s := serve(t, t.TempDir())
 	p := newTab(t)
 	p.signUp(s.url, "ana@example.com")

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// allAttacksTime is how long all attackers go on: as long as BALANZA_TEST_ATTACK says, or for two minutes.
+// allAttacksTime is how long all attackers go on: as long as BALANZA_TEST_ATTACK says, or for a minute.
 func allAttacksTime(t *testing.T) time.Duration {
 	text := os.Getenv("BALANZA_TEST_ATTACK")
 	if text == "" {
-		return 2 * time.Minute
+		return time.Minute
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 // attackTime is how long each attack goes on.
 func attackTime() time.Duration {
 	if testenv.All() {
-		return 8 * time.Second
+		return 5 * time.Second
 	}
 	return 4 * time.Second
 }

@@ -324,6 +324,7 @@ func serverTotals(t *testing.T, text string) map[string]float64 {
 // One scrape of `up --metrics` has all servers with all workers, and its totals never fall, whatever is killed and
 // reloaded. Prometheus itself evaluates every rule and every query of the dashboard on it.
 func TestMetricsOfUp(t *testing.T) {
+	t.Parallel()
 	needDocker(t)
 	address := "127.0.0.1:" + testenv.FreePort(t)
 	f := up(t, "BALANZA_METRICS_ADDRESS="+address)
