@@ -5,10 +5,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
-	"gopkg.in/natefinch/lumberjack.v2"
 
 	"balanza/services/logfile"
 )
@@ -25,16 +26,19 @@ type output struct {
 }
 
 // openOutput opens the output of the server of that name; label is put before its lines on standard error, where they
-// are among those of others. Where no log file can be written (a read-only container) there is none.
+// are among those of others. Where no log file can be written (a read-only container) there is none. From then on the
+// process outlives the reader of its standard output and error.
 func (p *program) openOutput(name, label string) *output {
+	outliveReader()
 	o := &output{}
 	if !inBackground() {
 		o.sinks = append(o.sinks, logfile.NewSink(p.standardError(label)))
 	}
 	if s := p.settings; s.LogSize > 0 && os.MkdirAll(s.logsDir(), 0o700) == nil {
 		o.file = logfile.Path(s.logsDir(), name)
-		rotated := &lumberjack.Logger{Filename: o.file, MaxSize: s.LogSize, MaxBackups: s.LogFiles}
-		o.sinks = append(o.sinks, logfile.NewSink(&logfile.File{Logger: rotated, Redirect: inBackground() && !p.redirected}))
+		o.sinks = append(o.sinks, logfile.NewSink(&logfile.File{
+			Path: o.file, MaxSize: int64(s.LogSize) << 20, Backups: s.LogFiles, Redirect: inBackground() && !p.redirected,
+		}))
 		p.redirected = true
 	}
 	var writers []io.Writer
@@ -45,6 +49,10 @@ func (p *program) openOutput(name, label string) *output {
 	o.logger = newLogger(o)
 	return o
 }
+
+// outliveReader makes a write to a pipe without a reader an error. By default such a write to descriptor 1 or 2 ends a Go
+// program by SIGPIPE. Notify is used and not Ignore: programs that this one starts would inherit an ignored signal.
+func outliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // Close writes the lines that wait, as far as that takes no longer than half a second.
 func (o *output) Close() {

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"gopkg.in/natefinch/lumberjack.v2"
 )
 
 // blockedWriter is an output that nobody reads until it is released.
@@ -161,8 +159,8 @@ func TestTailFollowsRotation(t *testing.T) {
 
 func TestTailGoesOnInAFileThatWasEmptied(t *testing.T) {
 	path := Path(t.TempDir(), "x")
-	f := &File{Logger: &lumberjack.Logger{Filename: path}}
-	defer f.Close()
+	f := &File{Path: path, MaxSize: 1 << 20}
+	defer f.close()
 	write := func(line string) {
 		t.Helper()
 		if _, err := f.Write([]byte(line + "\n")); err != nil {
@@ -210,4 +208,175 @@ func TestEmptyRemovesWhatWasRotatedAndNothingElse(t *testing.T) {
 	if info, err := os.Stat(Path(dir, "a")); err != nil || info.Size() != 0 {
 		t.Errorf("a.log: %v, %v", info, err)
 	}
+}
+
+// lines returns the lines of a file, nil when there is none.
+func lines(t *testing.T, path string) []string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(content))
+}
+
+// patternDir is a folder whose path is a pattern that does not match it.
+func patternDir(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "[a] *b? ñ")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Whatever somebody does to the file, the next line is in the one that the path names, and none is lost.
+func TestFileGoesOnWhereThePathLeads(t *testing.T) {
+	dir := patternDir(t)
+	path := Path(dir, "x")
+	f := &File{Path: path, MaxSize: 1 << 20}
+	defer f.close()
+	write := func(line string) {
+		t.Helper()
+		if _, err := fmt.Fprintln(f, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(path string, want ...string) {
+		t.Helper()
+		if got := lines(t, path); strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Fatalf("%s: %q, want %q", path, got, want)
+		}
+	}
+	write("one")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	write("moved")
+	expect(path+".1", "one")
+	expect(path, "moved")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write("removed")
+	expect(path, "removed")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	write("truncated")
+	expect(path, "truncated")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	write("folder-removed")
+	expect(path, "folder-removed")
+	// logrotate's create: the new file is there before the first line.
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("created")
+	expect(path, "created")
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	// Nothing can be made at the path: the file that is open goes on.
+	if err := os.Rename(path, path+".3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write("kept")
+	expect(path+".3", "created", "kept")
+}
+
+// Several writers of one file rotate it once for each time that it is full, lose no line, and keep as many as they should.
+func TestSeveralWritersRotateOneFile(t *testing.T) {
+	path := Path(patternDir(t), "x")
+	const writers, each = 4, 500
+	const size = 100 * int64(len("w0-0000\n"))
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			f := &File{Path: path, MaxSize: size, Backups: 1000}
+			defer f.close()
+			for i := range each {
+				if _, err := fmt.Fprintf(f, "w%d-%04d\n", w, i); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	found := map[string]int{}
+	backups := rotated(path)
+	for _, file := range append(backups, path) {
+		all := lines(t, file)
+		for _, line := range all {
+			found[line]++
+		}
+		// Writers that looked at the size at the same time may exceed it by one line each.
+		if n := len(all); n > 100+writers || n < 100 && file != path {
+			t.Errorf("%s has %d lines", file, n)
+		}
+	}
+	if len(found) != writers*each {
+		t.Errorf("%d lines of %d are there", len(found), writers*each)
+	}
+	for line, n := range found {
+		if n != 1 {
+			t.Errorf("%s is there %d times", line, n)
+		}
+	}
+	f := &File{Path: path, MaxSize: 1, Backups: 2}
+	defer f.close()
+	for range 3 {
+		if _, err := fmt.Fprintln(f, "more"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := rotated(path); len(left) != 2 || left[0] <= backups[len(backups)-1] {
+		t.Errorf("backups: %q", left)
+	}
+}
+
+// A file that was moved within the folder is no new one for logs -f: its lines were shown.
+func TestTailDoesNotRepeatAFileThatWasMoved(t *testing.T) {
+	dir := patternDir(t)
+	path := Path(dir, "x")
+	f := &File{Path: path, MaxSize: 1 << 20}
+	defer f.close()
+	fmt.Fprintln(f, "one")
+	shown := make(chan string, 10)
+	go Tail{Files: map[string]string{"x": path}, Lines: 10, Follow: true, Dir: dir}.Run(t.Context(), func(name string, l []byte) {
+		shown <- name + " " + string(l)
+	})
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-shown:
+			if got != want {
+				t.Fatalf("%q, want %q", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no line; want %q", want)
+		}
+	}
+	expect("x one")
+	if err := os.Rename(path, Path(dir, "x-old")); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(f, "two")
+	expect("x two")
+	time.Sleep(listInterval + 2*tailInterval)
+	if err := os.WriteFile(Path(dir, "y"), []byte("three\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("y three")
 }

@@ -97,12 +97,26 @@ func (m *merger) discover(dir string, atEnd bool) {
 	for name, path := range files {
 		switch {
 		case slices.ContainsFunc(m.readers, func(r *reader) bool { return r.path == path }):
-		case atEnd:
+		case atEnd || m.hasRead(path):
 			m.add(openReader(name, path, 0, true))
 		default:
 			m.add(&reader{name: name, path: path}, nil)
 		}
 	}
+}
+
+// hasRead tells whether a file is one that was read under another name: somebody has moved it.
+func (m *merger) hasRead(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && slices.ContainsFunc(m.readers, func(r *reader) bool {
+		if r.file != nil {
+			if open, err := r.file.Stat(); err == nil && os.SameFile(open, info) {
+				return true
+			}
+		}
+		// A later file may have got the number of one that was removed; it is shorter then.
+		return r.before != nil && os.SameFile(r.before, info) && info.Size() >= r.before.Size()
+	})
 }
 
 // look reads what is new, and shows the lines before which no other is expected: those that are older than writeDelay or
@@ -157,8 +171,9 @@ func (m *merger) close() {
 // reader reads the lines of one log file, and of those that replace it.
 type reader struct {
 	name, path string
-	file       *os.File // nil: there is none yet
-	incomplete []byte   // the begin of a line
+	file       *os.File    // nil: there is none yet
+	before     os.FileInfo // the file that this one replaced; nil: none
+	incomplete []byte      // the begin of a line
 	at         time.Time
 }
 
@@ -298,7 +313,7 @@ func (r *reader) next() (lines [][]byte) {
 				lines = append(lines, r.incomplete)
 			}
 			r.file.Close()
-			r.file, r.incomplete = next, nil
+			r.file, r.before, r.incomplete = next, open, nil
 			more, _ := r.read()
 			lines = append(lines, more...)
 		}
