@@ -156,23 +156,19 @@ func (f *File) moveAway() error {
 	if current, err := os.Stat(f.Path); err != nil || !f.isOpen(current) {
 		return nil
 	}
-	backup, err := f.backupPath()
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Path, backup)
+	return os.Rename(f.Path, f.backupPath())
 }
 
-// backupPath is a path for the full file, which no other file has.
-func (f *File) backupPath() (string, error) {
-	for at := time.Now().UTC(); ; at = at.Add(time.Millisecond) {
-		path := strings.TrimSuffix(f.Path, suffix) + at.Format(backupTime) + suffix
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			return path, nil
-		} else if err != nil {
-			return "", err
+// backupPath is a path for the full file that sorts after those of all backups, even where the clock was set back.
+func (f *File) backupPath() string {
+	at, name := time.Now().UTC().Truncate(time.Millisecond), strings.TrimSuffix(f.Path, suffix)
+	if old := rotated(f.Path); len(old) > 0 {
+		stamp := strings.TrimSuffix(strings.TrimPrefix(old[len(old)-1], name), suffix)
+		if last, err := time.Parse(backupTime, stamp); err == nil && !at.After(last) {
+			at = last.Add(time.Millisecond)
 		}
 	}
+	return name + at.Format(backupTime) + suffix
 }
 
 // close closes the file. Write opens it again.

@@ -178,13 +178,25 @@ func TestTailGoesOnInAFileThatWasEmptied(t *testing.T) {
 	}
 	time.Sleep(2 * tailInterval)
 	write("after")
-	select {
-	case got := <-lines:
-		if got != "after" {
-			t.Errorf("%q", got)
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-lines:
+			if got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("no line; want %q", want)
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("no line after the file was emptied")
+	}
+	expect("after")
+	// It is as long as before, and longer, when the reader looks again.
+	for _, line := range []string{"again", "a longer one"} {
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		write(line)
+		expect(line)
 	}
 }
 

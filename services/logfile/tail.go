@@ -174,6 +174,7 @@ type reader struct {
 	file       *os.File    // nil: there is none yet
 	before     os.FileInfo // the file that this one replaced; nil: none
 	incomplete []byte      // the begin of a line
+	tail       []byte      // the bytes before the current offset, at most tailSize
 	at         time.Time
 }
 
@@ -269,6 +270,9 @@ func lastTime(f io.ReaderAt, end int64) (last time.Time) {
 func (r *reader) read() (lines [][]byte, full bool) {
 	content, _ := io.ReadAll(io.LimitReader(r.file, readSize))
 	full = len(content) == readSize
+	if len(content) > 0 || r.tail == nil {
+		r.keepTail()
+	}
 	lines = bytes.Split(append(r.incomplete, content...), []byte("\n"))
 	r.incomplete = slices.Clone(lines[len(lines)-1])
 	lines = lines[:len(lines)-1]
@@ -285,6 +289,30 @@ func (r *reader) read() (lines [][]byte, full bool) {
 	return lines, full
 }
 
+// tailSize is how many bytes before the current offset tell whether a file is still the one that was read. The time is in
+// them, unless a line is very long.
+const tailSize = 1 << 10
+
+// keepTail notes the bytes before the current offset.
+func (r *reader) keepTail() {
+	r.tail = make([]byte, 0, tailSize)
+	if at, err := r.file.Seek(0, io.SeekCurrent); err == nil {
+		n, _ := r.file.ReadAt(r.tail[:min(at, tailSize)], max(0, at-tailSize))
+		r.tail = r.tail[:n]
+	}
+}
+
+// wasEmptied tells whether the file was emptied since the last read. It may have got as many lines again since.
+func (r *reader) wasEmptied() bool {
+	at, err := r.file.Seek(0, io.SeekCurrent)
+	if err != nil || len(r.tail) == 0 {
+		return false
+	}
+	now := make([]byte, len(r.tail))
+	n, err := r.file.ReadAt(now, at-int64(len(now)))
+	return n < len(now) && errors.Is(err, io.EOF) || n == len(now) && !bytes.Equal(now, r.tail)
+}
+
 // next returns the lines that were added since the last call.
 func (r *reader) next() (lines [][]byte) {
 	if r.file == nil {
@@ -294,15 +322,17 @@ func (r *reader) next() (lines [][]byte) {
 			return nil
 		}
 	}
+	if r.wasEmptied() {
+		_, _ = r.file.Seek(0, io.SeekStart)
+		r.incomplete, r.tail = nil, nil
+	}
 	lines, full := r.read()
 	current, err := os.Stat(r.path)
 	if full || err != nil { // between two files there is none
 		return lines
 	}
 	open, err := r.file.Stat()
-	switch {
-	case err != nil:
-	case !os.SameFile(open, current): // rotated; the old file may have got lines since
+	if err == nil && !os.SameFile(open, current) { // rotated; the old file may have got lines since
 		for full = true; full; {
 			var more [][]byte
 			more, full = r.read()
@@ -313,14 +343,7 @@ func (r *reader) next() (lines [][]byte) {
 				lines = append(lines, r.incomplete)
 			}
 			r.file.Close()
-			r.file, r.before, r.incomplete = next, open, nil
-			more, _ := r.read()
-			lines = append(lines, more...)
-		}
-	default:
-		if at, err := r.file.Seek(0, io.SeekCurrent); err == nil && at > current.Size() { // emptied
-			_, _ = r.file.Seek(0, io.SeekStart)
-			r.incomplete = nil
+			r.file, r.before, r.incomplete, r.tail = next, open, nil, nil
 			more, _ := r.read()
 			lines = append(lines, more...)
 		}
