@@ -28,8 +28,8 @@ func (p *program) activate() *cobra.Command {
 	return c
 }
 
-// becomeProgram returns only with an error: exec keeps the process and its number, which the variable needs. The program
-// gets none of Balanza's settings, among which are secrets.
+// becomeProgram returns only with an error: exec keeps the process and its number, which the variable needs. The
+// environment is the program's already: see instanceOptions.environment.
 func becomeProgram(args []string) error {
 	if len(args) == 0 {
 		return usagef("activate takes a program")
@@ -41,5 +41,5 @@ func becomeProgram(args []string) error {
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, withoutSettings(os.Environ())))
+	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ()))
 }

@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"balanza/services/logfile"
 	"balanza/services/workers"
@@ -19,13 +21,18 @@ import (
 )
 
 // background runs `balanza args…` in a session of its own and returns when the servers of these names are online, or with
-// the reason why it ended. The first name's log file gets what the process prints; see logFile.
+// the reason why it ended. The first name's log file gets what the process prints; see openOutput.
 func (p *program) background(ctx context.Context, args, names []string) error {
 	return p.backgroundIn(ctx, "", args, names)
 }
 
 // backgroundIn is background in a working folder; empty: that of this process.
 func (p *program) backgroundIn(ctx context.Context, dir string, args, names []string) error {
+	for _, name := range names { // they become paths of files
+		if err := checkName(name); err != nil {
+			return err
+		}
+	}
 	running, err := p.list(ctx)
 	if err != nil {
 		return err
@@ -51,7 +58,7 @@ func (p *program) backgroundIn(ctx context.Context, dir string, args, names []st
 	cmd := exec.Command(self, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C and the end of the terminal do not reach it
-	cmd.Env = append(os.Environ(), "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
+	cmd.Env = p.backgroundEnv()
 	if dir != "" {
 		cmd.Env = append(cmd.Env, "PWD="+dir) // the path by which the user named it, symbolic links and all
 	}
@@ -62,7 +69,11 @@ func (p *program) backgroundIn(ctx context.Context, dir string, args, names []st
 	go func() {
 		err := cmd.Wait()
 		printed, _ := io.ReadAll(io.NewSectionReader(output, start, 1<<20))
-		ended <- errorf("it did not start: %s", reasonOf(printed, err))
+		reason := errorf("it did not start: %s", reasonOf(printed, err))
+		if cmd.ProcessState.ExitCode() == exitUsage {
+			reason = usageError{reason}
+		}
+		ended <- reason
 	}()
 	err = p.awaitOnline(ctx, names, ended)
 	if err != nil && ctx.Err() == nil {
@@ -71,6 +82,28 @@ func (p *program) backgroundIn(ctx context.Context, dir string, args, names []st
 		}
 	}
 	return err
+}
+
+// backgroundEnv is the environment of a process in the background: that with which this command was started, and the home,
+// since a relative one means something else in another folder. The process reads the .env of its own folder.
+func (p *program) backgroundEnv() []string {
+	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains(p.settings.fromDotEnv, name) || slices.Contains(serviceVariables, name)
+	})
+	return append(env, "BALANZA_HOME="+p.settings.Home, "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
+}
+
+// closeOnExec keeps the open files of this process from all programs that it starts, except those that are handed down on
+// purpose. Go opens its own files so, but whatever started this process may have left others: a deploy script's lock
+// would be held as long as a server lives.
+func closeOnExec() {
+	files, _ := os.ReadDir("/dev/fd") // where the system does not tell them, they stay as they are
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > unix.Stderr {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // backgroundOutput opens the file for the standard output of a process in the background: a server's log file, or one

@@ -44,6 +44,7 @@ func (p *program) root() *cobra.Command {
 		if p.settingsErr != nil {
 			return usageError{p.settingsErr}
 		}
+		closeOnExec()
 		return p.settings.checkHome()
 	}
 	for _, c := range append(root.Commands(), root) {

@@ -248,6 +248,26 @@ func (h *home) masterPid(name string) int {
 	return all[0].Pid
 }
 
+// list returns the servers, as ps --json does.
+func (h *home) list(names ...string) (all []control.Status) {
+	h.t.Helper()
+	if err := json.Unmarshal([]byte(h.must(append([]string{"ps", "--json"}, names...)...)), &all); err != nil {
+		h.t.Fatal(err)
+	}
+	return all
+}
+
+// workerPids are the pids of a server's processes.
+func (h *home) workerPids(name string) (pids []int) {
+	h.t.Helper()
+	for _, st := range h.list(name) {
+		for _, w := range st.Workers {
+			pids = append(pids, w.Pid)
+		}
+	}
+	return pids
+}
+
 // stopMaster starts a server in the background, saves it, and stops its master with SIGSTOP.
 func stopMaster(t *testing.T) *home {
 	t.Helper()

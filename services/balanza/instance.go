@@ -119,7 +119,7 @@ func (o *instanceOptions) config(command []string) (c instance.Config, err error
 // environment is that of the program: this process's, without what is Balanza's, the variables of the file, and those that
 // balanza.yaml declares.
 func (o *instanceOptions) environment() ([]string, error) {
-	env := withoutSettings(os.Environ())
+	env := programEnv()
 	if o.socket {
 		env = append(env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+o.name)
 	}

@@ -85,7 +85,11 @@ func (h *home) run(args ...string) (out, errs string, status int) {
 	var o, e bytes.Buffer
 	cmd := h.command(args...)
 	cmd.Stdout, cmd.Stderr = &o, &e
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	defer time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() }).Stop() // a server that should not have started
+	if err := cmd.Wait(); err != nil {
 		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok {
 			h.t.Fatal(err)
@@ -158,7 +162,7 @@ func TestBadSettingIsOneLineAndStatus2(t *testing.T) {
 	h := newHome(t)
 	for _, setting := range [][2]string{
 		{"BALANZA_SERVICE", strings.Repeat("x", 65)}, {"BALANZA_SERVICE", "a\nb"}, {"BALANZA_MACHINE", "a\xff"},
-		{"BALANZA_LOG_FORMAT", "yaml"}, {"BALANZA_KEEP_MESSAGES", "1h"}, {"BALANZA_KEEP_MESSAGES", "-48h"}, {"BALANZA_KEEP_MESSAGES", "x"},
+		{"BALANZA_LOG_FORMAT", "yaml"}, {"BALANZA_LOG_FILES", "-1"}, {"BALANZA_LOG_SIZE", "-1"}, {"BALANZA_KEEP_MESSAGES", "1h"}, {"BALANZA_KEEP_MESSAGES", "-48h"}, {"BALANZA_KEEP_MESSAGES", "x"},
 		{"BALANZA_TRUSTED_PROXIES", "10.0.0.300"}, {"BALANZA_TRUSTED_PROXIES", "nginx,http://nginx"},
 	} {
 		t.Run(setting[0]+"="+setting[1], func(t *testing.T) {

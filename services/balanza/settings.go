@@ -18,7 +18,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/joho/godotenv"
 	"github.com/kelseyhightower/envconfig"
 	"github.com/spf13/pflag"
 
@@ -71,6 +70,8 @@ type settings struct {
 
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
+
+	fromDotEnv []string // the variables of the environment that were put there from .env
 }
 
 // minKeepMessages is how long the log keeps other entries, so that what is deleted is always the oldest part.
@@ -82,8 +83,8 @@ const prefix = "BALANZA"
 // loadSettings reads .env of the working directory, where there is one, and the environment, which wins. Paths are made
 // absolute, since a server in the background must not depend on the folder that it was started in.
 func loadSettings() (s settings, err error) {
-	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return s, fmt.Errorf(".env: %w", err)
+	if s.fromDotEnv, err = loadDotEnv(); err != nil {
+		return s, err
 	}
 	s.Limits = limits.Default()
 	if err := fromEnvironment(prefix, &s); err != nil {
@@ -113,6 +114,9 @@ func loadSettings() (s settings, err error) {
 	if s.KeepMessages != 0 && s.KeepMessages < minKeepMessages {
 		return s, errorf("BALANZA_KEEP_MESSAGES: %v is neither 0 (for ever) nor at least %v", s.KeepMessages, minKeepMessages)
 	}
+	if s.LogFiles < 0 || s.LogSize < 0 {
+		return s, errorf("BALANZA_LOG_SIZE and BALANZA_LOG_FILES can't be negative")
+	}
 	switch s.LogFormat {
 	case "auto", "text", "json":
 	default:
@@ -121,13 +125,25 @@ func loadSettings() (s settings, err error) {
 	return s, nil
 }
 
-// withoutSettings returns an environment without the variables of settings, and of what processes of Balanza tell each
-// other.
-func withoutSettings(env []string) []string {
-	return slices.DeleteFunc(env, func(variable string) bool {
+// programEnv returns the environment for a program of run: that of this process without the settings of Balanza, among
+// which are secrets, without what its processes tell each other (all that begins with BALANZA_), and without what a service
+// manager told this process. A program that needs a variable of these names gets it by --env-file.
+func programEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
-		return strings.HasPrefix(name, prefix+"_") || slices.Contains(unprefixed(), name)
+		return isSetting(name) || slices.Contains(serviceVariables, name)
 	})
+}
+
+// serviceVariables are for the process that a service manager started, and for no child of it: sd_listen_fds(3),
+// sd_notify(3), sd_watchdog_enabled(3).
+var serviceVariables = []string{
+	"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
+}
+
+// isSetting tells whether Balanza reads a variable of this name, or may do so in another version.
+func isSetting(name string) bool {
+	return strings.HasPrefix(name, prefix+"_") || slices.Contains(unprefixed(), name)
 }
 
 // unprefixed are the names of the settings that other programs use for the same.

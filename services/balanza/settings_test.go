@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,5 +63,31 @@ func TestLimitsAreChecked(t *testing.T) {
 				t.Errorf("%s=%s: error %v", variable, value, err)
 			}
 		})
+	}
+}
+
+// TestProgramEnv checks that a program has the user's variables, and none that is meant for Balanza.
+func TestProgramEnv(t *testing.T) {
+	for _, name := range append([]string{
+		"BALANZA_BACKGROUND", "BALANZA_WORKER", "BALANZA_LOG_FORMAT", "BALANZA_EDGE_TOKEN", "BALANZA_SERVICE", "BALANZA_HOME",
+		"MONGODB_URI", "MONGODB_PASSWORD_FILE", "WATCH_POLL",
+	}, serviceVariables...) {
+		t.Setenv(name, "x")
+	}
+	user := []string{"MINE=kept", "PORT=1", "BALANZAS=2", "NOT_BALANZA_HOME=3", "MONGODB_URIS=4", "MONGODB_DATABASE=5", "EMPTY="}
+	for _, variable := range user {
+		name, value, _ := strings.Cut(variable, "=")
+		t.Setenv(name, value)
+	}
+	env := programEnv()
+	for _, variable := range env {
+		if name, _, _ := strings.Cut(variable, "="); isSetting(name) || slices.Contains(serviceVariables, name) {
+			t.Errorf("the program has %s", variable)
+		}
+	}
+	for _, variable := range user {
+		if !slices.Contains(env, variable) {
+			t.Errorf("the program lacks %s", variable)
+		}
 	}
 }
