@@ -120,6 +120,9 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 	if err := checkName(s.name()); err != nil {
 		return workers.Config{}, err
 	}
+	if err := p.checkUnambiguous(context.Background(), s.name(), int(s.Port)); err != nil {
+		return workers.Config{}, err
+	}
 	self, err := programPath()
 	if err != nil {
 		return workers.Config{}, err

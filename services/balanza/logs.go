@@ -81,6 +81,9 @@ func (p *program) logFiles(ctx context.Context, names []string) (map[string]stri
 	}
 	picked := map[string]string{}
 	for _, name := range names {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
 		for _, st := range running {
 			if name == strconv.Itoa(st.Port) {
 				name = st.Name

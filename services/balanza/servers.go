@@ -29,7 +29,8 @@ func (p *program) list(ctx context.Context) ([]control.Status, error) {
 	return all, err
 }
 
-// pick returns the servers of these names, in their order. A name may also be a port, or all; no name means all too.
+// pick returns the servers of these names, in their order. A name may also be a port, or all; no name means all too. What
+// can be no name is a mistake on the command line.
 func (p *program) pick(ctx context.Context, names []string) ([]control.Status, error) {
 	all, err := p.list(ctx)
 	if err != nil {
@@ -44,6 +45,9 @@ func named(all []control.Status, names []string) (picked []control.Status, err e
 		return all, nil
 	}
 	for _, name := range names {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
 		i := slices.IndexFunc(all, func(st control.Status) bool { return st.Name == name || strconv.Itoa(st.Port) == name })
 		if i < 0 {
 			return nil, errorf("no server is named %s or has that port (balanza ps)", name)
@@ -51,6 +55,29 @@ func named(all []control.Status, names []string) (picked []control.Status, err e
 		picked = append(picked, all[i])
 	}
 	return picked, nil
+}
+
+// checkUnambiguous fails when another server of this user has the port as its name, or the name as its port: commands take
+// both. It asks servers only where they matter. A port of 0 is none yet.
+func (p *program) checkUnambiguous(ctx context.Context, name string, port int) error {
+	if number := strconv.Itoa(port); number != name {
+		if _, err := control.NewClient(p.settings.runDir(), number).Status(ctx); err == nil {
+			return usagef("port %d is the name of another server, and commands take names and ports (balanza ps)", port)
+		}
+	}
+	if n, err := strconv.ParseUint(name, 10, 16); err != nil || strconv.FormatUint(n, 10) != name {
+		return nil
+	}
+	all, err := p.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range all {
+		if st.Name != name && strconv.Itoa(st.Port) == name {
+			return usagef("name %s is the port of %s, and commands take names and ports (balanza ps)", name, st.Name)
+		}
+	}
+	return nil
 }
 
 // order gives an order to several servers and prints the result of each. They get it one after another, so that few
