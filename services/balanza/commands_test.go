@@ -120,7 +120,7 @@ func TestMoreMistakesAreOneLineAndStatus2(t *testing.T) {
 		"resurrect x": "x", "init": "folder", "init a b": "folder", "describe": "name", "completion": "shell",
 		"completion tcsh": "shell", "--name all": "all", "run --m FORK -- /bin/true": "--m", "ps --watch": "--watch",
 		"run --max-requests 5 -- /bin/true": "--max-requests", "up --p 80": "--p", "--max-requests -5": "-5",
-		"start --p 0": "--p", "up --shift 60000": "60000", "--p": "value", "activate": "program",
+		"up --shift 60000": "60000", "--p": "value", "activate": "program",
 	} {
 		out, errs, status := h.run(strings.Fields(args)...)
 		if status != exitUsage || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, names) {

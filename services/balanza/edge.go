@@ -77,7 +77,7 @@ func (p *program) serveEdge(listen port, c edge.Config) error {
 	s := p.settings
 	s.Name, s.Mode, s.Port, s.Instances = "edge", edgeMode, listen, 1
 	s.MaxRequests = 0 // the setting is for servers
-	c.Limits, c.ServerNames, c.Token = s.Limits, s.ServerNames, s.EdgeToken
+	c.Limits, c.ServerNames, c.Token = s.Limits, withHost(s.ServerNames, s.Host), s.EdgeToken
 	c.DrainDelay, c.DrainTimeout = max(s.DrainDelay, edgeDrainDelay), s.DrainTimeout
 	if _, err := edge.New(c); err != nil {
 		return usageError{err}

@@ -61,13 +61,15 @@ func (p *program) serveOne(
 	if err != nil {
 		return err
 	}
-	out.logger.Info("listening", "server", config.Name, "mode", config.Mode, "port", server.Port())
-	return p.runServers([]*workers.Server{server}, out.logger, w, func() {})
+	out.logger.Info("listening", "server", config.Name, "mode", config.Mode, "port", server.Port(),
+		"address", shownURL(config.Host, server.Port()))
+	return p.runServers([]*workers.Server{server}, out.logger, w, func(context.Context) {})
 }
 
 // runServers serves until a signal, until all servers were told to end, or until one fails: the others drain then, since
-// a topology that lacks a part is no topology. The watcher may be nil. online is called when all servers serve.
-func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *watch.Watcher, online func()) error {
+// a topology that lacks a part is no topology. The watcher may be nil. When all servers serve, online is called, and the
+// service manager is told when it returns.
+func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *watch.Watcher, online func(context.Context)) error {
 	reload := func(ctx context.Context) error {
 		var failed []error
 		for _, s := range servers {
@@ -90,6 +92,7 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 	})
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, p.service.stopping)
 	for _, s := range servers {
 		g.Go(func() error { return s.Run(ctx) })
 	}
@@ -109,8 +112,12 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 			case <-time.After(20 * time.Millisecond):
 			}
 		}
-		online()
+		online(ctx)
+		if ctx.Err() == nil {
+			p.service.ready()
+		}
 	}()
+	defer p.service.stopping()
 	return g.Wait()
 }
 
@@ -139,7 +146,7 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},
 		},
 		// A server in the background stays on the list when it is stopped, and can be started again.
-		KeepStopped: inBackground(), ControlDir: s.runDir(),
+		KeepStopped: inBackground(), ControlDir: s.runDir(), Reloading: p.service.reload,
 	}, nil
 }
 

@@ -12,10 +12,11 @@ import (
 // healthcheckTimeout is shorter than that of the image's HEALTHCHECK, so that the cause is in its output.
 const healthcheckTimeout = 3 * time.Second
 
-// healthcheck asks the server of the configured port whether it is ready: the image needs no curl for that.
+// healthcheck asks the server of the configured host and port whether it is ready: the image needs no curl for that.
 func (p *program) healthcheck() *cobra.Command {
-	c := p.interruptible("healthcheck [--p PORT]", "exit with status 0 when the server on the port is ready", p.checkHealth)
+	c := p.interruptible("healthcheck [--p PORT] [--host ADDRESS]", "exit with status 0 when the server on the port is ready", p.checkHealth)
 	p.settings.portFlag(c.Flags())
+	p.settings.hostFlag(c.Flags())
 	return c
 }
 
@@ -23,18 +24,19 @@ func (p *program) healthcheck() *cobra.Command {
 func (p *program) checkHealth(ctx context.Context, _ []string) error {
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+p.settings.Port.String()+"/readyz", nil)
+	address := siteURL(p.settings.Host, int(p.settings.Port))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := directClient.Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 200))
-		return errorf("port %d answers %s: %s", p.settings.Port, response.Status, body)
+		return errorf("%s answers %s: %s", address, response.Status, body)
 	}
 	return nil
 }

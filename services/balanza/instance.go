@@ -125,8 +125,11 @@ func (o *instanceOptions) environment() ([]string, error) {
 	}
 	variables := map[string]string{}
 	if o.envFile != "" {
-		var err error
-		if variables, err = godotenv.Read(o.envFile); err != nil {
+		content, err := os.ReadFile(o.envFile)
+		if err == nil { // an editor may have put a byte order mark before it
+			variables, err = godotenv.Unmarshal(strings.TrimPrefix(string(content), "\ufeff"))
+		}
+		if err != nil {
 			return nil, usagef("--env-file: %v", err)
 		}
 	}

@@ -35,7 +35,9 @@ type program struct {
 	out, err    io.Writer
 	redirected  bool // standard output follows a log file: see logFile
 	// launch, unless nil, gets how the server that the command line starts would be started, and nothing is: see parseUpdate.
-	launch *workers.Launch
+	launch      *workers.Launch
+	environment []string // of this process, without .env
+	service     *notifier
 }
 
 // usageError is a mistake on the command line or in the settings. It is one line, and the exit status is 2.
@@ -47,7 +49,8 @@ func usagef(format string, args ...any) error { return usageError{errorf(format,
 // run executes one command line and returns the exit status. Signals are those of the process: a command that serves
 // reads them itself, any other ends at the first.
 func run(signals <-chan os.Signal, args []string, out, errs io.Writer) int {
-	p := &program{signals: signals, out: toTerminal(out), err: errs}
+	p := &program{signals: signals, out: toTerminal(out), err: errs, service: newNotifier()}
+	p.environment = os.Environ() // before loadSettings adds what .env says
 	p.settings, p.settingsErr = loadSettings()
 	root := p.root()
 	p.args = doubleHyphens(root, args)

@@ -32,7 +32,8 @@ const (
 
 // serveMetrics answers /metrics for all servers of this process until stop is called.
 func (p *program) serveMetrics(ln net.Listener, servers []*workers.Server) (stop func()) {
-	names, _ := hosts.Parse(p.settings.ServerNames) // loadSettings has checked them
+	host, _, _ := net.SplitHostPort(string(p.settings.MetricsAddress))
+	names, _ := hosts.Parse(withHost(p.settings.ServerNames, host)) // loadSettings has checked them
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		if !names.Allowed(r.Host) { // a page of another site that points its name at this machine

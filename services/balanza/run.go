@@ -53,7 +53,11 @@ func (p *program) run() *cobra.Command {
 			return err
 		}
 		if *detach && !inBackground() {
-			return p.runInBackground(s.Name)
+			ctx := p.untilInterrupted()
+			if err := p.background(ctx, p.args, []string{s.Name}); err != nil {
+				return err
+			}
+			return p.printOnline(ctx, s.Name)
 		}
 		return p.runProgram(*o, command)
 	}
@@ -97,28 +101,6 @@ func (p *program) completeRun(o *runOptions, f *pflag.FlagSet, command []string)
 		return err
 	}
 	return usageErrorOf(findProgram(o.cwd, command[0]))
-}
-
-// runInBackground starts the server as a process of its own, and says where it is.
-func (p *program) runInBackground(name string) error {
-	ctx := p.untilInterrupted()
-	if err := p.background(ctx, p.args, []string{name}); err != nil {
-		return err
-	}
-	all, err := p.list(ctx)
-	if err != nil {
-		return err
-	}
-	for _, st := range all {
-		switch {
-		case st.Name != name:
-		case st.Port > 0:
-			p.printf("%s is online on port %d\n", name, st.Port)
-		default:
-			p.printf("%s is online\n", name)
-		}
-	}
-	return nil
 }
 
 // absolute makes a path absolute, relative to the working folder as the user named it: a symbolic link in it stays one, so

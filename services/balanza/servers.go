@@ -103,6 +103,20 @@ func (p *program) order(ctx context.Context, servers []control.Status, order str
 	return errors.Join(failed...)
 }
 
+// printOnline prints where a server that was started serves. It knows its port where a free one was asked for.
+func (p *program) printOnline(ctx context.Context, name string) error {
+	st, err := control.NewClient(p.settings.runDir(), name).Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.Port == 0 {
+		p.printf("%s is online\n", name)
+		return nil
+	}
+	p.printf("%s is online: %s\n", name, shownURL(st.Host, st.Port))
+	return nil
+}
+
 // orderCommand returns the command of one order, which is named as the control socket names it.
 func (p *program) orderCommand(order, short string) *cobra.Command {
 	return p.forServers(order+" [NAME|PORT|all …]", short, func(ctx context.Context, names []string) error {

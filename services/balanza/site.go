@@ -46,7 +46,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	if s.settings.Mode == clusterMode {
 		process.Worker = w.Slot
 	}
-	names, err := hosts.Parse(s.settings.ServerNames)
+	names, err := hosts.Parse(withHost(s.settings.ServerNames, s.settings.Host))
 	if err != nil {
 		return err
 	}

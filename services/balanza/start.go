@@ -57,13 +57,9 @@ func (p *program) startStopped(ctx context.Context, args []string, flags int) er
 	return p.awaitOnline(ctx, names, nil)
 }
 
-// startNew starts a server in the background. A free port of the kernel's choice could not be told from here, so the port
-// must be named.
+// startNew starts a server in the background.
 func (p *program) startNew(ctx context.Context, flags *pflag.FlagSet) error {
 	name := p.settings.name()
-	if p.settings.Port == 0 {
-		return usagef("start: name a port with --p")
-	}
 	if err := checkName(name); err != nil {
 		return err
 	}
@@ -72,6 +68,5 @@ func (p *program) startNew(ctx context.Context, flags *pflag.FlagSet) error {
 	if err := p.background(ctx, args, []string{name}); err != nil {
 		return err
 	}
-	p.printf("%s is online: http://localhost:%d\n", name, p.settings.Port)
-	return nil
+	return p.printOnline(ctx, name)
 }

@@ -59,6 +59,7 @@ func (p *program) printf(format string, args ...any) { fmt.Fprintf(p.out, text(f
 var templates = sync.OnceValue(func() *template.Template {
 	functions := template.FuncMap{
 		"text": text, "age": age, "percent": percent, "mebibytes": mebibytes, "yesNo": yesNo,
+		"url": shownURL, "allInterfaces": allInterfaces,
 		"flags": func(f *pflag.FlagSet) string { // pflag's word for a default is English
 			return strings.ReplaceAll(f.FlagUsages(), "(default ", "("+text("default")+" ")
 		},

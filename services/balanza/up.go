@@ -2,10 +2,15 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"fmt"
+	"net/http"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,28 +84,125 @@ func (p *program) up() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if p.settings.Host == "" {
-			p.settings.Host = "127.0.0.1"
+		host := cmp.Or(p.settings.Host, "localhost") // as people see it
+		p.settings.Host = cmp.Or(p.settings.Host, loopback)
+		edge := edgePort + *shift
+		if inBackground() { // the command that started this process has checked that none is up, and prints the addresses
+			return p.runTopology(parts, edge, *watching, func(context.Context) {})
 		}
-		if !*detach || inBackground() {
-			return p.runTopology(parts, edgePort+*shift, *watching)
+		if !*detach {
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+			err := p.checkNoneUp(ctx, edge)
+			interrupted := ctx.Err() != nil
+			stop()
+			if interrupted {
+				return interruption{(<-p.signals).(syscall.Signal)}
+			}
+			if err != nil {
+				return err
+			}
+			return p.runTopology(parts, edge, *watching, func(ctx context.Context) {
+				if p.awaitSite(ctx, edge) == nil {
+					_ = p.printAddresses(host, parts, edge)
+				}
+			})
+		}
+		ctx := p.untilInterrupted()
+		if err := p.checkNoneUp(ctx, edge); err != nil {
+			return err
 		}
 		names := []string{"edge"}
 		for _, part := range parts {
 			names = append(names, part.Name)
 		}
-		if err := p.background(p.untilInterrupted(), p.args, names); err != nil {
+		if err := p.background(ctx, p.args, names); err != nil {
 			return err
 		}
-		return p.printAddresses(parts, edgePort+*shift)
+		ctx, cancel := context.WithTimeout(ctx, siteTimeout)
+		defer cancel()
+		if err := p.awaitSite(ctx, edge); err != nil {
+			return err
+		}
+		return p.printAddresses(host, parts, edge)
 	}
 	return c
 }
 
-// runTopology serves all parts, and the balancer on the port edge. The balancer's output is opened first: its log is where
-// standard output goes in the background. A secret of each start shows the servers which requests come from the balancer:
-// its address, 127.0.0.1, is that of every process of this machine.
-func (p *program) runTopology(parts []part, edge int, watching bool) error {
+// checkNoneUp fails when a topology runs in this home, or a server of Balanza has the balancer's port already.
+func (p *program) checkNoneUp(ctx context.Context, edge int) error {
+	all, err := p.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range all {
+		if st.Fleet == fleet && st.Mode == string(edgeMode) {
+			return errorf("Balanza is running already: %s (balanza ps, balanza down)", shownURL(st.Host, st.Port))
+		}
+	}
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if response, err := p.askSite(asking, edge, "/login"); err == nil && response.Header.Get("X-Balanza-Server") != "" {
+		return errorf("Balanza is running already on port %d: --shift N adds N to the ports", edge)
+	}
+	return context.Cause(ctx)
+}
+
+const (
+	// siteTimeout is how long up -d waits for the first answer through the balancer after all servers are online.
+	siteTimeout = 30 * time.Second
+	// askTimeout is for one request.
+	askTimeout = 5 * time.Second
+)
+
+// askSite makes a request through the balancer.
+func (p *program) askSite(ctx context.Context, edge int, path string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, siteURL(p.settings.Host, edge)+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := directClient.Do(r)
+	if err == nil {
+		response.Body.Close()
+	}
+	return response, err
+}
+
+// awaitSite returns when the balancer has answered a request for each kind of server with 200. The error says what it
+// answered last before ctx ended.
+func (p *program) awaitSite(ctx context.Context, edge int) error {
+	for {
+		err := p.checkSite(ctx, edge)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errorf("all servers are online, but a request through the balancer fails: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// checkSite asks for a page and for a random number.
+func (p *program) checkSite(ctx context.Context, edge int) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for _, path := range []string{"/login", "/api/randoms?cant=1"} {
+		response, err := p.askSite(ctx, edge, path)
+		if err != nil {
+			return err
+		}
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", path, response.Status)
+		}
+	}
+	return nil
+}
+
+// runTopology serves all parts, and the balancer on the port edge; online is that of runServers. The balancer's output is
+// opened first: its log is where standard output goes in the background. A secret of each start shows the servers which
+// requests come from the balancer: its address is that of every process of this machine.
+func (p *program) runTopology(parts []part, edge int, watching bool, online func(context.Context)) error {
 	workers.ReapOrphans(p.logger())
 	var w *watch.Watcher
 	var binary string
@@ -115,12 +217,12 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 	defer edgeOutput.Close()
 	var servers []*workers.Server
 	for _, part := range append(parts, part{"edge", edgeMode, edge, ""}) {
-		s, args, out := p.settings, edgeArguments(parts, edge), edgeOutput
+		s, args, out := p.settings, edgeArguments(p.settings.Host, parts, edge), edgeOutput
 		s.Name, s.Mode, s.Port = part.Name, part.Mode, port(part.Port)
 		if part.Mode == edgeMode {
 			s.Instances, s.MaxRequests = 1, 0 // the limit is for servers
 		} else {
-			args = []string{"--p", strconv.Itoa(part.Port), "--m", string(part.Mode), "--name", part.Name}
+			args = []string{"--p", strconv.Itoa(part.Port), "--m", string(part.Mode), "--name", part.Name, "--host", s.Host}
 			out = p.openOutput(part.Name, label(part.Name))
 			defer out.Close()
 		}
@@ -140,29 +242,26 @@ func (p *program) runTopology(parts []part, edge int, watching bool) error {
 		}
 		servers = append(servers, server)
 	}
-	return p.runServers(servers, edgeOutput.logger, w, func() {
-		if !inBackground() {
-			_ = p.printAddresses(parts, edge)
-		}
-	})
+	return p.runServers(servers, edgeOutput.logger, w, online)
 }
 
 // label tells the lines of several servers on one terminal apart.
 func label(name string) string { return fmt.Sprintf("%-9s | ", name) }
 
-// edgeArguments are those of the balancer, which is a server like the others.
-func edgeArguments(parts []part, listen int) []string {
-	args := []string{"edge", "--p", strconv.Itoa(listen)}
+// edgeArguments are those of the balancer, which is a server like the others and listens on the same host.
+func edgeArguments(host string, parts []part, listen int) []string {
+	args := []string{"edge", "--p", strconv.Itoa(listen), "--host", host}
 	for _, part := range parts {
-		args = append(args, "--"+part.role, "127.0.0.1:"+strconv.Itoa(part.Port))
+		args = append(args, "--"+part.role, hostPort(host, part.Port))
 	}
 	return args
 }
 
 // printAddresses prints where the topology can be seen.
-func (p *program) printAddresses(parts []part, edge int) error {
+func (p *program) printAddresses(host string, parts []part, edge int) error {
 	return render(p.out, "up.tmpl", struct {
+		Host  string
 		Port  int
 		Parts []part
-	}{edge, parts})
+	}{host, edge, parts})
 }

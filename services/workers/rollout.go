@@ -63,6 +63,7 @@ func (s *Server) step() bool {
 		s.startSuccessor(r)
 	default:
 		s.rollout = nil
+		s.reportReload(r, false)
 		s.finishing = append(s.finishing, r)
 		s.complete(r)
 	}
@@ -83,6 +84,7 @@ func (s *Server) complete(r *rollout) {
 
 // begin decides which slots a rollout changes. A restart and a smaller number of workers drain processes first.
 func (s *Server) begin(r *rollout) {
+	s.reportReload(r, true)
 	switch r.order {
 	case control.Reload, control.Restart:
 		s.generation++
@@ -124,6 +126,13 @@ func (s *Server) removeSurplus(r *rollout, count int) {
 		}
 	}
 	s.slots = s.slots[:kept]
+}
+
+// reportReload tells Reloading that a rollout begins or has ended, if it is a reload, a restart or an update.
+func (s *Server) reportReload(r *rollout, begins bool) {
+	if s.Reloading != nil && (r.order == control.Reload || r.order == control.Restart || r.order == control.Update) {
+		s.Reloading(begins)
+	}
 }
 
 // startSuccessor starts a process for the rollout's next slot.
@@ -218,6 +227,7 @@ func (s *Server) rollBack(r *rollout) {
 // abortRollouts answers all rollouts, since the server stops.
 func (s *Server) abortRollouts() {
 	if s.rollout != nil {
+		s.reportReload(s.rollout, false)
 		s.queue = append(s.queue, s.rollout)
 	}
 	for _, r := range s.queue {

@@ -50,6 +50,9 @@ type Config struct {
 	KeepStopped bool
 	ControlDir  string // folder of the control sockets; see package control
 	Version     string // of the master's build, for its metrics
+	// Reloading, unless nil, is told when a reload, restart or update begins (true) and when it has succeeded or failed. It
+	// must not block.
+	Reloading func(begins bool)
 
 	Output io.Writer // gets the workers' output line by line; must not block
 	Logger *slog.Logger
