@@ -20,52 +20,60 @@ import (
 	"balanza/services/workers/control"
 )
 
+// commandLine is one of this program, with where and in which environment it runs. It reads the .env of its folder.
+type commandLine struct {
+	dir         string // empty: this process's
+	environment []string
+	args        []string
+}
+
 // background runs `balanza args…` in a session of its own and returns when the servers of these names are online, or with
 // the reason why it ended. The first name's log file gets what the process prints; see openOutput.
 func (p *program) background(ctx context.Context, args, names []string) error {
-	return p.backgroundIn(ctx, "", args, names)
+	_, err := p.backgroundAs(ctx, commandLine{"", p.environment, args}, names)
+	return err
 }
 
-// backgroundIn is background in a working folder; empty: that of this process.
-func (p *program) backgroundIn(ctx context.Context, dir string, args, names []string) error {
+// backgroundAs is background with another folder and environment. exited gets the end of the process, nil when its exit
+// status is 0; it is nil where none was started.
+func (p *program) backgroundAs(ctx context.Context, as commandLine, names []string) (exited <-chan error, err error) {
 	for _, name := range names { // they become paths of files
 		if err := checkName(name); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	running, err := p.list(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, st := range running {
 		if slices.Contains(names, st.Name) {
-			return errorf("a server named %s is running already (balanza ps)", st.Name)
+			return nil, errorf("a server named %s is running already (balanza ps)", st.Name)
 		}
 	}
 	self, err := p.persistentPath()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	output, err := p.backgroundOutput(names[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer output.Close()
 	start, err := output.Seek(0, io.SeekEnd)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cmd := exec.Command(self, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd := exec.Command(self, as.args...)
+	cmd.Dir = as.dir
+	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C and the end of the terminal do not reach it
-	cmd.Env = p.backgroundEnv()
-	if dir != "" {
-		cmd.Env = append(cmd.Env, "PWD="+dir) // the path by which the user named it, symbolic links and all
-	}
+	cmd.Env = p.backgroundEnv(as)
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	ended := make(chan error, 1) // this goroutine may outlive the command, which then has its answer already
+	// This goroutine may outlive the command, which then has its answer already.
+	ended, exit := make(chan error, 1), make(chan error, 1)
 	go func() {
 		err := cmd.Wait()
 		printed, _ := io.ReadAll(io.NewSectionReader(output, start, 1<<20))
@@ -74,24 +82,30 @@ func (p *program) backgroundIn(ctx context.Context, dir string, args, names []st
 			reason = usageError{reason}
 		}
 		ended <- reason
+		exit <- err
 	}()
 	err = p.awaitOnline(ctx, names, ended)
 	if err != nil && ctx.Err() == nil {
 		for _, name := range names { // else one that failed would stay on the list
 			_ = control.NewClient(p.settings.runDir(), name).Order(ctx, control.Delete, 0)
 		}
+		return nil, err
 	}
-	return err
+	return exit, err
 }
 
-// backgroundEnv is the environment of a process in the background: that with which this command was started, and the home,
-// since a relative one means something else in another folder. The process reads the .env of its own folder.
-func (p *program) backgroundEnv() []string {
-	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+// backgroundEnv is the environment of a process in the background. The home is absolute, since a relative one means
+// something else in another folder. PWD has the folder by the path that the user named, which may be a symbolic link.
+func (p *program) backgroundEnv(as commandLine) []string {
+	env := slices.DeleteFunc(slices.Clone(as.environment), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
-		return slices.Contains(p.settings.fromDotEnv, name) || slices.Contains(serviceVariables, name)
+		return slices.Contains(serviceVariables, name)
 	})
-	return append(env, "BALANZA_HOME="+p.settings.Home, "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
+	env = append(env, "BALANZA_HOME="+p.settings.Home, "BALANZA_LOG_FORMAT=json", backgroundVariable+"=1")
+	if as.dir != "" {
+		env = append(env, "PWD="+as.dir)
+	}
+	return env
 }
 
 // closeOnExec keeps the open files of this process from all programs that it starts, except those that are handed down on

@@ -17,31 +17,29 @@ import (
 // that mean nothing here.
 const dotEnv = ".env"
 
-// loadDotEnv puts the settings of .env into the environment, which wins, and returns the names of those that it has put
-// there. Variables that are no settings of Balanza stay out of the environment, and lines that can't be read are an error
+// loadDotEnv puts the settings of .env into the environment, which wins. Variables that are no settings of Balanza stay out of the environment, and lines that can't be read are an error
 // only where they name a setting.
-func loadDotEnv() (names []string, err error) {
+func loadDotEnv() error {
 	content, err := os.ReadFile(dotEnv)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EISDIR) { // python3 -m venv .env makes a folder
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	values, err := parseDotEnv(content)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for name, value := range values {
 		if _, ok := os.LookupEnv(name); ok {
 			continue
 		}
 		if err := os.Setenv(name, value); err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", dotEnv, name, err)
+			return fmt.Errorf("%s: %s: %w", dotEnv, name, err)
 		}
-		names = append(names, name)
 	}
-	return names, nil
+	return nil
 }
 
 // dotEnvLine is the begin of a line that may assign a variable: its name, and its value as it is written.

@@ -53,6 +53,9 @@ func (p *program) serveOne(
 	if err != nil {
 		return err
 	}
+	if program == nil {
+		config.Metadata.Origin = p.origin(&s, false)
+	}
 	w, err := complete(&config)
 	if err != nil {
 		return err
@@ -143,7 +146,7 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 		Single: s.Mode != clusterMode, Output: out, Logger: out.logger, Version: versionText(),
 		Launch: workers.Launch{
 			Path: self, Args: args, Env: []string{"BALANZA_LOG_FORMAT=json"}, Count: s.workers(), Limits: s.limits(),
-			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir},
+			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir, Origin: p.origin(&s, true)},
 		},
 		// A server in the background stays on the list when it is stopped, and can be started again.
 		KeepStopped: inBackground(), ControlDir: s.runDir(), Reloading: p.service.reload,

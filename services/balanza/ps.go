@@ -122,6 +122,7 @@ func (p *program) measure(ctx context.Context, names []string) ([]serverStatus, 
 	}
 	measured := make([]serverStatus, len(servers))
 	for i, st := range servers {
+		st.Origin = nil // for save alone
 		s := serverStatus{Status: st, Workers: make([]processStatus, len(st.Workers))}
 		for j, w := range st.Workers {
 			s.Workers[j].WorkerStatus = w

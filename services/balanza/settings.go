@@ -70,8 +70,6 @@ type settings struct {
 
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
-
-	fromDotEnv []string // the variables of the environment that were put there from .env
 }
 
 // minKeepMessages is how long the log keeps other entries, so that what is deleted is always the oldest part.
@@ -83,7 +81,7 @@ const prefix = "BALANZA"
 // loadSettings reads .env of the working directory, where there is one, and the environment, which wins. Paths are made
 // absolute, since a server in the background must not depend on the folder that it was started in.
 func loadSettings() (s settings, err error) {
-	if s.fromDotEnv, err = loadDotEnv(); err != nil {
+	if err := loadDotEnv(); err != nil {
 		return s, err
 	}
 	s.Limits = limits.Default()

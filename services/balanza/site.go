@@ -113,6 +113,9 @@ func bootID() string {
 	return strings.TrimSpace(string(id))
 }
 
+// databaseFile is the SQLite database, in the folder of data.
+const databaseFile = "balanza.db"
+
 // openTimeout is how long opening the store may take.
 const openTimeout = 5 * time.Second
 
@@ -127,7 +130,7 @@ func (s *site) openStore(ctx context.Context) (store.Store, error) {
 	if uri != "" {
 		return mongostore.Open(ctx, uri)
 	}
-	return sqlitestore.Open(ctx, filepath.Join(s.settings.Data, "balanza.db"))
+	return sqlitestore.Open(ctx, filepath.Join(s.settings.Data, databaseFile))
 }
 
 // withPassword puts a password into a MongoDB URI that has a user and none; any other URI stays as it is. net/url does

@@ -60,6 +60,7 @@ var templates = sync.OnceValue(func() *template.Template {
 	functions := template.FuncMap{
 		"text": text, "age": age, "percent": percent, "mebibytes": mebibytes, "yesNo": yesNo,
 		"url": shownURL, "allInterfaces": allInterfaces,
+		"percents": percents, "quoted": quoted, "executable": executable,
 		"flags": func(f *pflag.FlagSet) string { // pflag's word for a default is English
 			return strings.ReplaceAll(f.FlagUsages(), "(default ", "("+text("default")+" ")
 		},

@@ -280,7 +280,7 @@ func (p *program) settle(ctx context.Context, d *declared) (result string, err e
 	case leave:
 		return text("unchanged"), nil
 	case create, recreate:
-		if err := p.backgroundIn(ctx, d.dir, d.args, []string{d.Name}); err != nil {
+		if _, err := p.backgroundAs(ctx, commandLine{d.dir, p.environment, d.args}, []string{d.Name}); err != nil {
 			return "", err
 		}
 	case wake:

@@ -74,4 +74,15 @@ type Metadata struct {
 	Dir      string   `json:"dir"`     // working directory of that command
 	Fleet    string   `json:"fleet,omitempty"`
 	Spec     string   `json:"spec,omitempty"` // a digest of how it is started, but for the number of workers
+	Origin   *Origin  `json:"origin,omitempty"`
+}
+
+// Origin is the environment that a server was started in, as far as it may be told: what starting it again needs besides
+// its command.
+type Origin struct {
+	Environment map[string]string `json:"environment,omitempty"` // without secrets
+	Unsaved     []string          `json:"unsaved,omitempty"`     // names of the variables whose values may be secrets
+	// Stores are the variables that named a database, with its address, without users and passwords; empty where that is
+	// not known. They may have come from .env.
+	Stores map[string]string `json:"stores,omitempty"`
 }
