@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -22,7 +23,7 @@ func (p *program) activate() *cobra.Command {
 		Hidden:           true,
 		Args:             cobra.ArbitraryArgs,
 		PersistentPreRun: ignoreSettings,
-		RunE:             func(_ *cobra.Command, args []string) error { return becomeProgram(args) },
+		RunE:             func(_ *cobra.Command, args []string) error { return p.becomeProgram(args) },
 	}
 	c.Flags().SetInterspersed(false) // flags after the program are the program's
 	return c
@@ -30,7 +31,7 @@ func (p *program) activate() *cobra.Command {
 
 // becomeProgram returns only with an error: exec keeps the process and its number, which the variable needs. The
 // environment is the program's already: see instanceOptions.environment.
-func becomeProgram(args []string) error {
+func (p *program) becomeProgram(args []string) error {
 	if len(args) == 0 {
 		return usagef("activate takes a program")
 	}
@@ -38,8 +39,6 @@ func becomeProgram(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
-		return err
-	}
-	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ()))
+	env := append(slices.Clone(p.environment), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
+	return fmt.Errorf("%s: %w", path, syscall.Exec(path, args, env))
 }

@@ -170,7 +170,7 @@ func TestAFreePortIsTold(t *testing.T) {
 	if found == nil {
 		t.Fatalf("start says %q", out)
 	}
-	cmd := h.command("run", "-d", "-i", "1", "--name", "api", "--port", "0", "--host", "::1", "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
+	cmd := h.command("run", "-d", "--socket", "-i", "1", "--name", "api", "--port", "0", "--host", "::1", "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
 	program, err := cmd.Output()
 	if err != nil || !regexp.MustCompile(`^api is online: http://\[::1\]:[1-9]\d*\n$`).Match(program) {
 		t.Errorf("%v: run says %q", err, program)

@@ -18,7 +18,7 @@ func TestDotEnvOfOtherTools(t *testing.T) {
 		"[section]\r\nsome words that are no assignment\r\nkey-with-hyphens=1\r\n%%% =\r\n=value\r\nLONELY\r\n"+
 		"PRIVATE_KEY=\"-----BEGIN KEY-----\r\nMIIE+/=\r\nAB CD==\r\n-----END KEY-----\"\r\nUNCLOSED='it is\r\n"+
 		"  export  BALANZA_NAME = 'named-here'  # the name\r\nBALANZA_PORT: "+port+"\r\nOTHER=$UNDEFINED ${ }\r\nTITLE=\"a\" \"b\"\r\n")
-	for _, args := range []string{"version", "--help", "completion bash", "ps", "logs", "stop", "save", "startup", "__complete reload "} {
+	for _, args := range []string{"version", "--help", "completion bash", "ps", "logs", "stop", "save --force", "startup", "__complete reload "} {
 		if _, errs, status := h.run(strings.Fields(args)...); status != 0 || strings.Contains(errs, ".env") {
 			t.Errorf("%s: status %d, %q", args, status, errs)
 		}

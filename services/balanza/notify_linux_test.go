@@ -63,7 +63,7 @@ func TestAServerTellsItsServiceManager(t *testing.T) {
 	for i, args := range [][]string{
 		{"--p", testenv.FreePort(t), "--name", "one"},
 		{"--p", testenv.FreePort(t), "--name", "one", "--m", "CLUSTER", "-i", "2"},
-		{"run", "-i", "1", "--name", "one", "--port", testenv.FreePort(t), "--", "/bin/sh", "-c", "env > " + environment + "; exec sleep 1000"},
+		{"run", "-i", "1", "--name", "one", "--", "/bin/sh", "-c", "env > " + environment + "; exec sleep 1000"},
 	} {
 		socket := filepath.Join(h.dir, fmt.Sprint("notify", i))
 		if i == 1 {
@@ -117,7 +117,7 @@ func TestAFailedReloadIsReadyAgain(t *testing.T) {
 	if err := os.Chmod(program, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := h.command("run", "-i", "1", "--name", "one", "--port", testenv.FreePort(t), "--", program)
+	cmd := h.command("run", "-i", "1", "--name", "one", "--", program)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+m.socket)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

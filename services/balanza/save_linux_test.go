@@ -95,7 +95,7 @@ func TestSavedServersComeBackAsTheyWere(t *testing.T) {
 		{[]string{"BALANZA_DATA=../sold", "BALANZA_LIMIT_DRAWS=7", "BALANZA_EDGE_TOKEN=hidden1", "BALANZA_PORT=" + port, "DATABASE_URL=x://hidden2@y"},
 			[]string{"start", "--m", "CLUSTER", "-i", "1", "--name", "site"}},
 		{[]string{"NODE_ENV=production", "API_TOKEN=hidden3", "DATABASE_URL=postgres://u:hidden4@db:5432/shop?sslkey=hidden5", "MONGODB_URI=mongodb://hidden6"},
-			[]string{"run", "-d", "-i", "2", "--name", "api", "--port", testenv.FreePort(t), "--", "/bin/sh", "-c", reportingProgram, report}},
+			[]string{"run", "-d", "-i", "2", "--name", "api", "--", "/bin/sh", "-c", reportingProgram, report}},
 		{nil, []string{"start", "--p", testenv.FreePort(t), "--name", "off"}},
 	} {
 		if out, status := h.runIn(current, c.variables, c.args...); status != 0 {
@@ -366,7 +366,7 @@ func TestResurrectInTheForeground(t *testing.T) {
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "2", "--name", "one")
 	h.must("up", "-d", "--shift", "19400", "-i", "1")
 	// Too late for its database.
-	if out, status := h.runIn(h.cwd, []string{"DATABASE_URL=pg://u:p@db/x"}, "run", "-d", "--name", "api", "--port", testenv.FreePort(t), "--", "/bin/sleep", "1000"); status != 0 {
+	if out, status := h.runIn(h.cwd, []string{"DATABASE_URL=pg://u:p@db/x"}, "run", "-d", "--name", "api", "--", "/bin/sleep", "1000"); status != 0 {
 		t.Fatal(out)
 	}
 	h.must("save")

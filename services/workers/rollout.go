@@ -169,13 +169,13 @@ func (s *Server) promote(slot *workerSlot, p *process) {
 		r := s.rollout
 		r.starting = nil
 		predecessor := slot.current
-		slot.current, slot.next, slot.failures = p, nil, nil
+		slot.current, slot.next, slot.failures, slot.cause = p, nil, nil, ""
 		if predecessor != nil {
 			s.drainOld(r, predecessor)
 		}
 	}
 	slot.launch = p.launch
-	slot.generation, slot.disabled, slot.notReady, slot.cause, slot.died = p.generation, false, 0, "", Predecessor{}
+	slot.generation, slot.disabled, slot.notReady, slot.died = p.generation, false, 0, Predecessor{}
 	if p.image != nil {
 		slot.setImage(p.image)
 		p.image = nil

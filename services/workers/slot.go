@@ -18,7 +18,7 @@ type workerSlot struct {
 	current    *process // serves, or is the first to
 	next       *process // its successor, until that is ready
 	restarts   int
-	cause      string      // why the last process died
+	cause      string      // why the last process died; empty once a rollout has replaced its successor
 	died       Predecessor // it, until another one is ready
 	image      *os.File    // the binary of the code that was ready last
 	quota      int64       // requests after which the current process is replaced; 0: none
