@@ -8,8 +8,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/joho/godotenv"
-
 	"balanza/services/workers/control"
 )
 
@@ -110,10 +108,11 @@ func variables(environment []string) map[string]string {
 	return all
 }
 
-// withDotEnv adds what .env of a folder says to an environment, which wins. One that can't be read is a matter of the server
-// that reads it.
+// withDotEnv adds the settings in .env of a folder to an environment, which wins. One that can't be read is a matter of the
+// server that reads it.
 func withDotEnv(environment map[string]string, dir string) map[string]string {
-	file, _ := godotenv.Read(filepath.Join(dir, ".env"))
+	content, _ := os.ReadFile(filepath.Join(dir, dotEnv))
+	file, _ := parseDotEnv(content)
 	for name, value := range file {
 		if _, ok := environment[name]; !ok {
 			environment[name] = value

@@ -464,3 +464,36 @@ func TestStartupPrintsAUnitThatSystemdAccepts(t *testing.T) {
 		}
 	}
 }
+
+// The servers of a balanza.yaml are separate processes. An update changes how they run, and not where they came from.
+func TestServersOfAFileComeBack(t *testing.T) {
+	s := newStack(t)
+	s.write("hidden1", "a", "x", 2)
+	if out, status := s.runIn(s.cwd, []string{"API_TOKEN=hidden2", "NODE_ENV=production"}, "up", "-d", "-f", "balanza.yaml"); status != 0 {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	s.write("hidden1", "b", "x", 2)
+	s.must("up", "-d", "-f", "balanza.yaml")
+	s.must("scale", "web=3")
+	if out := s.must("save"); !strings.Contains(out, "API_TOKEN") {
+		t.Errorf("save says %s", out)
+	}
+	content, err := os.ReadFile(filepath.Join(s.dir, "saved.json"))
+	if err != nil || bytes.Contains(content, []byte("hidden")) || !bytes.Contains(content, []byte(`"NODE_ENV": "production"`)) {
+		t.Errorf("%v: %s", err, content)
+	}
+	before := s.servers()
+	s.must("down", "-f", "balanza.yaml")
+	if out, status := s.runIn(t.TempDir(), nil, "resurrect"); status != 0 {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	after := s.servers()
+	for name, was := range before {
+		if is := after[name]; is.Port != was.Port || is.Instances != was.Instances || is.Fleet != was.Fleet || is.Spec != was.Spec {
+			t.Errorf("%s was %+v\nand is %+v", name, was, is)
+		}
+	}
+	if answer := s.get(s.front); answer != "hidden1 b "+s.cwd || after["web"].Instances != 3 {
+		t.Errorf("%q, %+v", answer, after["web"])
+	}
+}

@@ -394,7 +394,7 @@ func (p *program) parseUpdate(current control.Metadata) func(json.RawMessage) (w
 		root := next.root()
 		root.SetArgs(c.Args)
 		err = root.Execute()
-		l.Metadata.LogFile, l.Metadata.Dir = current.LogFile, current.Dir
+		l.Metadata.LogFile, l.Metadata.Dir, l.Metadata.Origin = current.LogFile, current.Dir, current.Origin
 		return l, err
 	}
 }
