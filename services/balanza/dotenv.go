@@ -17,8 +17,8 @@ import (
 // that mean nothing here.
 const dotEnv = ".env"
 
-// loadDotEnv puts the settings of .env into the environment, which wins. Variables that are no settings of Balanza stay out of the environment, and lines that can't be read are an error
-// only where they name a setting.
+// loadDotEnv puts the settings of .env into the environment, which wins. Variables that are no settings of Balanza stay out
+// of the environment, and lines that can't be read are an error only where they name a setting.
 func loadDotEnv() error {
 	content, err := os.ReadFile(dotEnv)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EISDIR) { // python3 -m venv .env makes a folder
