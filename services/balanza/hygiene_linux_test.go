@@ -63,7 +63,7 @@ func TestBackgroundServersDoNotKeepALockOfTheirStarter(t *testing.T) {
 	for command, args := range map[string]string{
 		"start": "--p " + testenv.FreePort(t) + " --m CLUSTER -i 1 --name one",
 		"run":   "-d --name two -- sleep 1000",
-		"up":    "-d --shift 19000 -i 1",
+		"up":    "-d --shift 19700 -i 1",
 	} {
 		t.Run(command, func(t *testing.T) {
 			h := newHome(t)
@@ -119,7 +119,7 @@ func TestServersOutliveTheReaderOfTheirOutput(t *testing.T) {
 		`"$0" --p ` + port + ` --name site 2>&1 | head -n 1`,
 		`"$0" run --name program -- sh -c 'while :; do echo tick; sleep 0.02; done' 2>&1 | head -n 1`,
 		`"$0" run --name pipe -- sh -c '(yes; echo $? > "$0.new"; mv "$0.new" "$0") | head -n 1; sleep 1000' ` + trap + ` 2>&1 | head -n 1`,
-		`"$0" up --shift 20000 -i 1 2>&1 | head -n 1`,
+		`"$0" up --shift 20700 -i 1 2>&1 | head -n 1`,
 	} {
 		if err := h.script(text).Start(); err != nil {
 			t.Fatal(err)

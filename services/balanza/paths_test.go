@@ -57,7 +57,7 @@ func TestEveryCommandWorksInAnyHome(t *testing.T) {
 		t.Errorf("after resurrect:\n%s", out)
 	}
 	h.must("delete")
-	h.must("up", "-d", "--shift", "21000", "-i", "1")
+	h.must("up", "-d", "--shift", "21700", "-i", "1")
 	if out := h.must("logs", "-n", "1000", "edge"); !strings.Contains(out, "worker ready") {
 		t.Errorf("logs of the edge: %q", out)
 	}
@@ -68,7 +68,7 @@ func TestEveryCommandWorksInAnyHome(t *testing.T) {
 func TestAHomeThatIsTooLongIsOneClearLine(t *testing.T) {
 	h := newHome(t)
 	h.dir = filepath.Join(h.dir, strings.Repeat("x", 100))
-	for _, args := range []string{"start --name one --p ", "--name one --p ", "up -d --shift 22000 --host 127.0.0.1"} {
+	for _, args := range []string{"start --name one --p ", "--name one --p ", "up -d --shift 22700 --host 127.0.0.1"} {
 		if strings.HasSuffix(args, "--p ") {
 			args += testenv.FreePort(t)
 		}
