@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"balanza/services/workers"
@@ -34,6 +35,10 @@ type program struct {
 	signals     <-chan os.Signal
 	out, err    io.Writer
 	redirected  bool // standard output follows a log file: see logFile
+	// The results of persistentPath.
+	keeping sync.Once
+	kept    string
+	keepErr error
 	// launch, unless nil, gets how the server that the command line starts would be started, and nothing is: see parseUpdate.
 	launch      *workers.Launch
 	environment []string // of this process, without .env

@@ -368,11 +368,13 @@ func (p *program) declare(c *workers.Config, fleet string) error {
 	if s == nil {
 		return errorf("%s has no server %s", fleet, c.Name)
 	}
-	variables, err := json.Marshal(s.Env)
-	if err != nil {
-		return err
+	if len(s.Env) > 0 {
+		variables, err := json.Marshal(s.Env)
+		if err != nil {
+			return err
+		}
+		c.Env = append(c.Env, programEnvVariable+"="+string(variables))
 	}
-	c.Env = append(c.Env, programEnvVariable+"="+string(variables))
 	c.Metadata.Fleet = fleet
 	c.Metadata.Spec, err = specDigest(p.args, s)
 	c.ParseUpdate = p.parseUpdate(c.Metadata)

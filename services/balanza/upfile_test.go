@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"balanza/e2e/load"
 	"balanza/e2e/proctree"
@@ -177,7 +178,7 @@ func TestUpFile(t *testing.T) {
 
 	loads := []*load.Load{}
 	for _, port := range []string{s.front, s.store} {
-		loads = append(loads, load.Start(t, load.Config{Address: "127.0.0.1:" + port, Clients: 4}))
+		loads = append(loads, load.Start(t, load.Config{Address: "127.0.0.1:" + port, Clients: 4, Requests: []string{"GET /"}, Timeout: time.Minute}))
 	}
 	up := func(want ...string) {
 		t.Helper()
