@@ -295,6 +295,10 @@ func (p *parser) server(e entry) (Server, error) {
 		return s, err
 	case len(s.Command) == 0:
 		return s, p.errorAt(e.at, e.where, "command is missing")
+	case s.Socket && s.ReadyPath != "":
+		return s, p.errorAt(given["ready"].at, given["ready"].where, "a server with socket can't have a path: its instances have no port of their own")
+	case s.Socket && s.HealthPath != "":
+		return s, p.errorAt(given["health"].at, given["health"].where, "a server with socket can't have it: its instances have no port of their own")
 	case s.Port != nil:
 		return s, nil
 	}
