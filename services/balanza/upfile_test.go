@@ -425,7 +425,7 @@ func TestPlanOfUpFile(t *testing.T) {
 		}
 		return d
 	}
-	if digest("A=1") == digest("A=2") || digest("A=1") != digest("A=1") {
+	if first := digest("A=1"); first == digest("A=2") || first != digest("A=1") {
 		t.Error("the digest does not tell the file's content")
 	}
 }
