@@ -1,16 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -104,7 +102,9 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 		defer p.serveMetrics(metrics, servers)()
 	}
 	if w != nil {
-		w.Reload, w.Log, w.Poll = reload, log, time.Duration(p.settings.WatchPoll)
+		w.Log, w.Poll = cmp.Or(w.Log, log), time.Duration(p.settings.WatchPoll)
+		w.Reload = func(ctx context.Context) error { return reloadChanged(ctx, servers) }
+		w.Started = func() time.Time { return lastStart(servers) }
 		go w.Run(ctx)
 	}
 	go func() { // ends with ctx, at the latest when Wait returns
@@ -161,19 +161,4 @@ func programPath() (string, error) {
 		return os.Executable()
 	}
 	return filepath.Abs(path)
-}
-
-// watchSelf is watch.Self, until a signal ends its first build. name is a folder for the binary, a different one for each
-// process that watches.
-func (p *program) watchSelf(name string) (w *watch.Watcher, binary string, err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	w, binary, err = watch.Self(ctx, filepath.Join(p.settings.Home, "watch", name))
-	if ctx.Err() != nil {
-		err = errors.New(text("interrupted")) // and not the error of the compiler, which got the signal too
-	}
-	if err != nil {
-		err = fmt.Errorf("--watch: %w", err)
-	}
-	return w, binary, err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +20,7 @@ type runOptions struct {
 	port     port
 	bound    bool // a port was named
 	cwd      string
-	watching bool
+	watching *watching
 	fleet    string // see declare
 }
 
@@ -42,7 +41,7 @@ func (p *program) run() *cobra.Command {
 	o.flags(c)
 	f.StringVar(&o.cwd, "cwd", "", "`FOLDER` in which the program runs; looked up anew at every start of an instance")
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza delete ends it")
-	f.BoolVar(&o.watching, "watch", false, "replace the processes when a file in the folder of the program changes")
+	o.watching = watchFlags(f, "replace the processes when a file in the folder of the program changes")
 	f.StringVar(&o.fleet, fleetFlag, "", "")
 	_ = f.MarkHidden(fleetFlag)
 	c.RunE = func(_ *cobra.Command, command []string) error {
@@ -96,6 +95,9 @@ func (p *program) completeRun(o *runOptions, f *pflag.FlagSet, command []string)
 		if o.envFile, err = absolute(o.envFile); err != nil {
 			return err
 		}
+	}
+	if err := o.watching.check(); err != nil {
+		return err
 	}
 	if _, err := o.config(command); err != nil {
 		return err
@@ -154,7 +156,7 @@ func (p *program) runProgram(o runOptions, command []string) error {
 		c.Programs, c.Unbound, c.Independent = true, !o.bound, isBackgroundServer
 		c.Dir, c.StopTimeout = o.cwd, o.stopTimeout
 		c.Check = func() error { return findProgram(o.cwd, command[0]) }
-		c.Metadata.Watching = o.watching
+		c.Metadata.Watching = o.watching.on
 		if o.bound && !o.socket {
 			balancer.Logger = c.Logger
 			if _, err := edge.New(balancer); err != nil {
@@ -165,10 +167,9 @@ func (p *program) runProgram(o runOptions, command []string) error {
 				return front
 			}
 		}
-		if err := p.declare(c, o.fleet); err != nil || !o.watching {
+		if err := p.declare(c, o.fleet); err != nil || !o.watching.on {
 			return nil, err
 		}
-		build := func(context.Context) error { return nil }
-		return &watch.Watcher{Root: o.cwd, Source: watch.AnySource, Build: build}, nil
+		return p.watchProgram(o.cwd, o.watching), nil
 	})
 }

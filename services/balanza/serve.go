@@ -30,23 +30,29 @@ func (p *program) serve() *cobra.Command {
 		if err := p.settings.completeMode(c.Flags()); err != nil {
 			return err
 		}
-		return p.serveSite(*watching)
+		if err := watching.check(); err != nil {
+			return err
+		}
+		return p.serveSite(watching)
 	}
 	return c
 }
 
 // serveSite serves as the settings say. A FORK server works in the master's own process, so it is one process; a limit of
 // memory or requests gives it a master, because a process can't replace itself.
-func (p *program) serveSite(watching bool) error {
+func (p *program) serveSite(watching *watching) error {
 	program := func(log *slog.Logger) workers.Program { return (&site{p.settings, log}).run }
 	return p.serveOne(p.settings, p.args, program, func(c *workers.Config) (w *watch.Watcher, err error) {
 		if p.settings.Mode == forkMode && c.MaxMemory == 0 && c.MaxRequests == 0 {
 			c.InProcess = program(c.Logger)
 		}
-		if watching {
+		if watching.on {
 			c.Metadata.Watching = true
-			w, c.Path, err = p.watchSelf(c.Name)
+			if w, c.Path, err = p.watchSelf(c.Name); err != nil {
+				return nil, err
+			}
+			w.Ignore = watching.ignore
 		}
-		return w, err
+		return w, nil
 	})
 }

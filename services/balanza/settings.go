@@ -326,13 +326,13 @@ func (s *settings) processFlags(f *pflag.FlagSet) {
 	f.Var(&s.MaxMemory, "max-memory", "replace a worker above this resident `SIZE`, like 300M")
 }
 
-// siteFlags are those of a server of the site. The value of --watch, which is no setting, is returned.
-func (s *settings) siteFlags(f *pflag.FlagSet) (watching *bool) {
+// siteFlags are those of a server of the site. What those of --watch say, which is no setting, is returned.
+func (s *settings) siteFlags(f *pflag.FlagSet) *watching {
 	s.portFlag(f)
 	f.VarP(&s.Mode, "mode", "m", "`MODE`: FORK (one process) or CLUSTER (a master and workers) (also --m, --modo)")
 	s.processFlags(f)
 	f.Uint32Var(&s.MaxRequests, "max-requests", s.MaxRequests, "replace a worker after about `N` requests")
-	return f.Bool("watch", false, "rebuild and reload when the source changes")
+	return watchFlags(f, "rebuild and reload when the source changes")
 }
 
 // shortText is a text for the list of processes.

@@ -14,6 +14,7 @@ import (
 // --, where pm2 has them: see doubleHyphens.
 func (p *program) start() *cobra.Command {
 	var c *cobra.Command
+	var watching *watching
 	c = p.forServers("start NAME|PORT|all … | start [FLAGS]", "start a stopped server, or a new one in the background",
 		func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
@@ -22,12 +23,15 @@ func (p *program) start() *cobra.Command {
 			if err := p.settings.completeMode(c.Flags()); err != nil {
 				return err
 			}
+			if err := watching.check(); err != nil {
+				return err
+			}
 			return p.startNew(ctx, c.Flags())
 		})
 	c.Example = "  balanza start --p 8090 --m CLUSTER --name api      a new server\n" +
 		"  balanza start --name api -- --p 8090 --m CLUSTER   the same\n" +
 		"  balanza start api                                  one that was stopped"
-	p.settings.siteFlags(c.Flags())
+	watching = p.settings.siteFlags(c.Flags())
 	return c
 }
 
@@ -64,7 +68,15 @@ func (p *program) startNew(ctx context.Context, flags *pflag.FlagSet) error {
 		return err
 	}
 	var args []string
-	flags.Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+	flags.Visit(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		if repeated, ok := f.Value.(pflag.SliceValue); ok {
+			values = repeated.GetSlice()
+		}
+		for _, v := range values {
+			args = append(args, "--"+f.Name+"="+v)
+		}
+	})
 	if err := p.background(ctx, args, []string{name}); err != nil {
 		return err
 	}

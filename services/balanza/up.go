@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os/signal"
 	"strconv"
@@ -216,6 +217,7 @@ func (p *program) runTopology(parts []part, edge int, watching bool, online func
 	edgeOutput := p.openOutput("edge", label("edge"))
 	defer edgeOutput.Close()
 	var servers []*workers.Server
+	logs := []slog.Handler{edgeOutput.logger.Handler()}
 	for _, part := range append(parts, part{"edge", edgeMode, edge, ""}) {
 		s, args, out := p.settings, edgeArguments(p.settings.Host, parts, edge), edgeOutput
 		s.Name, s.Mode, s.Port = part.Name, part.Mode, port(part.Port)
@@ -225,6 +227,9 @@ func (p *program) runTopology(parts []part, edge int, watching bool, online func
 			args = []string{"--p", strconv.Itoa(part.Port), "--m", string(part.Mode), "--name", part.Name, "--host", s.Host}
 			out = p.openOutput(part.Name, label(part.Name))
 			defer out.Close()
+			if inBackground() { // on a terminal one line for all servers is enough
+				logs = append(logs, out.logger.Handler())
+			}
 		}
 		config, err := p.workersConfig(s, args, out)
 		if err != nil {
@@ -241,6 +246,9 @@ func (p *program) runTopology(parts []part, edge int, watching bool, online func
 			return err
 		}
 		servers = append(servers, server)
+	}
+	if watching {
+		w.Log = slog.New(slog.NewMultiHandler(logs...))
 	}
 	return p.runServers(servers, edgeOutput.logger, w, online)
 }

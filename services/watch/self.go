@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 )
 
 // Self returns a watcher of the source of the running program, which must be in this folder or one above. It lacks Reload
@@ -32,11 +34,26 @@ func Self(ctx context.Context, dir string) (w *Watcher, binary string, err error
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", complete, info.Path)
 		cmd.Dir = root
 		if output, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, bytes.TrimSpace(output))
+			return fmt.Errorf("go build: %w", cmp.Or(compilerErrors(output), err))
 		}
 		return os.Rename(complete, binary)
 	}
-	return &Watcher{Root: root, Source: GoSource, Build: build}, binary, build(ctx)
+	return &Watcher{Root: root, Defaults: GoSource, Build: build}, binary, build(ctx)
+}
+
+// compilerErrors are the lines that go build printed, without those that only name a package: the first line of an error
+// is shown alone where there is room for no more. It returns nil when there are none.
+func compilerErrors(output []byte) error {
+	var b strings.Builder
+	for line := range strings.Lines(string(output)) {
+		if !strings.HasPrefix(line, "# ") {
+			b.WriteString(line)
+		}
+	}
+	if text := strings.TrimSpace(b.String()); text != "" {
+		return errors.New(text)
+	}
+	return nil
 }
 
 // moduleRoot is the folder, this one or one above, that holds the module's go.mod. The binary does not know it: -trimpath

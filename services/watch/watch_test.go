@@ -28,7 +28,7 @@ func watchFolder(t *testing.T, poll time.Duration) *source {
 	w := &source{dir: t.TempDir()}
 	w.write(t, "main.go", "package main")
 	watcher := &Watcher{
-		Root: w.dir, Source: GoSource, Poll: poll, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Root: w.dir, Defaults: GoSource, Poll: poll, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Build: func(context.Context) error {
 			w.builds.Add(1)
 			if w.broken.Load() {
@@ -126,6 +126,18 @@ func TestWatchIgnoresWhatIsNoSource(t *testing.T) {
 	w.expect(t, 1, 1)
 }
 
+func TestWatchIgnoresATemporaryFile(t *testing.T) {
+	w := watchFolder(t, 0)
+	w.write(t, "temporary.go", "package main")
+	time.Sleep(debounce / 2)
+	if err := os.Remove(filepath.Join(w.dir, "temporary.go")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * debounce)
+	w.write(t, "main.go", "package main // 2")
+	w.expect(t, 1, 1)
+}
+
 func TestWatchKeepsTheOldCodeWhenTheBuildFails(t *testing.T) {
 	w := watchFolder(t, 0)
 	w.broken.Store(true)
@@ -163,7 +175,7 @@ func TestWatchAddsFoldersOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if err := (&Watcher{Root: dir, Source: GoSource}).addFolders(n); err != nil {
+	if _, err := (&scanner{root: dir, kernel: n}).scan(); err != nil {
 		t.Fatal(err)
 	}
 	if watched := n.WatchList(); len(watched) != 3 {
