@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"balanza/e2e/testenv"
 )
@@ -34,11 +35,18 @@ func (b *buffer) String() string {
 
 // In a user namespace of its own a process can be left without inotify, as on a machine where others have used it up.
 func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
+	for _, limit := range []string{"0 > /proc/sys/user/max_inotify_instances", "1 > /proc/sys/user/max_inotify_watches"} {
+		t.Run(limit, func(t *testing.T) { testPolling(t, limit) })
+	}
+}
+
+// testPolling changes a file in a new folder, for which there is no second watch.
+func testPolling(t *testing.T, limit string) {
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	program := h.command("run", "--socket", "--watch", "--name", "polled", "-i", "1", "--port", port, "--",
 		"/usr/bin/env", roleVariable+"=server", os.Args[0])
-	cmd := exec.Command("sh", append([]string{"-c", `echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"`, "sh", program.Path},
+	cmd := exec.Command("sh", append([]string{"-c", "echo " + limit + ` && exec "$@"`, "sh", program.Path},
 		program.Args[1:]...)...)
 	cmd.Dir, cmd.Env = program.Dir, program.Env
 	var output buffer
@@ -67,8 +75,13 @@ func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
 	}
 	var before string
 	eventually(t, "an answer", func() bool { before = pid(); return before != "" })
+	eventually(t, "the watcher", func() bool { return strings.Contains(output.String(), `"watching"`) })
+	if err := os.Mkdir(filepath.Join(h.cwd, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "a clear line", func() bool { return strings.Contains(output.String(), "the kernel gives no watches") })
-	if err := os.WriteFile(filepath.Join(h.cwd, "config.yaml"), []byte("changed"), 0o600); err != nil {
+	time.Sleep(2 * time.Second)
+	if err := os.WriteFile(filepath.Join(h.cwd, "sub", "config.yaml"), []byte("changed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the new process", func() bool { now := pid(); return now != "" && now != before })
