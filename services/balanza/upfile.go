@@ -196,12 +196,13 @@ func flagArgs(args []string) (flags, rest []string) {
 	return args, nil
 }
 
-// listenArgs are those of the flags that a master can't change while it runs.
+// listenArgs are those of the flags that a master can't change while it runs: where it listens, and what it watches.
 func listenArgs(args []string) string {
 	flags, _ := flagArgs(args)
+	watched := slices.Contains(flags, "--watch")
 	flags = slices.DeleteFunc(slices.Clone(flags), func(arg string) bool {
 		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
-		return !slices.Contains([]string{"port", "host", "socket", "watch", "watch-ignore"}, name)
+		return !slices.Contains([]string{"port", "host", "socket", "watch", "watch-ignore"}, name) && !(watched && name == "cwd")
 	})
 	return strings.Join(flags, "\x00")
 }

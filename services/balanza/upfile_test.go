@@ -23,17 +23,17 @@ import (
 	"balanza/services/workers/control"
 )
 
-// nodeServer and pythonServer answer with the variable VERSION and their first argument; with the argument fail they do not
+// declaredNode and declaredPython answer with the variable VERSION and their first argument; with the argument fail they do not
 // start. They end requests in flight before they end.
 const (
-	nodeServer = `
+	declaredNode = `
 if (process.argv[2] === 'fail') throw new Error('no such option');
 const server = require('http').createServer((q, s) => s.end(process.env.VERSION + ' ' + process.argv[2] + ' ' + process.cwd()));
 server.listen(process.env.PORT);
 console.log('node started');
 process.on('SIGTERM', () => server.close());
 `
-	pythonServer = `
+	declaredPython = `
 import http.server, os, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
@@ -65,8 +65,8 @@ func newStack(t *testing.T) *stack {
 	}
 	h := newHome(t)
 	s := &stack{home: h, file: filepath.Join(h.cwd, "balanza.yaml"), front: testenv.FreePort(t), store: testenv.FreePort(t)}
-	s.put("server.js", nodeServer)
-	s.put("store/server.py", pythonServer)
+	s.put("server.js", declaredNode)
+	s.put("store/server.py", declaredPython)
 	return s
 }
 
@@ -393,7 +393,7 @@ func TestPlanOfUpFile(t *testing.T) {
 		{server + "    max_memory: 1M", "online", update}, {server + "    depends_on: []", "online", leave},
 		{strings.Replace(server, ": 2", ": 3", 1), "online", scaling}, {strings.Replace(server, ": 9", ": 8", 1), "online", recreate},
 		{strings.Replace(server, "port: 9", "", 1), "online", recreate},
-		{server + "    host: 127.0.0.1", "online", recreate}, {server + "    socket: true", "online", recreate},
+		{server + "    host: 127.0.0.1", "online", recreate}, {server + "    socket: true", "online", recreate}, {server + "    watch: true", "online", recreate},
 	} {
 		servers, gone, err := planUp(parse(c.content), running(c.status))
 		if err != nil || len(gone) > 0 || servers[0].action != c.want {
