@@ -149,7 +149,7 @@ func TestRunTellsOfAnotherPort(t *testing.T) {
 	}
 	m.checkNothingLeft()
 	log, _ := m.balanza("logs", "-n", "100", "stubborn").CombinedOutput()
-	if !strings.Contains(string(log), "program has another port") {
+	if !strings.Contains(string(log), "program: it listens on port") {
 		t.Errorf("the log does not tell: %s", log)
 	}
 }

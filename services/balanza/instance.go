@@ -54,7 +54,6 @@ func (p *program) instance() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		config.Log = p.logger()
 		return w.Run(config.Run, p.signals, p.logger())
 	}
 	return c

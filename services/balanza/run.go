@@ -38,6 +38,8 @@ func (p *program) run() *cobra.Command {
 	s, f, o := &p.settings, c.Flags(), &runOptions{}
 	f.VarP(&o.port, "port", "p", "`PORT` whose requests the instances share; each has a port of its own in $PORT; 0: a free one (also --p)")
 	s.processFlags(f)
+	count := f.Lookup("instances")
+	count.Usage, count.DefValue = "`N` instances of the program, or max: one for each CPU (also --i)", "1"
 	o.flags(c)
 	f.StringVar(&o.cwd, "cwd", "", "`FOLDER` in which the program runs; looked up anew at every start of an instance")
 	detach := f.BoolP("detach", "d", false, "go to the background; balanza delete ends it")

@@ -142,7 +142,10 @@ func (p *program) completeNames(*cobra.Command, []string, string) ([]string, cob
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// awaitOnline waits until the servers of these names are online. It fails with the reason when one is errored, and with
+// isStarting tells whether a worker may become ready soon. One that waits for its next try is none: it may fail for ever.
+func isStarting(w control.WorkerStatus) bool { return w.Status == "starting" && w.Pid > 0 }
+
+// awaitOnline waits until the servers of these names are online, with all workers that get ready. It fails with the reason when one is errored, and with
 // the value of ended when their process has ended. When ctx ends first, the servers go on starting, and the error says so.
 func (p *program) awaitOnline(ctx context.Context, names []string, ended <-chan error) error {
 	for {
@@ -157,7 +160,7 @@ func (p *program) awaitOnline(ctx context.Context, names []string, ended <-chan 
 		for _, st := range all {
 			switch {
 			case !slices.Contains(names, st.Name):
-			case st.Status == "online":
+			case st.Status == "online" && !slices.ContainsFunc(st.Workers, isStarting):
 				online++
 			case st.Status == "errored":
 				return errorf("%s did not start: %s", st.Name, st.Cause)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"strconv"
@@ -40,7 +39,6 @@ type Config struct {
 	StopTimeout  time.Duration  // from StopSignal to SIGKILL, or likewise
 	// Independent tells whether a process that the program has started, and all that this one starts, outlives it. nil: none.
 	Independent func(pid int) bool
-	Log         *slog.Logger
 }
 
 const (
@@ -73,7 +71,7 @@ func (c Config) Run(ctx context.Context, w *workers.Worker) error {
 	if err := descendants.BecomeSubreaper(); err != nil {
 		return err
 	}
-	socket, notes, err := listenNotify(c.Log)
+	socket, notes, err := listenNotify(w.Warn)
 	if err != nil {
 		return err
 	}
@@ -84,7 +82,8 @@ func (c Config) Run(ctx context.Context, w *workers.Worker) error {
 		err = i.supervise(ctx)
 	}
 	if err != nil {
-		w.Fail(err.Error())
+		_, explained := errors.AsType[explainedError](err)
+		w.Fail(err.Error(), explained)
 	}
 	return nil
 }
@@ -147,6 +146,9 @@ func (i *instance) supervise(ctx context.Context) error {
 			} else if time.Now().After(deadline) {
 				err := fmt.Errorf("not ready after %v: %s", time.Since(i.started).Round(100*time.Millisecond), check.why)
 				i.endAll(i.StopSignal, restTimeout)
+				if check.wrong != 0 {
+					return explainedError{err}
+				}
 				return err
 			}
 		}
@@ -191,10 +193,14 @@ func (i *instance) onEnd() error {
 	i.endAll(syscall.SIGTERM, restTimeout)
 	cause := describe(i.status)
 	if i.status.ExitStatus() == 0 && len(left) > 0 {
-		cause += fmt.Sprintf(" and left process %d in the background; a program must stay in the foreground to be looked after", left[0])
+		return explainedError{fmt.Errorf("%s and left process %d in the background; a program must stay in the foreground to be looked after",
+			cause, left[0])}
 	}
 	return errors.New(cause)
 }
+
+// explainedError is a reason to which the program's output adds nothing.
+type explainedError struct{ error }
 
 // describe says how a process ended, in the words of os.ProcessState.
 func describe(s syscall.WaitStatus) string {
@@ -229,7 +235,7 @@ func (i *instance) endAll(s syscall.Signal, timeout time.Duration) {
 		}
 	}
 	if i.groupLives() {
-		i.Log.Warn("program killed", "pid", i.pid, "cause", fmt.Sprintf("it did not end in %v", timeout))
+		i.w.Warn(fmt.Sprintf("killed, since it did not end in %v", timeout))
 	} else if left := i.left(); len(left) > 0 {
 		descendants.Signal(os.Getpid(), i.Independent, syscall.SIGTERM)
 		for end := time.Now().Add(restTimeout); len(i.left()) > 0 && time.Now().Before(end); {
@@ -245,4 +251,4 @@ func (i *instance) groupLives() bool {
 }
 
 // left are the processes that the program has started, and itself, as far as they live.
-func (i *instance) left() []int { return descendants.Snapshot().Of(os.Getpid(), i.Independent) }
+func (i *instance) left() []int { return descendants.Of(os.Getpid(), i.Independent) }

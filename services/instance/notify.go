@@ -2,7 +2,6 @@ package instance
 
 import (
 	"errors"
-	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -52,8 +51,8 @@ func (s *notifySocket) Close() {
 	s.cleanUp()
 }
 
-// listenNotify makes the socket, and reads from it until it is closed.
-func listenNotify(log *slog.Logger) (*notifySocket, chan notification, error) {
+// listenNotify makes the socket, and reads from it until it is closed. warn is told when that is not possible any more.
+func listenNotify(warn func(text string)) (*notifySocket, chan notification, error) {
 	address, cleanUp, err := notifyAddress()
 	if err != nil {
 		return nil, nil, err
@@ -71,7 +70,7 @@ func listenNotify(log *slog.Logger) (*notifySocket, chan notification, error) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			} else if err != nil {
-				log.Warn("notification not read", "cause", err)
+				warn("its notifications are not read any more: " + err.Error())
 				return
 			}
 			select {

@@ -127,6 +127,6 @@ func (c *readyCheck) findWrongPort() {
 		"a program that must have a port of its own runs without --port", c.wrong, c.w.Port)
 	if !c.told && time.Since(c.since) >= wrongPortDelay {
 		c.told = true
-		c.Log.Warn("program has another port", "pid", c.pid, "cause", c.why)
+		c.w.Warn(c.why)
 	}
 }

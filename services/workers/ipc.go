@@ -11,7 +11,7 @@ import (
 	"balanza/services/metrics"
 )
 
-// message is what a master and its worker send each other, one JSON object a line; one field is set, besides Address. The field
+// message is what a master and its worker send each other, one JSON object a line; one field is set, besides Address and Explained. The field
 // names in JSON must stay: after a reload a master of an older build talks to workers of a newer one.
 type message struct {
 	// from the worker
@@ -24,6 +24,8 @@ type message struct {
 	// from the parent of a program
 	Program   int           `json:"program,omitempty"`   // the program's pid
 	Failed    string        `json:"failed,omitempty"`    // why it is about to end
+	Explained bool          `json:"explained,omitempty"` // with Failed: the program's output tells nothing more
+	Warning   string        `json:"warning,omitempty"`   // about the program, for the server's log
 	Unhealthy string        `json:"unhealthy,omitempty"` // why there is no heartbeat
 	Extend    time.Duration `json:"extend,omitempty"`    // how long the program still takes to become ready, or to end; nanoseconds
 

@@ -248,7 +248,9 @@ func (s *Server) handleEvent(e event) {
 	case e.Program != 0:
 		p.program = e.Program
 	case e.Failed != "":
-		p.failure = e.Failed
+		p.failure, p.explained = e.Failed, e.Explained
+	case e.Warning != "":
+		s.Logger.Warn("program: "+e.Warning, "server", s.Name, "worker", p.slot, "pid", p.pid())
 	case e.Unhealthy != "":
 		p.unhealthy = e.Unhealthy
 	case e.Extend > 0 && !p.deadline.IsZero():

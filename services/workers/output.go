@@ -12,7 +12,7 @@ const maxPredecessorCause = 200
 
 // cause says in one line why a process has ended.
 func (p *process) cause() string {
-	if line := p.output.String(); line != "" {
+	if line := p.output.String(); line != "" && (!p.explained || p.output.IsCrash()) {
 		return p.exitCause() + ": " + line
 	}
 	return p.exitCause()

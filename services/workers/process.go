@@ -38,6 +38,7 @@ type process struct {
 	deadlineCause   string
 	killCause       string    // why the master killed it; empty: it did not
 	failure         string    // why it ends, as it says itself
+	explained       bool      // by failure alone, unless its program has crashed
 	unhealthy       string    // why it sends no heartbeat
 	program         int       // pid of the program that it runs; 0: none
 	address         string    // of that program, for the front

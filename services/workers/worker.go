@@ -174,8 +174,14 @@ func (w *Worker) ReadyAt(address string) {
 // SetProgram tells the master the pid of the program that the worker runs.
 func (w *Worker) SetProgram(pid int) { _ = w.send(message{Program: pid}) }
 
-// Fail tells the master why the worker is about to end.
-func (w *Worker) Fail(cause string) { _ = w.send(message{Failed: cause}) }
+// Fail tells the master why the worker is about to end. explained: what the program wrote tells nothing more about it, unless
+// it is the error of a crash.
+func (w *Worker) Fail(cause string, explained bool) {
+	_ = w.send(message{Failed: cause, Explained: explained})
+}
+
+// Warn has the master log something about the program. The worker's own output is the program's.
+func (w *Worker) Warn(text string) { _ = w.send(message{Warning: text}) }
 
 // Extend tells the master that the program takes that much longer to become ready, or to end.
 func (w *Worker) Extend(by time.Duration) { _ = w.send(message{Extend: by}) }

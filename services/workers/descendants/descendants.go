@@ -3,6 +3,7 @@
 package descendants
 
 import (
+	"slices"
 	"syscall"
 	"time"
 )
@@ -16,11 +17,23 @@ type Process struct {
 // Tree is a snapshot of the system's processes, by their parents.
 type Tree map[int][]Process
 
-// Snapshot reads all processes.
-func Snapshot() Tree {
-	t := Tree{}
-	for _, p := range list() {
-		t[p.Parent] = append(t[p.Parent], p)
+// snapshotTries bounds Snapshot, in case that processes end faster than they can be read.
+const snapshotTries = 20
+
+// Snapshot reads all processes. They cannot be read at one moment: when a parent ends between the reading of its child and
+// its own, the child would seem to be nobody's, so all are read again.
+func Snapshot() (t Tree) {
+	for range snapshotTries {
+		all := list()
+		t = make(Tree, len(all))
+		known := map[int]bool{0: true} // the parent of process 1, and of those that came from outside the namespace
+		for _, p := range all {
+			t[p.Parent] = append(t[p.Parent], p)
+			known[p.PID] = true
+		}
+		if !slices.ContainsFunc(all, func(p Process) bool { return !known[p.Parent] }) {
+			break
+		}
 	}
 	return t
 }
@@ -45,9 +58,18 @@ func (t Tree) Of(root int, skip func(pid int) bool) (pids []int) {
 	return pids
 }
 
+// Of returns root's descendants, as Tree.Of does. It looks twice before it says that there are none: a process that started
+// another one and ended during the first look shows neither.
+func Of(root int, skip func(pid int) bool) []int {
+	if pids := Snapshot().Of(root, skip); len(pids) > 0 {
+		return pids
+	}
+	return Snapshot().Of(root, skip)
+}
+
 // Signal sends a signal to each of root's descendants; see Tree.Of.
 func Signal(root int, skip func(pid int) bool, s syscall.Signal) {
-	for _, pid := range Snapshot().Of(root, skip) {
+	for _, pid := range Of(root, skip) {
 		_ = syscall.Kill(pid, s) // it may have ended
 	}
 }
@@ -61,7 +83,7 @@ const killRounds = 200
 // Kill sends SIGKILL to root's descendants until there are none, for about a second at most; see Tree.Of.
 func Kill(root int, skip func(pid int) bool) {
 	for range killRounds {
-		pids := Snapshot().Of(root, skip)
+		pids := Of(root, skip)
 		if len(pids) == 0 {
 			return
 		}
