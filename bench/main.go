@@ -36,6 +36,7 @@ var sections = []section{
 	{"edge", "the edge beside nginx, in front of the same server", false, edge},
 	{"memory", "private memory of an idle worker, beside Node's", true, memory},
 	{"reload", "reload and respawn, beside PM2", true, reload},
+	{"programs", "any program on a port: reload, kill and scale under load, beside PM2", true, programs},
 	{"latency", "delivery of a message to a page at another worker", false, latency},
 	{"append", "messages stored by 1 to 50 processes, and by 400 on an ideal store", false, appends},
 	{"idle", "what an idle process costs", false, idle},
@@ -46,6 +47,7 @@ var sections = []section{
 // bench is the state that the sections of a run share.
 type bench struct {
 	balanza  string // path of the program built from this tree
+	module   string // folder of this tree
 	peers    string // folder of the Node.js peers, installed
 	temp     string // folder, removed at the end
 	mongo    string // URI of the MongoDB server, once it runs
@@ -130,10 +132,10 @@ func (b *bench) prepare(ctx context.Context, peers bool) error {
 	if err != nil {
 		return errors.New("go list finds no module: run it from the repository")
 	}
-	module := strings.TrimSpace(string(root))
+	b.module = strings.TrimSpace(string(root))
 	// The flags of the image. With cgo the C library would cost every process a megabyte.
 	build := []string{"env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", b.balanza, "./services/balanza"}
-	if err := tool(ctx, module, build...); err != nil || !peers {
+	if err := tool(ctx, b.module, build...); err != nil || !peers {
 		return err
 	}
 	for program, from := range map[string]string{"wrk": "apt-get install wrk", "node": "Node.js", "npm": "Node.js"} {
@@ -141,7 +143,7 @@ func (b *bench) prepare(ctx context.Context, peers bool) error {
 			return fmt.Errorf("%s is missing: install it with %s", program, from)
 		}
 	}
-	b.peers = filepath.Join(module, "bench", "peers", "node")
+	b.peers = filepath.Join(b.module, "bench", "peers", "node")
 	return tool(ctx, b.peers, "npm", "ci", "--silent", "--no-audit", "--no-fund")
 }
 

@@ -15,7 +15,7 @@ type comparison struct {
 	unit           string
 	digits         int // after the decimal point
 	peer           string
-	target         float64 // the least ratio: how many times better Balanza has to be
+	target         float64 // the least ratio: how many times better Balanza has to be; 0: none
 	higherIsBetter bool
 	ours           []float64
 	theirs         []float64
@@ -42,13 +42,15 @@ func (c *comparison) print() {
 		rounds = append(rounds, ratio(c.ours[i], c.theirs[i]))
 	}
 	ours, theirs := median(c.ours), median(c.theirs)
-	verdict := "reached"
-	if ratio(ours, theirs) < c.target {
-		verdict = "MISSED"
+	verdict := fmt.Sprintf("; target %g reached", c.target)
+	if c.target == 0 {
+		verdict = ""
+	} else if ratio(ours, theirs) < c.target {
+		verdict = fmt.Sprintf("; target %g MISSED", c.target)
 	}
-	fmt.Printf("%s: Balanza %.*f %s, %s %.*f %s: %.3g times as good (rounds %.3g to %.3g, %d of them); target %g %s\n",
+	fmt.Printf("%s: Balanza %.*f %s, %s %.*f %s: %.3g times as good (rounds %.3g to %.3g, %d of them)%s\n",
 		c.what, c.digits, ours, c.unit, c.peer, c.digits, theirs, c.unit, ratio(ours, theirs),
-		slices.Min(rounds), slices.Max(rounds), len(rounds), c.target, verdict)
+		slices.Min(rounds), slices.Max(rounds), len(rounds), verdict)
 }
 
 // median does not change the order of its argument, whose values belong to rounds.
