@@ -76,23 +76,23 @@ func TestAServerTellsItsServiceManager(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := "READY=1"
-		hears := func(more string) {
+		awaitStates := func(more string) {
 			t.Helper()
 			want += more
 			eventually(t, want+" of "+args[0], func() bool { return m.all() == want || len(m.all()) > len(want) })
 			if got := m.all(); got != want {
-				t.Fatalf("%q: it says %s, want %s", args, got, want)
+				t.Fatalf("%q: it has said %s, want %s", args, got, want)
 			}
 		}
-		hears("")
+		awaitStates("")
 		h.must("reload", "one")
-		hears(" RELOADING=1 READY=1")
+		awaitStates(" RELOADING=1 READY=1")
 		h.must("restart", "one")
-		hears(" RELOADING=1 READY=1")
+		awaitStates(" RELOADING=1 READY=1")
 		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		hears(" RELOADING=1 READY=1")
+		awaitStates(" RELOADING=1 READY=1")
 		if i == 0 {
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
@@ -101,7 +101,7 @@ func TestAServerTellsItsServiceManager(t *testing.T) {
 			h.must("delete", "one")
 		}
 		_ = cmd.Wait()
-		hears(" STOPPING=1")
+		awaitStates(" STOPPING=1")
 	}
 	if content, err := os.ReadFile(environment); err != nil || strings.Contains(string(content), h.dir+"/notify") {
 		t.Errorf("a program may speak for its master: %v: %s", err, content)

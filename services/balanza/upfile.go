@@ -37,23 +37,23 @@ func fileFlag(f *pflag.FlagSet) *string {
 type action int
 
 const (
-	leave    action = iota
-	create          // none runs
-	wake            // it is stopped
-	scaling         // only the number of instances differs
-	update          // reload it onto the new command
-	recreate        // what it listens on differs, or it is stopped and differs
+	keep         action = iota
+	create              // none runs
+	startStopped        // it is stopped
+	scaling             // only the number of instances differs
+	update              // reload it onto the new command
+	recreate            // what it listens on differs, or it is stopped and differs
 )
 
 // declared is a server of the file and what is to be done with it.
 type declared struct {
 	*serverfile.Server
-	args    []string // of balanza
-	dir     string   // the file's, in which balanza runs
-	spec    string   // see specDigest
-	action  action
-	settled chan struct{} // closed when the server has been brought up to date, or when that failed
-	err     error         // why it failed
+	args   []string // of balanza
+	dir    string   // the file's, in which balanza runs
+	spec   string   // see specDigest
+	action action
+	done   chan struct{} // closed when the server has been brought up to date, or when that failed
+	err    error         // why it failed
 }
 
 // upFile is up -f.
@@ -112,7 +112,7 @@ func (p *program) bringUp(ctx context.Context, file *serverfile.File, detach boo
 func planUp(file *serverfile.File, running []control.Status) (servers []*declared, gone []control.Status, err error) {
 	for i := range file.Servers {
 		s := &file.Servers[i]
-		d := &declared{Server: s, args: specArgs(file, s), dir: filepath.Dir(file.Path), settled: make(chan struct{})}
+		d := &declared{Server: s, args: specArgs(file, s), dir: filepath.Dir(file.Path), done: make(chan struct{})}
 		if d.spec, err = specDigest(d.args, s); err != nil {
 			return nil, nil, usageError{fmt.Errorf("%s: %w", s.Name, err)}
 		}
@@ -148,11 +148,11 @@ func (d *declared) difference(st control.Status) action {
 	case st.Spec != d.spec, stopped && st.Instances != d.instances():
 		return recreate
 	case stopped:
-		return wake
+		return startStopped
 	case st.Instances != d.instances():
 		return scaling
 	}
-	return leave
+	return keep
 }
 
 // instances is the number of them that run: max is one for each CPU.
@@ -245,9 +245,9 @@ func (p *program) apply(ctx context.Context, servers []*declared, gone []control
 	}
 	for _, d := range servers {
 		wg.Go(func() {
-			defer close(d.settled)
+			defer close(d.done)
 			for _, name := range d.DependsOn {
-				<-byName[name].settled
+				<-byName[name].done
 				if byName[name].err != nil && d.err == nil {
 					d.err = errorf("left as it is, since %s failed", name)
 				}
@@ -255,7 +255,7 @@ func (p *program) apply(ctx context.Context, servers []*declared, gone []control
 			if d.err != nil {
 				return
 			}
-			result, err := p.settle(ctx, d)
+			result, err := p.applyOne(ctx, d)
 			if d.err = err; err == nil {
 				printing.Lock()
 				defer printing.Unlock()
@@ -273,18 +273,18 @@ func (p *program) apply(ctx context.Context, servers []*declared, gone []control
 	return errors.Join(failed...)
 }
 
-// settle brings one server up to date and says in a few words what was done.
-func (p *program) settle(ctx context.Context, d *declared) (result string, err error) {
+// applyOne brings one server up to date and says in a few words what was done.
+func (p *program) applyOne(ctx context.Context, d *declared) (result string, err error) {
 	client := control.NewClient(p.settings.runDir(), d.Name)
 	result = text("online")
 	switch d.action {
-	case leave:
+	case keep:
 		return text("unchanged"), nil
 	case create, recreate:
 		if _, err := p.backgroundAs(ctx, commandLine{d.dir, p.environment, d.args}, []string{d.Name}); err != nil {
 			return "", err
 		}
-	case wake:
+	case startStopped:
 		if err := client.Order(ctx, control.Start, 0); err != nil {
 			return "", err
 		}

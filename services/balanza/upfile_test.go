@@ -387,10 +387,10 @@ func TestPlanOfUpFile(t *testing.T) {
 		content, status string
 		want            action
 	}{
-		{server, "online", leave}, {strings.Replace(server, ": 2", ": 3", 1), "stopped", recreate}, {server, "starting", leave}, {server, "stopped", wake}, {server, "errored", wake},
+		{server, "online", keep}, {strings.Replace(server, ": 2", ": 3", 1), "stopped", recreate}, {server, "starting", keep}, {server, "stopped", startStopped}, {server, "errored", startStopped},
 		{server + "    env: {A: b}", "online", update}, {server + "    env: {A: b}", "stopped", recreate},
 		{strings.Replace(server, "x y", "x z", 1), "online", update}, {server + "    cwd: z", "online", update},
-		{server + "    max_memory: 1M", "online", update}, {server + "    depends_on: []", "online", leave},
+		{server + "    max_memory: 1M", "online", update}, {server + "    depends_on: []", "online", keep},
 		{strings.Replace(server, ": 2", ": 3", 1), "online", scaling}, {strings.Replace(server, ": 9", ": 8", 1), "online", recreate},
 		{strings.Replace(server, "port: 9", "", 1), "online", recreate},
 		{server + "    host: 127.0.0.1", "online", recreate}, {server + "    socket: true", "online", recreate}, {server + "    watch: true", "online", recreate},
