@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -88,13 +88,21 @@ func (c Config) Run(ctx context.Context, w *workers.Worker) error {
 	return nil
 }
 
+// portReference is the variable in an argument, as a shell reads it: $PORTABLE and $PORT_2 are other variables.
+var portReference = regexp.MustCompile(`\$(PORT\b|\{PORT\})`)
+
+// withPort replaces the references in an argument.
+func withPort(argument, port string) string {
+	return portReference.ReplaceAllLiteralString(argument, port)
+}
+
 // start starts the program as the leader of a process group.
 func (i *instance) start(notifySocket string) error {
 	command := make([]string, len(i.Command))
 	port := strconv.Itoa(i.w.Port)
 	for n, argument := range i.Command {
 		if n > 0 && i.w.Port > 0 {
-			argument = strings.NewReplacer("${PORT}", port, "$PORT", port).Replace(argument)
+			argument = withPort(argument, port)
 		}
 		command[n] = argument
 	}
