@@ -55,10 +55,9 @@ func (i *instance) reap() {
 	}
 }
 
-// notifyAddress is a name that no file has, so that a killed process leaves none behind: see "abstract" in unix(7).
-func notifyAddress() (name string, cleanUp func(), err error) {
-	return fmt.Sprintf("@balanza/notify/%d", os.Getpid()), func() {}, nil
-}
+// notifyAddress is empty: the kernel chooses a name, which no file has (see "autobind" in unix(7)). So a killed process leaves no
+// file, and containers that share a network but have numbers of processes of their own do not choose the same name.
+func notifyAddress() (name string, cleanUp func(), err error) { return "", func() {}, nil }
 
 // socketsOf are the inodes of the sockets that these processes have open.
 func socketsOf(pids []int) map[uint32]bool {

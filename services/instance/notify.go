@@ -73,11 +73,15 @@ func listenNotify(warn func(text string)) (*notifySocket, chan notification, err
 				warn("its notifications are not read any more: " + err.Error())
 				return
 			}
+			note := parseNotification(string(buffer[:n]))
+			if note == (notification{}) { // a flood of STATUS= must not fill the queue before READY=1
+				continue
+			}
 			select {
-			case notes <- parseNotification(string(buffer[:n])):
+			case notes <- note:
 			default: // a flood of them says nothing new
 			}
 		}
 	}()
-	return &notifySocket{conn, address, cleanUp}, notes, nil
+	return &notifySocket{conn, conn.LocalAddr().String(), cleanUp}, notes, nil
 }
