@@ -81,6 +81,32 @@ func TestDynamicPassesEverythingOn(t *testing.T) {
 	}
 }
 
+// An answer without a type gets none: a browser would show a guessed page.
+func TestDynamicGuessesNoContentType(t *testing.T) {
+	r := runDynamic(t)
+	for name, pieces := range map[string]int{"whole": 1, "in chunks": 3} {
+		a := newBackend(t, "", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = nil
+			for range pieces {
+				fmt.Fprint(w, "<script>alert(1)</script>")
+				if pieces > 1 {
+					_ = http.NewResponseController(w).Flush()
+				}
+			}
+		})
+		r.Add(a.address)
+		answer, err := http.Get(r.url("/upload"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if kind, ok := answer.Header["Content-Type"]; ok {
+			t.Errorf("%s: the answer has the type %q", name, kind)
+		}
+		r.Remove(t.Context(), a.address)
+	}
+}
+
 // A long body arrives whole, with its length or in chunks, and two at a time do not mix.
 func TestDynamicStreamsLongBodies(t *testing.T) {
 	r := runDynamic(t)

@@ -174,6 +174,9 @@ func (b *Balancer) forward(w *responseWriter, r *http.Request, uri string, body 
 		a.uncount()
 	}
 	copyAnswerHeader(w.Header(), a.Header)
+	if _, typed := a.Header["Content-Type"]; !typed { // net/http would guess one, and could make a page of an upload
+		w.Header()["Content-Type"] = nil
+	}
 	if body.rest != nil && !body.rest.complete() {
 		w.Header().Set("Connection", "close") // the rest of the body is not read
 	}
