@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -85,7 +86,7 @@ func (p *program) backgroundAs(ctx context.Context, as commandLine, names []stri
 		exit <- err
 	}()
 	err = p.awaitOnline(ctx, names, ended)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.As(err, new(stoppedError)) {
 		for _, name := range names { // else one that failed would stay on the list
 			_ = control.NewClient(p.settings.runDir(), name).Order(ctx, control.Delete, 0)
 		}
@@ -151,6 +152,8 @@ func reasonOf(printed []byte, err error) string {
 		return cause.String()
 	case reason == "" && err != nil:
 		return err.Error()
+	case reason == "": // it was told to end while it started
+		return "exited with status 0"
 	}
 	return reason
 }

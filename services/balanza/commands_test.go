@@ -407,6 +407,37 @@ func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 	eventually(t, "the server is online", func() bool { return strings.Contains(h.must("ps"), "online") })
 }
 
+// A server that is stopped while it starts stays on the list as stopped, and the command that started it ends.
+func TestAStopEndsTheWaitForAStart(t *testing.T) {
+	h := newHome(t)
+	cmd := h.command("run", "-d", "--ready", "notify", "--ready-timeout", "10m", "--name", "slow", "--", "sleep", "1000")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	eventually(t, "the control socket", func() bool {
+		_, err := os.Stat(filepath.Join(h.dir, "run", "slow.sock"))
+		return err == nil
+	})
+	h.must("stop", "slow")
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		_ = cmd.Process.Kill()
+		t.Fatal("run -d goes on waiting")
+	}
+	if !strings.Contains(errs.String(), "stopped before") || cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("%v: %s", cmd.ProcessState, errs.String())
+	}
+	if table := h.must("ps"); !strings.Contains(table, "stopped") {
+		t.Errorf("after the stop:\n%s", table)
+	}
+	h.must("delete", "slow")
+}
+
 func TestCrashOfABackgroundServerIsInItsLog(t *testing.T) {
 	h := newHome(t)
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")

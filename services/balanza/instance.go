@@ -124,7 +124,7 @@ func (o *instanceOptions) environment() ([]string, error) {
 	}
 	variables := map[string]string{}
 	if o.envFile != "" {
-		content, err := os.ReadFile(o.envFile)
+		content, err := readEnvFile(o.envFile)
 		if err == nil { // an editor may have put a byte order mark before it
 			variables, err = godotenv.Unmarshal(strings.TrimPrefix(string(content), "\ufeff"))
 		}
@@ -141,6 +141,14 @@ func (o *instanceOptions) environment() ([]string, error) {
 		env = append(env, name+"="+variables[name])
 	}
 	return env, nil
+}
+
+// readEnvFile reads a file that can be read again at every start. A pipe cannot, and opening one may never end.
+func readEnvFile(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, errorf("%s is no regular file", path)
+	}
+	return os.ReadFile(path)
 }
 
 // parseSignal takes the name of a signal, with or without SIG.

@@ -142,6 +142,9 @@ func TestBadInputIsOneLineAndStatus2(t *testing.T) {
 		"start fork --p 8080":   "not both",
 		"--name no/slashes":     "slashes",
 		"run -i 2 -- /no/where": "/no/where",
+
+		"run --env-file /dev/null/x -- true": "/dev/null/x",
+		"run --env-file /dev/null -- true":   "no regular file",
 	} {
 		t.Run(args, func(t *testing.T) {
 			out, errs, status := h.run(strings.Fields(args)...)

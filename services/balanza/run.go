@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -73,7 +74,7 @@ func (p *program) completeRun(o *runOptions, f *pflag.FlagSet, command []string)
 		s.Instances = 1
 	}
 	if s.Name == "" {
-		s.Name = filepath.Base(command[0])
+		s.Name = programName(command[0])
 	}
 	if !f.Changed("stop-timeout") {
 		o.stopTimeout = s.StopTimeout
@@ -105,6 +106,17 @@ func (p *program) completeRun(o *runOptions, f *pflag.FlagSet, command []string)
 		return err
 	}
 	return usageErrorOf(findProgram(o.cwd, command[0]))
+}
+
+// programName is the name of a server that has none but its program: characters that no name has become hyphens.
+func programName(program string) string {
+	name := strings.Map(func(r rune) rune {
+		if workers.CheckName("a"+string(r)) != nil {
+			return '-'
+		}
+		return r
+	}, filepath.Base(program))
+	return strings.TrimLeft(name, "-._")
 }
 
 // absolute makes a path absolute, relative to the working folder as the user named it: a symbolic link in it stays one, so

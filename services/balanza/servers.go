@@ -142,6 +142,9 @@ func (p *program) completeNames(*cobra.Command, []string, string) ([]string, cob
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// stoppedError is that of a server that was told to stop while it started. It stays on the list, as any that is stopped.
+type stoppedError struct{ error }
+
 // isStarting tells whether a worker may become ready soon. One that waits for its next try is none: it may fail for ever.
 func isStarting(w control.WorkerStatus) bool { return w.Status == "starting" && w.Pid > 0 }
 
@@ -164,6 +167,8 @@ func (p *program) awaitOnline(ctx context.Context, names []string, ended <-chan 
 				online++
 			case st.Status == "errored":
 				return errorf("%s did not start: %s", st.Name, st.Cause)
+			case st.Status == "stopped":
+				return stoppedError{errorf("%s was stopped before it was online", st.Name)}
 			}
 		}
 		if online == len(names) {
