@@ -62,8 +62,10 @@ func (p *program) serveOne(
 	if err != nil {
 		return err
 	}
-	out.logger.Info("listening", "server", config.Name, "mode", config.Mode, "port", server.Port(),
-		"address", shownURL(config.Host, server.Port()))
+	if !config.Unbound {
+		out.logger.Info("listening", "server", config.Name, "mode", config.Mode, "port", server.Port(),
+			"address", shownURL(config.Host, server.Port()))
+	}
 	return p.runServers([]*workers.Server{server}, out.logger, w, func(context.Context) {})
 }
 

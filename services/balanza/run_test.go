@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"balanza/services/workers"
@@ -18,6 +19,14 @@ func TestServersAreNamedAsTheirPrograms(t *testing.T) {
 		if got != name || workers.CheckName(got) != nil {
 			t.Errorf("%s is named %q, not %q", program, got, name)
 		}
+	}
+}
+
+// A program without a port is not said to listen.
+func TestProgramsWithoutAPortAreNotSaidToListen(t *testing.T) {
+	h := newHome(t)
+	if _, errs, _ := h.run("run", "--", "true"); strings.Contains(errs, "listening") || !strings.Contains(errs, "exited with status 0") {
+		t.Error(errs)
 	}
 }
 
