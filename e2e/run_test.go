@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -189,8 +190,13 @@ func TestRunSharesRequestsEvenly(t *testing.T) {
 			t.Errorf("%d got %d of 300 requests: %v", pid, n, counts)
 		}
 	}
-	if w := m.onlyServer().Workers[0]; w.Requests != 100 {
-		t.Errorf("ps says %d requests", w.Requests)
+	var servers []struct{ Workers []struct{ Requests int } }
+	out, err := m.balanza("ps", "--json").Output()
+	if err == nil {
+		err = json.Unmarshal(out, &servers)
+	}
+	if err != nil || len(servers) != 1 || len(servers[0].Workers) != 3 || servers[0].Workers[0].Requests != 100 {
+		t.Errorf("ps says %+v, %v", servers, err)
 	}
 }
 

@@ -184,7 +184,9 @@ func TestMasterTerminated(t *testing.T) {
 		t.Parallel()
 		f := up(t)
 		all := f.processes()
-		sendSignal(t, f.ps()["cluster"].Workers[0].Pid, syscall.SIGSTOP) // a stopped process exits, too
+		stopped := f.ps()["cluster"].Workers[0].Pid // a stopped process exits, too
+		sendSignal(t, stopped, syscall.SIGSTOP)
+		eventually(t, "the process is stopped", func() error { return proctree.Stopped(stopped) })
 		sendSignal(t, f.cmd.Process.Pid, syscall.SIGKILL)
 		_ = f.cmd.Wait()
 		f.awaitNothingLeft(all)

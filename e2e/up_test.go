@@ -33,7 +33,6 @@ type workerStatus struct {
 	Status     string
 	Generation int
 	Restarts   int
-	Requests   int
 }
 
 // list runs `balanza ps --json`.

@@ -2,8 +2,11 @@
 package testenv
 
 import (
+	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -20,17 +23,30 @@ func SkipOrFail(t testing.TB, cause error) {
 	t.Skipf("the test needs a tool: %v", cause)
 }
 
-// FreePort returns a port of 127.0.0.1 on which nothing listens. Another process may take it before the test does.
+// Ports of FreePort are below those that the kernel gives to outgoing connections, of which tests that run at the same time
+// make many: one of these could have the port before the test listens on it.
+const lowestPort, portCount = 2000, 8000
+
+// givenPorts are those that FreePort has returned in this process.
+var givenPorts sync.Map
+
+// FreePort returns a port of 127.0.0.1 on which nothing listens, another one at each call. Another process may listen on it
+// before the test does.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var last error
+	for range 1000 {
+		port := strconv.Itoa(lowestPort + rand.N(portCount))
+		ln, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			last = err
+			continue
+		}
+		ln.Close()
+		if _, given := givenPorts.LoadOrStore(port, true); !given {
+			return port
+		}
 	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatalf("no free port: %v", last)
+	return ""
 }
