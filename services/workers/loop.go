@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"balanza/services/workers/control"
+	"balanza/services/workers/descendants"
 )
 
 // maxTick is the longest time between two checks of the workers' deadlines.
@@ -279,9 +281,10 @@ func (s *Server) check(now time.Time) {
 			s.kill(p, why)
 		}
 	}
+	tree := sync.OnceValue(descendants.Snapshot) // one reading of all processes serves all workers
 	for _, slot := range s.slots {
 		if p := slot.current; p != nil && p.ready && p.cmd != nil && p.launch.MaxMemory > 0 {
-			if size := s.residentMemory(p); size > p.launch.MaxMemory {
+			if size := s.residentMemory(p, tree); size > p.launch.MaxMemory {
 				s.recycle(slot, fmt.Sprintf("%d MiB of memory, more than the limit", size>>20))
 			}
 		}

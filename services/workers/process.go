@@ -312,11 +312,11 @@ func (s *Server) leaveFront(front *runningFront, address string, timeout time.Du
 }
 
 // residentMemory is that of a process and of all that it has started, in bytes.
-func (s *Server) residentMemory(p *process) (size int64) {
+func (s *Server) residentMemory(p *process, tree func() descendants.Tree) (size int64) {
 	if !s.Programs {
 		return ResidentMemory(p.pid())
 	}
-	for _, pid := range s.pids(descendants.Snapshot(), p) {
+	for _, pid := range s.pids(tree(), p) {
 		size += ResidentMemory(pid)
 	}
 	return size
