@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shirou/gopsutil/v4/process"
+
 	"balanza/e2e/proctree"
 	"balanza/e2e/testenv"
 )
@@ -107,18 +109,14 @@ func (m *managed) launch(args ...string) {
 
 // left are the pids of the processes with the test's mark, but for the commands of Balanza itself.
 func (m *managed) left() (pids []int) {
-	entries, err := os.ReadDir("/proc")
+	all, err := process.Pids()
 	if err != nil {
-		return nil
+		m.t.Error(err)
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		environment, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), "MARK="+m.mark) && proctree.Exited(pid) != nil {
-			pids = append(pids, pid)
+	for _, pid := range all {
+		environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), "MARK="+m.mark) && proctree.Exited(int(pid)) != nil {
+			pids = append(pids, int(pid))
 		}
 	}
 	return pids

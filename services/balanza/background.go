@@ -164,14 +164,9 @@ const backgroundVariable = "BALANZA_BACKGROUND"
 // inBackground tells whether this is such a process.
 func inBackground() bool { return os.Getenv(backgroundVariable) != "" }
 
-// persistentPath is a path of this program that stays. `go run` deletes its binary when it ends, so that one is copied
-// into the home first: once, since up -f starts several servers at the same time.
-func (p *program) persistentPath() (string, error) {
-	p.keeping.Do(func() { p.kept, p.keepErr = p.keep() })
-	return p.kept, p.keepErr
-}
-
-func (p *program) keep() (string, error) {
+// keepProgram returns a path of this program that stays. `go run` deletes its binary when it ends, so that one is copied
+// into the home first.
+func (p *program) keepProgram() (string, error) {
 	self, err := programPath()
 	if err != nil || !strings.Contains(self, string(filepath.Separator)+"go-build") {
 		return self, err

@@ -35,10 +35,8 @@ type program struct {
 	signals     <-chan os.Signal
 	out, err    io.Writer
 	redirected  bool // standard output follows a log file: see logFile
-	// The results of persistentPath.
-	keeping sync.Once
-	kept    string
-	keepErr error
+	// persistentPath is a path of this program that stays: see keepProgram.
+	persistentPath func() (string, error)
 	// launch, unless nil, gets how the server that the command line starts would be started, and nothing is: see parseUpdate.
 	launch      *workers.Launch
 	environment []string // of this process, without .env
@@ -55,7 +53,8 @@ func usagef(format string, args ...any) error { return usageError{errorf(format,
 // reads them itself, any other ends at the first.
 func run(signals <-chan os.Signal, args []string, out, errs io.Writer) int {
 	p := &program{signals: signals, out: toTerminal(out), err: errs, service: newNotifier()}
-	p.environment = os.Environ() // before loadSettings adds what .env says
+	p.persistentPath = sync.OnceValues(p.keepProgram) // once: up -f starts several servers at the same time
+	p.environment = os.Environ()                      // before loadSettings adds what .env says
 	p.settings, p.settingsErr = loadSettings()
 	root := p.root()
 	p.args = doubleHyphens(root, args)

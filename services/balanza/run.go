@@ -173,11 +173,8 @@ func (p *program) runProgram(o runOptions, command []string) error {
 		c.Metadata.Watching = o.watching.on
 		if o.bound && !o.socket {
 			balancer.Logger = c.Logger
-			if _, err := edge.New(balancer); err != nil {
-				return nil, err
-			}
 			c.NewFront = func() workers.Front {
-				front, _ := edge.New(balancer) // it was made before
+				front, _ := edge.New(balancer) // it fails only for addresses, names and tokens, and has none
 				return front
 			}
 		}

@@ -127,15 +127,15 @@ func New(c Config) (*Balancer, error) {
 		return b.withDynamicPool(), nil
 	}
 
-	primary, err := b.makeTier("primary", c.Primary)
+	primary, err := b.parseTier("primary", c.Primary)
 	if err != nil {
 		return nil, err
 	}
-	backup, err := b.makeTier("backup", c.Backup)
+	backup, err := b.parseTier("backup", c.Backup)
 	if err != nil {
 		return nil, err
 	}
-	defaults, err := b.makeTier("default", c.Default)
+	defaults, err := b.parseTier("default", c.Default)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +151,8 @@ func (b *Balancer) newPool(tiers ...*tier) *pool {
 	return &pool{tiers: tiers, waitTimeout: b.config.WaitTimeout, freeDescriptors: b.freeDescriptors}
 }
 
-// makeTier checks the addresses of a role and makes their upstreams.
-func (b *Balancer) makeTier(role string, addresses []string) (*tier, error) {
+// parseTier checks the addresses of a role and makes their upstreams.
+func (b *Balancer) parseTier(role string, addresses []string) (*tier, error) {
 	var upstreams []*upstream
 	seen := map[string]bool{}
 	for _, address := range addresses {

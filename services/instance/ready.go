@@ -57,23 +57,18 @@ type readyCheck struct {
 
 // ready returns the address at which the program listens, if it has a port of its own, and whether it is ready.
 func (c *readyCheck) ready() (address string, ok bool) {
-	if c.ReadyNotify && !c.notified {
-		c.why = "it has not said READY=1 (sd_notify)"
-		if c.w.Port == 0 {
+	if c.w.Port > 0 {
+		if address, ok = c.listening(); !ok {
 			return "", false
 		}
 	}
-	if c.w.Port == 0 {
-		c.why = "it has not lived for a second"
-		return "", c.notified || !c.ReadyNotify && time.Since(c.started) >= livedDelay
-	}
-	address, ok = c.listening()
-	if !ok {
-		return "", false
-	}
 	if c.ReadyNotify && !c.notified {
 		c.why = "it has not said READY=1 (sd_notify)"
 		return "", false
+	}
+	if c.w.Port == 0 {
+		c.why = "it has not lived for a second"
+		return "", c.notified || time.Since(c.started) >= livedDelay
 	}
 	if c.ReadyPath != "" {
 		status, err := request(address, c.ReadyPath)

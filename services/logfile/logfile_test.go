@@ -245,7 +245,7 @@ func patternDir(t *testing.T) string {
 	return dir
 }
 
-// Whatever somebody does to the file, the next line is in the one that the path names, and none is lost.
+// Whatever somebody does to the file, the next line is in the one that the path names, and no line is missing.
 func TestFileGoesOnWhereThePathLeads(t *testing.T) {
 	dir := patternDir(t)
 	path := Path(dir, "x")
