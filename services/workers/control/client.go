@@ -25,6 +25,9 @@ const (
 	statusTimeout = 2 * time.Second
 	// silenceTimeout is how long a server that carries out an order may leave questions for its state unanswered.
 	silenceTimeout = 10 * time.Second
+	// endTimeout is how long a server may answer after it has carried out the order to end.
+	endTimeout      = 2 * time.Second
+	endPollInterval = 5 * time.Millisecond
 )
 
 // Client talks to one server's control socket.
@@ -58,8 +61,26 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 // be. An order may take as long as it needs, but when the server
 // leaves questions for its state unanswered for 10 s, as a stopped process does, Order fails and names its pid; the
 // order may be carried out later. An end of ctx ends the wait, not the order.
+// After a Delete the name is free for another server.
 func (c *Client) Order(ctx context.Context, order string, count int) error {
-	return c.order(ctx, order, url.Values{"count": {strconv.Itoa(count)}})
+	err := c.order(ctx, order, url.Values{"count": {strconv.Itoa(count)}})
+	if err == nil && order == Delete {
+		c.awaitEnd(ctx)
+	}
+	return err
+}
+
+// awaitEnd waits until the server answers no more, for endTimeout at most: it says that it has carried out the order to end
+// a moment before it closes the control socket.
+func (c *Client) awaitEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, err := c.Status(ctx); notRunning(err) {
+			return
+		}
+		time.Sleep(endPollInterval)
+	}
 }
 
 // Update is Order for an update. The change is sent as JSON.

@@ -115,3 +115,42 @@ func TestStaleSocket(t *testing.T) {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
+
+// endingServer ends its control socket some time after it has carried out the order to end, as a busy process does.
+type endingServer struct {
+	testServer
+	stop func()
+}
+
+func (s *endingServer) Order(context.Context, string, int) error {
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		s.stop()
+	}()
+	return nil
+}
+
+// A server of the same name can be started as soon as the order to end one has been carried out.
+func TestNameIsFreeAfterDelete(t *testing.T) {
+	dir, err := os.MkdirTemp("", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for range 3 {
+		s := &endingServer{}
+		ready := make(chan struct{})
+		stop, err := Serve(dir, "one", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.stop = func() { stop(); close(ready) }
+		if err := NewClient(dir, "one").Order(t.Context(), Delete, 0); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := List(t.Context(), dir); err != nil || len(all) != 0 {
+			t.Errorf("after Delete: %+v, %v", all, err)
+		}
+		defer func() { <-ready }()
+	}
+}

@@ -49,7 +49,9 @@ func Serve(dir, name string, s Server) (stop func(), err error) {
 	server := &http.Server{Handler: handler(s), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(persistentListener{ln}) }()
 	return func() {
-		defer lock.Close()
+		// The name is free before the clients have their answers, since one of them may start a server of that name.
+		ln.Close()
+		lock.Close()
 		// A short grace, so that the client that ordered the end gets its answer.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
