@@ -52,7 +52,7 @@ func TestRunByNotifications(t *testing.T) {
 	})
 	t.Run("never", func(t *testing.T) {
 		m := newManaged(t)
-		out, err := m.balanza("run", "-d", "--ready", "notify", "--ready-timeout", "500ms", "--name", "n", "--port", m.port, "--",
+		out, err := m.balanza("run", "-d", "--ready", "notify", "--ready-timeout", "10s", "--name", "n", "--port", m.port, "--",
 			"python3", notify, "STATUS=thinking").CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "READY=1") {
 			t.Errorf("%v: %s", err, out)
@@ -60,8 +60,8 @@ func TestRunByNotifications(t *testing.T) {
 	})
 	t.Run("EXTEND_TIMEOUT_USEC", func(t *testing.T) {
 		m := newManaged(t)
-		m.run("--ready", "notify", "--ready-timeout", "1s", "--name", "n", "--port", m.port, "--",
-			"python3", notify, "EXTEND_TIMEOUT_USEC=20000000", "3", "READY=1")
+		m.run("--ready", "notify", "--ready-timeout", "5s", "--name", "n", "--port", m.port, "--",
+			"python3", notify, "EXTEND_TIMEOUT_USEC=20000000", "7", "READY=1")
 		if n := m.ps()["n"].Restarts; n != 0 {
 			t.Errorf("%d restarts", n)
 		}
@@ -142,7 +142,7 @@ func TestRunTellsOfAnotherPort(t *testing.T) {
 	needPrograms(t, "python3")
 	m := newManaged(t)
 	own := newManaged(t).port
-	out, err := m.balanza("run", "-d", "--ready-timeout", "4s", "--name", "stubborn", "--port", m.port, "--",
+	out, err := m.balanza("run", "-d", "--ready-timeout", "15s", "--name", "stubborn", "--port", m.port, "--",
 		"python3", "-m", "http.server", "--bind", "127.0.0.1", own).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "listens on port "+own) || !strings.Contains(string(out), "$PORT") {
 		t.Errorf("%v: %s", err, out)
