@@ -5,7 +5,7 @@ broken=0
 complain() { printf 'import rule: %s imports %s\n' "$1" "$2"; broken=1; }
 
 declare -A rooms=(
-  [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='' [logfile]='' [metrics]='' [provision]='hosts limits'
+  [store]='' [limits]='' [hosts]='' [draw]='' [edge]='hosts limits' [watch]='workers/descendants' [logfile]='' [metrics]='' [provision]='hosts limits'
   [workers/control]='' [workers/share]='' [workers/descendants]='' [workers]='metrics workers/control workers/share workers/descendants'
   [instance]='workers workers/descendants' [serverfile]='workers'
   [eventlog]='store' [processes]='store' [store/sqlitestore]='store' [store/mongostore]='store' [store/storetest]='store eventlog' [chat]='store eventlog'

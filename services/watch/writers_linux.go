@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"balanza/services/workers/descendants"
 )
 
 // fileID names a file, whatever its path.
@@ -17,7 +19,7 @@ type fileID struct{ device, inode uint64 }
 // meanwhile, or belong to another user, are left out.
 func openForWriting() map[fileID]bool {
 	files := map[fileID]bool{}
-	for _, pid := range descendants(os.Getpid()) {
+	for _, pid := range append(descendants.Of(os.Getpid(), nil), os.Getpid()) {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
@@ -48,30 +50,4 @@ func writable(fdinfo string) bool {
 		}
 	}
 	return false
-}
-
-// descendants are the process and all that descend from it.
-func descendants(root int) []int {
-	children := map[int][]int{}
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		// The name of the program, in parentheses, may hold spaces and parentheses. State and parent follow it.
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		if parent, err := strconv.Atoi(fields[1]); err == nil {
-			children[parent] = append(children[parent], pid)
-		}
-	}
-	found := []int{root}
-	for i := 0; i < len(found); i++ {
-		found = append(found, children[found[i]]...)
-	}
-	return found
 }
