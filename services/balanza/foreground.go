@@ -37,7 +37,7 @@ func (p *program) serveOne(
 		}
 	}
 	if p.launch != nil {
-		config, err := p.workersConfig(s, args, &output{})
+		config, err := p.workersConfig(s, args, &output{}, program != nil)
 		if err == nil {
 			_, err = complete(&config)
 		}
@@ -47,12 +47,9 @@ func (p *program) serveOne(
 	workers.ReapOrphans(p.logger())
 	out := p.openOutput(s.name(), "")
 	defer out.Close()
-	config, err := p.workersConfig(s, args, out)
+	config, err := p.workersConfig(s, args, out, program != nil)
 	if err != nil {
 		return err
-	}
-	if program == nil {
-		config.Metadata.Origin = p.origin(&s, false)
 	}
 	w, err := complete(&config)
 	if err != nil {
@@ -126,9 +123,9 @@ func (p *program) runServers(servers []*workers.Server, log *slog.Logger, w *wat
 	return g.Wait()
 }
 
-// workersConfig describes a server to its master; args start a worker of it. The workers log JSON, whatever the settings
-// say: their master reads it.
-func (p *program) workersConfig(s settings, args []string, out *output) (workers.Config, error) {
+// workersConfig describes a server, of the site or of any other program, to its master; args start a worker of it. The
+// workers log JSON, whatever the settings say: their master reads it.
+func (p *program) workersConfig(s settings, args []string, out *output, site bool) (workers.Config, error) {
 	if err := checkName(s.name()); err != nil {
 		return workers.Config{}, err
 	}
@@ -148,7 +145,7 @@ func (p *program) workersConfig(s settings, args []string, out *output) (workers
 		Single: s.Mode != clusterMode, Output: out, Logger: out.logger, Version: versionText(),
 		Launch: workers.Launch{
 			Path: self, Args: args, Env: []string{"BALANZA_LOG_FORMAT=json"}, Count: s.workers(), Limits: s.limits(),
-			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir, Origin: p.origin(&s, true)},
+			Metadata: control.Metadata{LogFile: out.file, Command: append([]string{self}, p.args...), Dir: dir, Origin: p.origin(&s, site)},
 		},
 		// A server in the background stays on the list when it is stopped, and can be started again.
 		KeepStopped: inBackground(), ControlDir: s.runDir(), Reloading: p.service.reload,

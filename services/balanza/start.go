@@ -56,6 +56,11 @@ func (p *program) startStopped(ctx context.Context, args []string, flags int) er
 	for _, st := range servers {
 		names = append(names, st.Name)
 	}
+	return p.awaitStarted(ctx, names...)
+}
+
+// awaitStarted is awaitOnline for stopped servers that have got the order to start, for startTimeout at most.
+func (p *program) awaitStarted(ctx context.Context, names ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errorf("not online after %v", startTimeout))
 	defer cancel()
 	return p.awaitOnline(ctx, names, nil)

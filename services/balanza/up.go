@@ -231,7 +231,7 @@ func (p *program) runTopology(parts []part, edge int, watching bool, online func
 				logs = append(logs, out.logger.Handler())
 			}
 		}
-		config, err := p.workersConfig(s, args, out)
+		config, err := p.workersConfig(s, args, out, true)
 		if err != nil {
 			return err
 		}

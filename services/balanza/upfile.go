@@ -288,9 +288,7 @@ func (p *program) applyOne(ctx context.Context, d *declared) (result string, err
 		if err := client.Order(ctx, control.Start, 0); err != nil {
 			return "", err
 		}
-		waiting, cancel := context.WithTimeoutCause(ctx, startTimeout, errorf("not online after %v", startTimeout))
-		defer cancel()
-		return result, p.awaitOnline(waiting, []string{d.Name}, nil)
+		return result, p.awaitStarted(ctx, d.Name)
 	case update:
 		return text("updated"), client.Update(ctx, change{d.args})
 	case scaling:
