@@ -87,9 +87,6 @@ func (b *Balancer) changeUpstreams(change func([]*upstream) []*upstream) {
 
 // removeAll ends the checks of the upstreams that Add has added.
 func (b *Balancer) removeAll() {
-	if !b.config.Dynamic {
-		return
-	}
 	b.changeUpstreams(func(all []*upstream) []*upstream {
 		for _, u := range all {
 			u.removed.Store(true)

@@ -10,6 +10,9 @@ import (
 // shellHint ends the errors of commands that ask for what only a shell does.
 const shellHint = `quote it, or use a shell: ["sh", "-c", "…"]`
 
+// portName is what makes a reference to the port after a $: see instance.Config.Command.
+var portName = regexp.MustCompile(`^(PORT\b|\{PORT\})`)
+
 var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
 // splitWords splits a command line into words as a POSIX shell does: at blanks, with ”, "" and \ for quoting. No shell
@@ -43,7 +46,7 @@ func splitWords(line string) (words []string, err error) {
 				word.WriteRune(runes[i])
 			}
 			begun = true
-		case c == '$' && isPort(string(runes[i+1:])), quote == 0 && c == '$' && i+1 == len(runes):
+		case c == '$' && portName.MatchString(string(runes[i+1:])), quote == 0 && c == '$' && i+1 == len(runes):
 			word.WriteRune(c)
 			begun = true
 		case c == '$' || c == '`':
@@ -68,13 +71,4 @@ func splitWords(line string) (words []string, err error) {
 		words = append(words, word.String())
 	}
 	return words, nil
-}
-
-// isPort tells whether a text after $ begins with PORT or {PORT}.
-func isPort(text string) bool {
-	if strings.HasPrefix(text, "{PORT}") {
-		return true
-	}
-	rest, ok := strings.CutPrefix(text, "PORT")
-	return ok && (rest == "" || !strings.ContainsAny(rest[:1], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"))
 }
