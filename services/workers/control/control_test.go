@@ -154,3 +154,23 @@ func TestNameIsFreeAfterDelete(t *testing.T) {
 		defer func() { <-ready }()
 	}
 }
+
+// A name whose lock is held without a socket, as a server does that starts or ends, is waited for. Where a server listens,
+// Serve fails.
+func TestServeAwaitsTheLock(t *testing.T) {
+	t.Parallel()
+	dir := serve(t, &testServer{})
+	if _, err := Serve(dir, "test", &testServer{}); err == nil || err.Error() != "a server named test is running already" {
+		t.Errorf("a second server of a name: %v", err)
+	}
+	lock, err := acquireLock(lockPath(dir, "ending"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { lock.Close() })
+	stop, err := Serve(dir, "ending", &testServer{})
+	if err != nil {
+		t.Fatal("beside a server that ends:", err)
+	}
+	stop()
+}

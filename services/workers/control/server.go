@@ -19,6 +19,9 @@ const (
 	lockSuffix   = ".lock"
 	// maxSocketPath is the longest path of a Unix socket in bytes: 107 on Linux, 103 elsewhere.
 	maxSocketPath = 103
+	// lockTimeout is how long a server that starts or ends may hold its name's lock without a socket.
+	lockTimeout      = 2 * time.Second
+	lockPollInterval = 5 * time.Millisecond
 )
 
 func socketPath(dir, name string) string { return filepath.Join(dir, name+socketSuffix) }
@@ -34,8 +37,13 @@ func Serve(dir, name string, s Server) (stop func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	// The kernel releases the lock when its holder ends, however it ends. A socket without a lock is a killed server's.
+	// The kernel releases the lock when its holder ends, however it ends. A socket without a lock is a killed server's, a
+	// lock without a socket one of a server that starts or ends.
 	lock, err := acquireLock(lockPath(dir, name))
+	for deadline := time.Now().Add(lockTimeout); errors.Is(err, syscall.EWOULDBLOCK) && !listens(path) && time.Now().Before(deadline); {
+		time.Sleep(lockPollInterval)
+		lock, err = acquireLock(lockPath(dir, name))
+	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, fmt.Errorf("a server named %s is running already", name)
 	} else if err != nil {
@@ -122,6 +130,15 @@ func acquireLock(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// listens tells whether a process listens on the socket at path.
+func listens(path string) bool {
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return !notRunning(err)
 }
 
 // listenUnix listens on a path, in place of a socket that was left there.
