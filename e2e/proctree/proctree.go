@@ -1,11 +1,14 @@
-// Package proctree reads from the operating system what tests check about processes: children, state, CPU time, memory.
+// Package proctree reads from the operating system what tests check about processes: children, state, CPU time, memory. It
+// stops processes, too.
 package proctree
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,8 +55,31 @@ func Exited(pid int) error {
 	return errors.Join(fmt.Errorf("process %d has not exited: %s", pid, state), err)
 }
 
-// Stopped returns nil once a signal has stopped all threads of a process, and an error before.
-func Stopped(pid int) error {
+// Stop stops a process with SIGSTOP and returns when all its threads have stopped: until then it may answer. Where the state of
+// threads is not shown, the test is skipped.
+func Stop(t *testing.T, pid int) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux shows the state of threads")
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatalf("stopping process %d: %v", pid, err)
+	}
+	eventually(t, func() error { return stopped(pid) })
+}
+
+// eventually waits until f returns nil, for at most ten seconds.
+func eventually(t *testing.T, f func() error) {
+	t.Helper()
+	for began := time.Now(); f() != nil; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal(f())
+		}
+	}
+}
+
+// stopped returns nil once a signal has stopped all threads of a process, and an error before.
+func stopped(pid int) error {
 	p, err := process.NewProcess(int32(pid))
 	if err != nil {
 		return err

@@ -6,20 +6,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 )
-
-// eventually waits until f returns nil, for at most ten seconds.
-func eventually(t *testing.T, f func() error) {
-	t.Helper()
-	for began := time.Now(); f() != nil; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 10*time.Second {
-			t.Fatal(f())
-		}
-	}
-}
 
 func TestChild(t *testing.T) {
 	cmd := exec.Command("sleep", "60")
@@ -29,11 +18,10 @@ func TestChild(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	pid := cmd.Process.Pid
 	isChild := func() bool { return slices.Contains(Children(t, os.Getpid()), pid) }
-	if !isChild() || Exited(pid) == nil || Stopped(pid) == nil {
-		t.Errorf("running: a child: %v, exited: %v, stopped: %v", isChild(), Exited(pid), Stopped(pid))
+	if !isChild() || Exited(pid) == nil || stopped(pid) == nil {
+		t.Errorf("running: a child: %v, exited: %v, stopped: %v", isChild(), Exited(pid), stopped(pid))
 	}
-	_ = cmd.Process.Signal(syscall.SIGSTOP)
-	eventually(t, func() error { return Stopped(pid) })
+	Stop(t, pid)
 	if Exited(pid) == nil {
 		t.Error("a stopped process counts as exited")
 	}

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -86,8 +85,7 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	r := start(t, s)
 	all := r.online(3)
 	victim := all[1].Pid
-	signalProcess(t, victim, syscall.SIGSTOP)
-	awaitStopped(t, victim)
+	proctree.Stop(t, victim)
 	eventually(t, "replacement", func() error {
 		if _, pid := get(t, r.url("/")); pid == victim {
 			t.Error("a stopped process answered")
@@ -105,15 +103,6 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	if w := now[1]; w.Restarts != 1 {
 		t.Errorf("restarts of the stopped worker: %d", w.Restarts)
 	}
-}
-
-// awaitStopped waits until all threads of a process have stopped.
-func awaitStopped(t *testing.T, pid int) {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux shows the state of threads")
-	}
-	eventually(t, "stop", func() error { return proctree.Stopped(pid) })
 }
 
 // A worker whose Health fails is replaced, even if it answers requests.

@@ -21,6 +21,7 @@ type message struct {
 	Draining  bool       `json:"draining,omitempty"` // it got a signal to end, from another process than its master
 	Ask       *ask       `json:"ask,omitempty"`      // for the server's metrics; the master answers with Totals
 	Report    *report    `json:"report,omitempty"`   // the answer to Sample
+	Degraded  *string    `json:"degraded,omitempty"` // what keeps it from a part of its work; empty: nothing does any more
 	// from the parent of a program
 	Program   int           `json:"program,omitempty"`   // the program's pid
 	Failed    string        `json:"failed,omitempty"`    // why it is about to end

@@ -253,6 +253,8 @@ func (s *Server) handleEvent(e event) {
 		p.failure, p.explained = e.Failed, e.Explained
 	case e.Warning != "":
 		s.Logger.Warn("program: "+e.Warning, "server", s.Name, "worker", p.slot, "pid", p.pid())
+	case e.Degraded != nil:
+		p.degraded = *e.Degraded
 	case e.Unhealthy != "":
 		p.unhealthy = e.Unhealthy
 	case e.Extend > 0 && !p.deadline.IsZero():
@@ -318,6 +320,7 @@ func (s *Server) onExit(p *process, exit error) {
 		p.image.Close()
 	}
 	p.exit = exit
+	p.explainKill(ownMemory())
 	switch {
 	case s.stopping:
 		if p.cmd == nil && s.failure == nil {

@@ -123,8 +123,7 @@ func (r *remote) killMaster() {
 	if len(children) == 0 {
 		t.Fatal("the master has no children")
 	}
-	signalProcess(t, children[0], syscall.SIGSTOP)
-	awaitStopped(t, children[0])
+	proctree.Stop(t, children[0])
 	signalProcess(t, r.pid, syscall.SIGKILL)
 	<-r.exited
 	began := time.Now()

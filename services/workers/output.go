@@ -3,7 +3,9 @@ package workers
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -29,6 +31,21 @@ func (p *process) exitCause() string {
 		return p.exit.Error()
 	}
 	return "exited with status 0"
+}
+
+// ownMemory is the control group of this process, and so of its workers. All servers of the process share it, since each kill
+// is one process's.
+var ownMemory = sync.OnceValue(func() *memoryGroup { return findMemoryGroup("/") })
+
+// explainKill says of a process that somebody else has killed whether that was the kernel, since there was no memory.
+func (p *process) explainKill(memory *memoryGroup) {
+	if p.exitCause() != "signal: killed" || !memory.killed() {
+		return
+	}
+	p.killCause, p.explained = "killed by the kernel: the machine has no memory left", true
+	if limit := memory.limit(); limit > 0 {
+		p.killCause = fmt.Sprintf("killed by the kernel: the memory limit of %d MiB is reached", limit>>20)
+	}
 }
 
 // asPredecessor describes a process that died to its successor. Of what the process wrote only the error of a crash is

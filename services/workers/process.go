@@ -19,6 +19,7 @@ import (
 type process struct {
 	slot, generation int
 	launch           Launch
+	forOrder         bool
 	row              int // of the shared page; negative: none
 	port             int // that its program may listen on; 0: none
 	started          time.Time
@@ -40,6 +41,7 @@ type process struct {
 	failure         string    // why it ends, as it says itself
 	explained       bool      // by failure alone, unless its program has crashed
 	unhealthy       string    // why it sends no heartbeat
+	degraded        string    // what keeps it from a part of its work
 	program         int       // pid of the program that it runs; 0: none
 	address         string    // of that program, for the front
 	recycleAfter    time.Time // it is not recycled earlier
@@ -84,10 +86,11 @@ func (s *Server) freeRow() int {
 }
 
 // spawn starts a process for a slot, as launch says. image, unless nil, is the binary to run in place of the one that Path names now.
-func (s *Server) spawn(slot *workerSlot, launch Launch, generation int, image *os.File) (*process, error) {
+// forOrder says that an order fails when the process does not get ready.
+func (s *Server) spawn(slot *workerSlot, launch Launch, generation int, image *os.File, forOrder bool) (*process, error) {
 	now := time.Now()
 	p := &process{
-		slot: slot.number, generation: generation, launch: launch, row: -1, started: now, heartbeat: now,
+		slot: slot.number, generation: generation, launch: launch, forOrder: forOrder, row: -1, started: now, heartbeat: now,
 		restarts: slot.restarts, predecessor: slot.died,
 		deadline: now.Add(launch.ReadyTimeout), deadlineCause: fmt.Sprintf("not ready after %v", launch.ReadyTimeout),
 	}
@@ -154,7 +157,7 @@ func (s *Server) startChild(p *process, image *os.File) error {
 	p.cmd.Args = append([]string{p.launch.Path}, p.launch.Args...)
 	p.cmd.Dir = p.launch.Dir
 	p.cmd.SysProcAttr = attributes()
-	env, err := workerEnv{p.slot, p.generation, p.row, p.launch.HeartbeatTimeout / 5, p.restarts, p.predecessor, p.port}.encode()
+	env, err := workerEnv{p.slot, p.generation, p.row, p.launch.HeartbeatTimeout / 5, p.restarts, p.predecessor, p.port, p.forOrder}.encode()
 	if err != nil {
 		return err
 	}

@@ -155,7 +155,7 @@ func (s *Server) startSuccessor(r *rollout) {
 		s.slots = append(s.slots, slot)
 	}
 	slot.cancelRetry()
-	p, err := s.spawn(slot, launch, generation, image)
+	p, err := s.spawn(slot, launch, generation, image, true)
 	if err != nil {
 		s.rolloutFailed(slot, fmt.Errorf("worker %d: the new process could not be started: %w", slot.number, err))
 		return

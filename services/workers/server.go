@@ -159,6 +159,7 @@ func NewServer(c Config) (*Server, error) {
 		return nil, err
 	}
 	c.Limits.setDefaults()
+	ownMemory() // it counts the kills from now on
 	s := &Server{
 		Config: c, commands: make(chan command), questions: make(chan chan control.Status),
 		scrapes: make(chan chan serverMetrics), events: make(chan event, 16), ended: make(chan struct{}), processes: map[*process]bool{}, resting: map[int]time.Time{},

@@ -60,7 +60,7 @@ func (s *Server) fill(slot *workerSlot) {
 	if s.stopping || slot.current != nil || slot.generation == 0 {
 		return
 	}
-	if p, err := s.spawn(slot, slot.launch, slot.generation, slot.image); err != nil {
+	if p, err := s.spawn(slot, slot.launch, slot.generation, slot.image, false); err != nil {
 		s.spawnFailed(slot, err)
 	} else {
 		slot.current = p

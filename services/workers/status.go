@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"cmp"
 	"maps"
 	"os"
 	"time"
@@ -43,9 +44,7 @@ func (s *Server) status() control.Status {
 		if w.Status == "online" {
 			st.Status = "online"
 		}
-		if w.Cause != "" && st.Cause == "" {
-			st.Cause = w.Cause
-		}
+		st.Cause, st.Degraded = cmp.Or(st.Cause, w.Cause), cmp.Or(st.Degraded, w.Degraded)
 	}
 	if s.running {
 		st.Uptime = time.Since(s.started).Seconds()
@@ -81,7 +80,7 @@ func (p *process) status() control.WorkerStatus {
 	p.sample()
 	w := control.WorkerStatus{
 		Worker: p.slot, Pid: p.pid(), Status: "starting", Since: p.started, Uptime: time.Since(p.started).Seconds(),
-		Generation: p.generation, Requests: p.requests, Details: p.details,
+		Generation: p.generation, Requests: p.requests, Details: p.details, Degraded: p.degraded,
 	}
 	switch {
 	case p.draining:

@@ -37,6 +37,9 @@ type Worker struct {
 	// process that died and that this one replaces, if it does.
 	Restarts    int
 	Predecessor Predecessor
+	// ForOrder says that the worker is started for a reload, a restart or the like, which fails with the reason when the worker
+	// ends before it is ready. Where no process serves then, one that is not for an order is started.
+	ForOrder bool
 
 	// Acquire counts what a client does at a time, over all workers of the server: it fails when key has reached the limit,
 	// and else returns what the worker calls at the end. It is nil in an in-process worker, which has no siblings.
@@ -93,6 +96,7 @@ type workerEnv struct {
 	Restarts          int           `json:"restarts,omitempty"`
 	Predecessor       Predecessor   `json:"predecessor,omitzero"`
 	Port              int           `json:"port,omitempty"` // see Worker.Port
+	ForOrder          bool          `json:"order,omitempty"`
 }
 
 const workerVariable = "BALANZA_WORKER"
@@ -108,6 +112,12 @@ const (
 	connFD
 	pageFD
 )
+
+// IsWorker tells whether a master started this process, until Inherit has been called.
+func IsWorker() bool {
+	_, ok := os.LookupEnv(workerVariable)
+	return ok
+}
 
 // Inherit returns the worker that this process is, nil when its parent is no master. Call it before anything that starts
 // processes: it marks the inherited descriptors close-on-exec and removes the variable that it reads.
@@ -130,7 +140,7 @@ func Inherit() (*Worker, error) {
 	}
 	w := newWorker(env.Slot, env.Generation, nil, c.send)
 	w.conn, w.heartbeatInterval = c, env.HeartbeatInterval
-	w.Restarts, w.Predecessor, w.Port = env.Restarts, env.Predecessor, env.Port
+	w.Restarts, w.Predecessor, w.Port, w.ForOrder = env.Restarts, env.Predecessor, env.Port, env.ForOrder
 	socket := os.NewFile(listenerFD, "listener")
 	if env.Row < 0 {
 		w.Socket = socket
@@ -182,6 +192,9 @@ func (w *Worker) Fail(cause string, explained bool) {
 
 // Warn has the master log something about the program. The worker's own output is the program's.
 func (w *Worker) Warn(text string) { _ = w.send(message{Warning: text}) }
+
+// Degraded tells the master what keeps the worker, which serves, from a part of its work; empty: nothing does any more.
+func (w *Worker) Degraded(reason string) { _ = w.send(message{Degraded: &reason}) }
 
 // Extend tells the master that the program takes that much longer to become ready, or to end.
 func (w *Worker) Extend(by time.Duration) { _ = w.send(message{Extend: by}) }

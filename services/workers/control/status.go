@@ -45,6 +45,7 @@ type Status struct {
 	Restarts  int            `json:"restarts"`
 	Instances int            `json:"instances"` // configured number of workers
 	Cause     string         `json:"cause,omitempty"`
+	Degraded  string         `json:"degraded,omitempty"` // that of the first worker that has one
 	Workers   []WorkerStatus `json:"workers"`
 	Metadata
 }
@@ -57,10 +58,11 @@ type WorkerStatus struct {
 	Since      time.Time       `json:"since"`  // of the process's start
 	Uptime     float64         `json:"uptime"` // seconds since then by the monotonic clock; 0: there is no process
 	Restarts   int             `json:"restarts"`
-	Generation int             `json:"generation"`        // how often the server's code was loaded, this time included
-	Requests   int64           `json:"requests"`          // answered by this process
-	Cause      string          `json:"cause,omitempty"`   // why the previous process ended
-	Details    json.RawMessage `json:"details,omitempty"` // what the process reports of itself beyond that
+	Generation int             `json:"generation"`         // how often the server's code was loaded, this time included
+	Requests   int64           `json:"requests"`           // answered by this process
+	Cause      string          `json:"cause,omitempty"`    // why the previous process ended
+	Degraded   string          `json:"degraded,omitempty"` // what keeps the process, which serves, from a part of its work
+	Details    json.RawMessage `json:"details,omitempty"`  // what the process reports of itself beyond that
 	// Processes are the pids of a program, of all that it has started and of its small parent; empty for a worker that is
 	// one process.
 	Processes []int `json:"processes,omitempty"`
