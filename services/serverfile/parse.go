@@ -153,11 +153,11 @@ func (p *parser) resolve(n ast.Node, where string) (ast.Node, error) {
 		case *ast.AliasNode:
 			target, ok := p.anchors[x.Value.String()]
 			if !ok {
-				return nil, p.errorAt(p.at(n), where, "no anchor &%s is in this file", x.Value)
+				return nil, p.errorAt(p.at(n), where, "no such anchor is in this file; a text that begins with * needs quotes")
 			}
 			n = target
 		case *ast.TagNode:
-			return nil, p.errorAt(p.at(n), where, "tags, like %s, are not supported", x.Start.Value)
+			return nil, p.errorAt(p.at(n), where, "tags are not supported; a text that begins with ! needs quotes")
 		default:
 			return n, nil
 		}
@@ -190,7 +190,7 @@ func (p *parser) entries(v value, depth int) (entries []entry, err error) {
 	case *ast.MappingValueNode:
 		pairs = []*ast.MappingValueNode{m}
 	default:
-		return nil, p.errorAt(p.at(v.node), v.where, "a mapping is expected, not %s", describe(n))
+		return nil, p.errorAt(p.at(v.node), v.where, "a mapping is expected, not %s", kind(n))
 	}
 	own := map[string]position{}
 	for _, pair := range pairs {
@@ -240,15 +240,26 @@ func scalar(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// describe names the type of a node.
+// describe names the value of a node, or its kind where it has no short one.
 func describe(n ast.Node) string {
 	switch x := n.(type) {
 	case *ast.StringNode:
 		return strconv.Quote(x.Value)
-	case *ast.LiteralNode:
-		return "a text"
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		return n.GetToken().Value
+	}
+	return kind(n)
+}
+
+// kind names the kind of a node. Errors about variables show no more: a value may be a secret.
+func kind(n ast.Node) string {
+	switch n.(type) {
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	case *ast.IntegerNode, *ast.FloatNode:
+		return "a number"
+	case *ast.BoolNode:
+		return "true or false"
 	case *ast.NullNode:
 		return "nothing"
 	case *ast.SequenceNode:
@@ -441,7 +452,7 @@ func (p *parser) env(v value) (map[string]string, error) {
 	env := map[string]string{}
 	err := p.eachEntry(v, func(e entry) error {
 		if !namePattern.MatchString(e.key) {
-			return p.errorAt(e.at, v.where, "%q is not the name of a variable", e.key)
+			return p.errorAt(e.at, v.where, "this is not the name of a variable, which has letters, digits and underscores")
 		}
 		n, err := p.resolve(e.node, e.where)
 		if err != nil {
@@ -449,7 +460,7 @@ func (p *parser) env(v value) (map[string]string, error) {
 		}
 		text, ok := scalar(n)
 		if !ok {
-			return p.errorAt(p.at(e.node), e.where, `a string, a number, true or false is expected, not %s`, describe(n))
+			return p.errorAt(p.at(e.node), e.where, "a string, a number, true or false is expected, not %s", kind(n))
 		}
 		if strings.ContainsRune(text, 0) {
 			return p.errorAt(p.at(e.node), e.where, "no variable can hold a NUL byte")
