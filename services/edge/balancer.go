@@ -27,6 +27,9 @@ const (
 	headerTimeout = 10 * time.Second // for all headers: a client that sends them slowly holds no connection for long
 	clientIdle    = 75 * time.Second // between two requests of one client connection
 	maxToken      = 256              // bytes of Config.Token
+	// rejectedHeader is how many bytes over Limits.Header are read of a header, so that the answer can be in the form and the
+	// language that the client asks for there. A longer one gets net/http's own 431.
+	rejectedHeader = 64 << 10
 
 	defaultWaitTimeout = 5 * time.Second
 	connsPollInterval  = 10 * time.Millisecond
@@ -192,13 +195,12 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 	}
 
 	// net/http limits no time by default, so a client could hold a connection without making progress. The limits for
-	// bodies and answers are set for each read and write, by readBody and clientConn. With MaxHeaderBytes net/http reads
-	// 4 KiB more than that: handle checks the exact size.
+	// bodies and answers are set for each read and write, by readBody and clientConn. handle checks the exact size of the header.
 	httpServer := &http.Server{
 		Handler:           http.HandlerFunc(b.handle),
 		ReadHeaderTimeout: b.headerTimeout,
 		IdleTimeout:       clientIdle,
-		MaxHeaderBytes:    b.config.Limits.Header,
+		MaxHeaderBytes:    b.config.Limits.Header + rejectedHeader,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return work },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

@@ -26,7 +26,10 @@ var texts = map[int][2]string{
 	http.StatusTooManyRequests: {
 		"demasiadas peticiones; reintente en un momento", "too many requests; try again in a moment"},
 	http.StatusRequestHeaderFieldsTooLarge: {
-		"los encabezados de la petición son demasiado grandes", "the request's header is too large"},
+		"la cabecera de la petición es demasiado grande, casi siempre por las cookies: borre las de este sitio; " +
+			"en localhost se suman las de todos los proyectos: abra 127.0.0.1 en su lugar",
+		"the request's header is too large, nearly always because of cookies: delete those of this site; " +
+			"on localhost the cookies of all projects add up: open 127.0.0.1 instead"},
 	http.StatusBadGateway: {
 		"el servidor cortó la conexión; no se sabe si la petición se cumplió",
 		"the server broke the connection; it is not known whether the request was carried out"},

@@ -220,7 +220,8 @@ func TestRejectionsAreInTheFormOfTheSite(t *testing.T) {
 		{"/", "localhost", "", "", 70_000, 0, 413, `{"error":-413,"descripcion":"el cuerpo de la petición es demasiado grande"}`},
 		{"/", "localhost", "text/html", "en", 70_000, 0, 413, `<html lang="en">`},
 		{"/" + strings.Repeat("u", 5000), "localhost", "", "en", 0, 0, 414, `"the URL is too long"`},
-		{"/", "localhost", "", "es", 0, 9000, 431, `"los encabezados de la petición son demasiado grandes"`},
+		{"/", "localhost", "", "es", 0, 9000, 431, `borre las de este sitio`},
+		{"/", "localhost", "text/html", "en", 0, 64 << 10, 431, `cookies of all projects add up: open 127.0.0.1`},
 		{"/", "elsewhere.example", "text/html", "es", 0, 0, 421, `agréguelo a BALANZA_SERVER_NAMES`},
 	} {
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url(test.path), bytes.NewReader(make([]byte, test.body)))
