@@ -37,17 +37,33 @@ const DeleteBatch = 1000
 
 // WrapError maps an error of a database driver to the errors of the contract: nil stays nil, noRecord, the driver's error
 // for an empty result, becomes ErrNotFound, and every other error is wrapped in ErrUnavailable, since whatever else fails
-// (connection, permission, replica set without a primary, full disk) may work again at the next try.
+// (connection, replica set without a primary, full disk) may work again at the next try. An error that has an ErrUnavailable
+// in it stays as it is.
 func WrapError(err, noRecord error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, noRecord):
 		return ErrNotFound
+	case errors.Is(err, ErrUnavailable):
+		return err
 	default:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 }
+
+// RefusedError is an ErrUnavailable for good: a wrong password, a missing permission, a certificate that is not trusted. The
+// next try fails as this one did, until somebody changes the settings or the database.
+type RefusedError struct {
+	Reason string // in one line, without addresses, names and secrets, so that it can be shown to anybody
+	Err    error  // of the driver
+}
+
+// Error returns the reason and the driver's error.
+func (e *RefusedError) Error() string { return e.Reason + ": " + e.Err.Error() }
+
+// Unwrap makes it an ErrUnavailable and the driver's error.
+func (e *RefusedError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
 
 // The names in BSON are those of stored documents, so they never change. Where there is no tag, it is the field's name in
 // lower case.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/readconcern"
 	"go.mongodb.org/mongo-driver/mongo/readpref"
 	"go.mongodb.org/mongo-driver/mongo/writeconcern"
-	"go.mongodb.org/mongo-driver/x/mongo/driver/connstring"
 
 	"balanza/services/store"
 )
@@ -31,8 +31,8 @@ const (
 
 // database implements store.Store.
 type database struct {
-	client *mongo.Client
-	name   string
+	connecting
+	name string
 	// tables is nil until setUp has succeeded: the server may be down when a process starts.
 	tables atomic.Pointer[tables]
 	// highest is the highest number of the log that this process knows to have an entry: see reserve.
@@ -42,9 +42,9 @@ type database struct {
 // tables are the collections.
 type tables struct{ users, sessions, products, counters, entries, sequences, processes, holds *mongo.Collection }
 
-// Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI is malformed, or
-// when the name of a mongodb+srv URI does not resolve. It does not fail when the server is down, so that a process can
-// start before its database; the calls of the store then fail with ErrUnavailable.
+// Open returns a store in the database that the URI names, or else in "balanza". It fails when the URI does not pass Check,
+// or names files that can't be used. It does not fail when the server is down or a name does not resolve, so that a process
+// can start before its database; the calls of the store then fail with ErrUnavailable.
 func Open(_ context.Context, uri string) (store.Store, error) {
 	d, err := open(uri)
 	if err != nil {
@@ -55,10 +55,27 @@ func Open(_ context.Context, uri string) (store.Store, error) {
 
 // open is Open, with further options of the driver for tests.
 func open(uri string, more ...*options.ClientOptions) (*database, error) {
-	parsed, err := connstring.ParseAndValidate(uri)
+	parsed, err := parse(uri)
 	if err != nil {
 		return nil, fmt.Errorf("MongoDB's URI: %w", err)
 	}
+	d := &database{name: parsed.Database}
+	if d.name == "" {
+		d.name = defaultDatabase
+	}
+	connect := func() (*mongo.Client, error) { return connect(uri, more) }
+	if strings.HasPrefix(uri, srvScheme) {
+		d.startLookup(parsed.Hosts[0], connect)
+		return d, nil
+	}
+	if d.client, err = connect(); err != nil {
+		return nil, fmt.Errorf("MongoDB's URI: %w", err)
+	}
+	return d, nil
+}
+
+// connect returns a client, which connects when it is used. It asks the DNS when the URI is of mongodb+srv.
+func connect(uri string, more []*options.ClientOptions) (*mongo.Client, error) {
 	majority := writeconcern.Majority()
 	majority.Journal = new(true)
 	ours := options.Client().
@@ -72,15 +89,10 @@ func open(uri string, more ...*options.ClientOptions) (*database, error) {
 		SetTimeout(store.CallTimeout).
 		SetReadPreference(readpref.Primary()).
 		SetWriteConcern(majority)
-	client, err := mongo.Connect(context.Background(), append(more, ours)...)
-	if err != nil {
-		return nil, fmt.Errorf("MongoDB's URI: %w", err)
+	if err := ours.Validate(); err != nil { // Connect quotes it too
+		return nil, err
 	}
-	name := parsed.Database
-	if name == "" {
-		name = defaultDatabase
-	}
-	return &database{client: client, name: name}, nil
+	return mongo.Connect(context.Background(), append(more, ours)...)
 }
 
 // use returns the collections. The first call that reaches the server sets the database up.
@@ -102,7 +114,11 @@ func (d *database) use(ctx context.Context) (*tables, error) {
 func (d *database) setUp(ctx context.Context) (*tables, error) {
 	ctx, cancel := context.WithTimeout(ctx, store.CallTimeout)
 	defer cancel()
-	server, err := d.hello(ctx)
+	client, err := d.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	server, err := hello(ctx, client)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +126,7 @@ func (d *database) setUp(ctx context.Context) (*tables, error) {
 	if server.SetName != "" || server.Msg == "isdbgrid" {
 		concern = readconcern.Majority()
 	}
-	db := d.client.Database(d.name, options.Database().SetReadConcern(concern))
+	db := client.Database(d.name, options.Database().SetReadConcern(concern))
 	t := &tables{
 		users: db.Collection("users"), sessions: db.Collection("sessions"), products: db.Collection("products"),
 		counters: db.Collection("counters"), entries: db.Collection("entries"),
@@ -158,27 +174,39 @@ type helloReply struct {
 	LocalTime time.Time `bson:"localTime"`
 }
 
-func (d *database) hello(ctx context.Context) (reply helloReply, err error) {
-	err = d.client.Database("admin").RunCommand(ctx, bson.D{{Key: "hello", Value: 1}}).Decode(&reply)
+func hello(ctx context.Context, client *mongo.Client) (reply helloReply, err error) {
+	err = client.Database("admin").RunCommand(ctx, bson.D{{Key: "hello", Value: 1}}).Decode(&reply)
 	return reply, err
 }
 
 // Now asks the primary for its time.
 func (d *database) Now(ctx context.Context) (time.Time, error) {
-	reply, err := d.hello(ctx)
+	client, err := d.connected(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	reply, err := hello(ctx, client)
 	return reply.LocalTime, wrap(err)
 }
 
 // Ping asks the primary: a replica set without one cannot serve any other call.
 func (d *database) Ping(ctx context.Context) error {
-	return wrap(d.client.Ping(ctx, readpref.Primary()))
+	client, err := d.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return wrap(client.Ping(ctx, readpref.Primary()))
 }
 
 // Close closes all connections, and waits up to store.CallTimeout for the calls on them.
 func (d *database) Close() error {
+	client := d.end()
+	if client == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), store.CallTimeout)
 	defer cancel()
-	return wrap(d.client.Disconnect(ctx))
+	return wrap(client.Disconnect(ctx))
 }
 
 // byID is the filter for the document of that _id. The type of id makes it a string, so a text that looks like a query
@@ -248,4 +276,9 @@ func onlyDuplicates(err error) (bulk mongo.BulkWriteException, ok bool) {
 }
 
 // wrap maps an error of the driver to the errors of the contract.
-func wrap(err error) error { return store.WrapError(err, mongo.ErrNoDocuments) }
+func wrap(err error) error {
+	if err != nil && err != mongo.ErrNoDocuments {
+		err = refused(err)
+	}
+	return store.WrapError(err, mongo.ErrNoDocuments)
+}
