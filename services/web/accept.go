@@ -75,7 +75,7 @@ func (l *clientListener) wrap(conn net.Conn) net.Conn {
 			}
 		})
 	}
-	return newClientConn(tcp, l.site.config.Limits.ClientTimeout)
+	return newClientConn(tcp, l.site.config.Limits.ClientTimeout, l.site.headerBuffer())
 }
 
 // failed logs the first of several errors.

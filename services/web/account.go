@@ -216,7 +216,7 @@ func (s *Site) changePassword(c *fiber.Ctx, f *form, session store.Session) (str
 	if err := checkStrength("new", password, author.ID, author.Nombre, author.Apellido, author.Alias); err != nil {
 		return "", err
 	}
-	t, err := s.hashers.enter(loginLane, hashClient(c, user))
+	t, err := s.hashers.enter(loginLane, s.hashClient(c, user))
 	if err != nil {
 		return "", err
 	}
@@ -228,7 +228,7 @@ func (s *Site) changePassword(c *fiber.Ctx, f *form, session store.Session) (str
 	ctx, cancel := s.storeContext()
 	defer cancel()
 	user.Generation = rand.Text()
-	if err := s.config.Store.SetPassword(ctx, user.Email, hash, user.Generation, []string{newDevice(c)}); err != nil {
+	if err := s.config.Store.SetPassword(ctx, user.Email, hash, user.Generation, []string{s.newDevice(c)}); err != nil {
 		return "", err
 	}
 	s.audit(c, auditPasswordChanged, user.Email)
@@ -261,7 +261,7 @@ func (s *Site) endSessions(c *fiber.Ctx, f *form, session store.Session) (string
 	}
 	s.audit(c, auditSessionsEnded, session.Email)
 	if id == session.ID {
-		setCookie(c, "")
+		s.setCookie(c, "")
 		return "/login", nil
 	}
 	return "/account?done=sessions", nil
@@ -297,6 +297,6 @@ func (s *Site) deleteAccount(c *fiber.Ctx, f *form, session store.Session) (stri
 	}
 	s.announceEnd(ctx, ended...)
 	s.audit(c, auditAccountDeleted, user.Email)
-	setCookie(c, "")
+	s.setCookie(c, "")
 	return "/account/deleted", nil
 }

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -33,8 +32,10 @@ type clientConn struct {
 	tcp      *net.TCPConn
 	timeout  time.Duration // of a piece
 
-	silence  atomic.Int64 // of a lingering close, nanoseconds; 0: a plain close
-	lineSize atomic.Int64 // bytes received since the last line feed
+	silence atomic.Int64 // of a lingering close, nanoseconds; 0: a plain close
+	// buffer is what fasthttp reads requests into, as many bytes as bufferSize. See Read.
+	buffer     []byte
+	bufferSize int
 	// waiting is since when the server waits for a request or for its rest, as Unix time in nanoseconds; 0 while a request
 	// is answered. receiving: a part of the request has come.
 	waiting   atomic.Int64
@@ -46,8 +47,8 @@ type clientConn struct {
 	pipelined     bool
 }
 
-func newClientConn(tcp *net.TCPConn, timeout time.Duration) *clientConn {
-	return &clientConn{Conn: tcp, tcp: tcp, timeout: timeout}
+func newClientConn(tcp *net.TCPConn, timeout time.Duration, bufferSize int) *clientConn {
+	return &clientConn{Conn: tcp, tcp: tcp, timeout: timeout, bufferSize: bufferSize}
 }
 
 // tcpConn is the TCP connection beneath the one that fasthttp handles, whose deadlines are then the caller's. Connections of
@@ -62,16 +63,14 @@ func tcpConn(c net.Conn) net.Conn {
 // SyscallConn is net.TCPConn's.
 func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.SyscallConn() }
 
-// Read counts the bytes of an incomplete line. fasthttp does not tell which part of a request exceeds its buffer.
+// Read keeps fasthttp's buffer, which the first read into it gets as a whole: fasthttp does not tell what it has received of a
+// header that does not fit, and the answer depends on it.
 func (c *clientConn) Read(p []byte) (int, error) {
 	c.reads.Add(1)
-	n, err := c.tcp.Read(p)
-	if end := bytes.LastIndexByte(p[:n], '\n'); end >= 0 {
-		c.lineSize.Store(int64(n - end - 1))
-	} else {
-		c.lineSize.Add(int64(n))
+	if len(p) == c.bufferSize {
+		c.buffer = p
 	}
-	return n, err
+	return c.tcp.Read(p)
 }
 
 // Write fails when the client takes nothing for the timeout.

@@ -143,10 +143,19 @@ func TestRequestSizes(t *testing.T) {
 			}
 		}
 	}
-	// The answer is a page where the client wants one and its header could be read.
-	_, page := rawAnswer(t, p.runningSite, sized(l.Header+1, "Accept: text/html\r\nAccept-Language: en\r\n"))
-	if !strings.Contains(page, "<html") || !strings.Contains(page, "header is too large") {
-		t.Errorf("the page: %s", page)
+	// The answer says what to do in the client's form and language, which come before the cookies.
+	for _, size := range []int{l.Header + 1, l.Header + forwardingSpace + 1, 2 * l.Header, 64 << 10, 3 << 20} {
+		for _, form := range []struct{ fields, start, words string }{
+			{"Accept: text/html\r\nAccept-Language: en\r\n", "<!doctype html>\n<html lang=\"en\">", "cookies of all projects add up: open 127.0.0.1"},
+			{"Accept: text/html,*/*;q=0.8\r\nAccept-Language: es-AR,en;q=0.5\r\n", "<!doctype html>\n<html lang=\"es\">", "abra 127.0.0.1"},
+			{"Accept: application/json\r\nAccept-Language: en\r\n", `{"error":-3,`, "delete those of this site"},
+			{"", `{"error":-3,`, "borre las de este sitio"},
+		} {
+			_, text := rawAnswer(t, p.runningSite, sized(size, form.fields))
+			if !strings.HasPrefix(text, form.start) || !strings.Contains(text, form.words) {
+				t.Errorf("a header of %d bytes with %q: %s", size, form.fields, text)
+			}
+		}
 	}
 
 	// A proxy's fields are not the client's.

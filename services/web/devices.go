@@ -16,12 +16,13 @@ const (
 	deviceLength = 365 * 24 * time.Hour
 )
 
-// deviceCookieName returns the name of the cookie by which a browser is known that has logged in before.
-func deviceCookieName(secure bool) string { return cookieName(secure) + "-device" }
+// deviceCookieName returns the name of the cookie by which a browser is known that has logged in before. Config.Cookie has
+// no dot, so that it is no other site's session cookie.
+func (s *Site) deviceCookieName(c *fiber.Ctx) string { return s.cookieName(c) + ".device" }
 
 // deviceID returns the hash of the device cookie, empty when there is none.
-func deviceID(c *fiber.Ctx) string {
-	token := string(c.Request().Header.Cookie(deviceCookieName(secure(c))))
+func (s *Site) deviceID(c *fiber.Ctx) string {
+	token := string(c.Request().Header.Cookie(s.deviceCookieName(c)))
 	if !store.IsToken(token) {
 		return ""
 	}
@@ -34,7 +35,7 @@ func hasDevice(user store.User, id string) bool { return slices.Contains(user.De
 // rememberDevice makes the browser known for a user who has logged in. The device cookie serves all users of a browser, so
 // that they do not displace one another.
 func (s *Site) rememberDevice(ctx context.Context, c *fiber.Ctx, user store.User) error {
-	id := newDevice(c)
+	id := s.newDevice(c)
 	if hasDevice(user, id) {
 		return nil
 	}
@@ -47,13 +48,13 @@ func (s *Site) rememberDevice(ctx context.Context, c *fiber.Ctx, user store.User
 }
 
 // newDevice returns the hash of the device cookie, and sets a new cookie when there is none.
-func newDevice(c *fiber.Ctx) string {
-	if id := deviceID(c); id != "" {
+func (s *Site) newDevice(c *fiber.Ctx) string {
+	if id := s.deviceID(c); id != "" {
 		return id
 	}
 	token := store.NewToken()
 	c.Cookie(&fiber.Cookie{
-		Name:     deviceCookieName(secure(c)),
+		Name:     s.deviceCookieName(c),
 		Value:    token,
 		Path:     "/",
 		Secure:   secure(c),

@@ -21,6 +21,7 @@ const (
 	codeTooMany        = -6 // a rate limit is exceeded; the page tries again
 	codeUnavailable    = -7 // the store does not answer, or the server drains; the page tries again
 	codeInternal       = -8 // the cause is in the log only
+	codeMisconfigured  = -9 // the store refuses the server; only its operator can change that
 )
 
 // httpError is an error for the client. Any other error is logged, and the client gets errInternal.
@@ -83,10 +84,13 @@ func (s *Site) errLongHeader() *httpError {
 }
 
 var (
-	errUnavailable = temporaryError("error.unavailable")
-	errStopping    = temporaryError("error.draining")
-	errMisdirected = &httpError{status: fiber.StatusMisdirectedRequest, code: codeInvalid, text: "error.host"}
-	errInternal    = &httpError{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
+	errUnavailable   = temporaryError("error.unavailable")
+	errStopping      = temporaryError("error.draining")
+	errMisdirected   = &httpError{status: fiber.StatusMisdirectedRequest, code: codeInvalid, text: "error.host"}
+	errMisconfigured = &httpError{
+		status: fiber.StatusInternalServerError, code: codeMisconfigured, text: "error.misconfigured",
+	}
+	errInternal = &httpError{status: fiber.StatusInternalServerError, code: codeInternal, text: "error.internal"}
 )
 
 // toHTTPError turns any error into one for the client. Only errors that no client has caused are logged: others would
@@ -106,6 +110,9 @@ func (s *Site) toHTTPError(c *fiber.Ctx, err error) *httpError {
 			unreadable.text = "error.timeout"
 		}
 		return unreadable
+	}
+	if s.config.Access.Refused(err) {
+		return errMisconfigured
 	}
 	if errors.Is(err, store.ErrUnavailable) {
 		s.outages.Do(func() { s.log.Warn("store unavailable", "path", c.Path(), "request", requestID(c), "error", err) })

@@ -151,7 +151,7 @@ func (s *Site) beginLogin(ctx context.Context, c *fiber.Ctx, email string, user 
 	}
 	address := network(clientAddress(c))
 	a := &loginAttempt{site: s, start: now}
-	if device := deviceID(c); hasDevice(user, device) {
+	if device := s.deviceID(c); hasDevice(user, device) {
 		a.budgets = []budget{{"device/" + device, s.config.Limits.Logins, loginWindow}}
 	} else {
 		a.budgets = []budget{

@@ -192,7 +192,7 @@ func TestFloods(t *testing.T) {
 					}
 					c := flood.attack(n)
 					c.method, c.header = "POST", from("192.0.2.1")
-					c.cookie = &http.Cookie{Name: "balanza-device", Value: store.NewToken()} // of no user
+					c.cookie = &http.Cookie{Name: "balanza.device", Value: store.NewToken()} // of no user
 					answered.Store(p.send(t, c).StatusCode, true)
 					time.Sleep(50 * time.Millisecond) // the attackers use the processors of this test too
 				}

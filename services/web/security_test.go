@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"slices"
 	"strings"
@@ -101,6 +102,63 @@ func TestCookie(t *testing.T) {
 	}
 	// A cookie that was set over TLS is not accepted without TLS.
 	direct.send(t, call{path: "/", cookie: secure}).want(t, http.StatusSeeOther)
+}
+
+// Two sites on one host, each with a store of its own and a cookie's name of its own, do not log each other's users out: a
+// browser sends both the cookies of both, whatever their ports are.
+func TestCookiesOfTwoSites(t *testing.T) {
+	jar, err := cookiejar.New(nil) // as a browser's it ignores ports
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	home := func(p *process) int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := send(t, client, r)
+		return a.StatusCode
+	}
+	var sites []*process
+	for _, name := range []string{"shop", "shop-device", "shop_2"} {
+		p := startProcess(t, t.TempDir(), Config{Cookie: name})
+		addUser(t, p.store, "ana@example.org")
+		sites = append(sites, p)
+	}
+	for range 2 {
+		for _, p := range sites {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/login", strings.NewReader(anasLogin.Encode()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			if a, _ := send(t, client, r); a.StatusCode != http.StatusSeeOther {
+				t.Fatalf("log-in: %d", a.StatusCode)
+			}
+		}
+		for i, p := range sites {
+			if status := home(p); status != http.StatusOK {
+				t.Errorf("site %d: status %d after the log-ins", i, status)
+			}
+			user, err := p.store.User(t.Context(), "ana@example.org")
+			if err != nil || len(user.Devices) != 1 {
+				t.Errorf("site %d knows the devices %v of one browser, %v", i, user.Devices, err)
+			}
+		}
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sites[0].url+"/logout", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, _ := send(t, client, r); a.StatusCode != http.StatusOK {
+		t.Errorf("log-out: %d", a.StatusCode)
+	}
+	for i, want := range []int{http.StatusSeeOther, http.StatusOK, http.StatusOK} {
+		if status := home(sites[i]); status != want {
+			t.Errorf("site %d: status %d after a log-out from site 0, want %d", i, status, want)
+		}
+	}
 }
 
 // Routes that change something reject requests of other sites' pages.

@@ -74,16 +74,22 @@ func (downStore) Count(context.Context, string, int, time.Time) (int, error) {
 // siteWithoutStore returns a site whose store is down.
 func siteWithoutStore(t testing.TB, config Config) *Site {
 	t.Helper()
-	config.Store = downStore{}
+	return siteOn(t, downStore{}, config)
+}
+
+// siteOn returns a site on a store.
+func siteOn(t testing.TB, s store.Store, config Config) *Site {
+	t.Helper()
+	config.Store = s
 	config.Logger = slog.New(slog.DiscardHandler)
 	config.Clock = store.NewClock(config.Store, config.Logger)
 	config.Log = eventlog.New(config.Store, config.Clock, func() int { return 1 })
 	config.Process, config.Processes = testProcess(), processes.New(config.Store, config.Clock, store.Process{})
-	s, err := New(config)
+	site, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return site
 }
 
 // runningSite is a site whose Serve is running.

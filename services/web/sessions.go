@@ -39,18 +39,18 @@ func (s *Site) storeContext() (context.Context, context.CancelFunc) {
 // now is the time by which sessions and limits are judged. It fails with store.ErrUnavailable.
 func (s *Site) now(ctx context.Context) (time.Time, error) { return s.config.Clock.Now(ctx) }
 
-// cookieName returns the cookie's name. Browsers accept __Host- names only over TLS and for exactly this host.
-func cookieName(secure bool) string {
-	if secure {
-		return "__Host-balanza"
+// cookieName returns the session cookie's name. Browsers accept __Host- names only over TLS and for exactly this host.
+func (s *Site) cookieName(c *fiber.Ctx) string {
+	if secure(c) {
+		return "__Host-" + s.config.Cookie
 	}
-	return "balanza"
+	return s.config.Cookie
 }
 
 // setCookie sets the session cookie; an empty value deletes it.
-func setCookie(c *fiber.Ctx, value string) {
+func (s *Site) setCookie(c *fiber.Ctx, value string) {
 	cookie := fiber.Cookie{
-		Name:        cookieName(secure(c)),
+		Name:        s.cookieName(c),
 		Value:       value,
 		Path:        "/",
 		Secure:      secure(c),
@@ -66,8 +66,8 @@ func setCookie(c *fiber.Ctx, value string) {
 
 // sessionID returns the id of the session of the cookie, which is the hash of its value, empty when there is no cookie or
 // its value is no token.
-func sessionID(c *fiber.Ctx) string {
-	token := string(c.Request().Header.Cookie(cookieName(secure(c))))
+func (s *Site) sessionID(c *fiber.Ctx) string {
+	token := string(c.Request().Header.Cookie(s.cookieName(c)))
 	if !store.IsToken(token) {
 		return ""
 	}
@@ -76,7 +76,7 @@ func sessionID(c *fiber.Ctx) string {
 
 // currentSession returns the session of a request and extends it. It fails with errLoginRequired.
 func (s *Site) currentSession(ctx context.Context, c *fiber.Ctx) (store.Session, error) {
-	id := sessionID(c)
+	id := s.sessionID(c)
 	if id == "" {
 		return store.Session{}, errLoginRequired
 	}
@@ -120,7 +120,7 @@ func (s *Site) touchSession(ctx context.Context, session *store.Session) error {
 // startSession starts a session with a new id, in place of the request's session: an id that somebody else has put into
 // the browser never becomes a logged-in one (session fixation).
 func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, user store.User) error {
-	if old := sessionID(c); old != "" {
+	if old := s.sessionID(c); old != "" {
 		if err := s.endSession(ctx, old); err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (s *Site) startSession(ctx context.Context, c *fiber.Ctx, user store.User) 
 	if err != nil {
 		return err
 	}
-	setCookie(c, token)
+	s.setCookie(c, token)
 	return nil
 }
 

@@ -2,11 +2,14 @@
 package web
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -40,7 +43,9 @@ type Process struct {
 // Config is what a site needs. Store, Clock, Log, Processes, Process and Logger must be set. The caller runs the log, and the
 // registry with Source, until Serve has returned.
 type Config struct {
-	Store     store.Store
+	Store store.Store
+	// Access tells whether Store lets this process in; the caller runs it. nil: it is not known until a request fails.
+	Access    *store.Access
 	Clock     *store.Clock // of Store
 	Log       *eventlog.Log
 	Processes *processes.Registry
@@ -57,6 +62,10 @@ type Config struct {
 	// Hosts are the names that the site answers to; requests for others get 421. nil: localhost and the machine's
 	// addresses.
 	Hosts *hosts.Names
+
+	// Cookie is the name of the session cookie: ASCII letters, digits, hyphens and underscores. Empty: balanza. Browsers
+	// send the cookies of a host to all its ports, so that sites on one host need names of their own.
+	Cookie string
 
 	// Limits are what one client or one account can take. Zero: the defaults.
 	Limits limits.Limits
@@ -144,7 +153,11 @@ func New(config Config) (*Site, error) {
 	if config.Hosts == nil {
 		config.Hosts, _ = hosts.Parse("") // an empty list has no wrong name
 	}
+	config.Cookie = cmp.Or(config.Cookie, "balanza")
 	config.Limits = cmp.Or(config.Limits, limits.Default())
+	if config.Access == nil {
+		config.Access = store.NewAccess(config.Store, config.Logger, nil)
+	}
 	if config.Acquire == nil {
 		config.Acquire = new(keyCounter).acquire
 	}
@@ -360,12 +373,23 @@ func (s *Site) checkSize(c *fasthttp.RequestCtx) (err *httpError) {
 // rejectUnreadable answers a request that fasthttp cannot read, and closes the connection.
 func (s *Site) rejectUnreadable(c *fasthttp.RequestCtx, err error) {
 	defer s.recoverPanic(c)
+	var received []byte // of a header that is too large
+	if _, full := errors.AsType[*fasthttp.ErrSmallBuffer](err); full {
+		if conn, ok := c.Conn().(*clientConn); ok {
+			received = conn.buffer
+		}
+	}
+	lines := bytes.LastIndexByte(received, '\n') + 1
+	if lines > 0 {
+		// These lines tell which form and language the client wants. Browsers send the cookies last.
+		header := io.MultiReader(bytes.NewReader(received[:lines]), strings.NewReader("\r\n"))
+		_ = c.Request.Header.Read(bufio.NewReaderSize(header, lines+len("\r\n"))) // without them the answer is JSON
+	}
 	s.checkForwarded(c)
 	setRequestID(c)
 	closeAfter(c, true)
-	conn, ok := c.Conn().(*clientConn)
-	if _, full := errors.AsType[*fasthttp.ErrSmallBuffer](err); ok && full && conn.lineSize.Load() >= int64(s.headerBuffer()) {
-		s.reject(c, s.errLongURL()) // the whole buffer is one line, so it is the first one
+	if len(received) > 0 && lines == 0 { // the first line is not complete
+		s.reject(c, s.errLongURL())
 		return
 	}
 	s.unreadable(c, err)
@@ -417,11 +441,15 @@ func (s *Site) setCommonHeaders(c *fasthttp.RequestCtx) {
 	}
 }
 
-// ready answers 200 between the start of Serve and the start of the drain. It does not ask the store: without it many
-// routes still work, and all processes would leave the balancer at once.
+// ready answers 200 between the start of Serve and the start of the drain, unless the store refuses this process and has
+// never worked: such a server was given wrong settings. It does not ask the store: without it many routes still work, and
+// all processes would leave the balancer at once.
 func (s *Site) ready(c *fiber.Ctx) error {
 	if !s.started.Load() || s.draining.Load() {
 		return errStopping
+	}
+	if reason := s.config.Access.Blocked(); reason != "" {
+		return &httpError{status: fiber.StatusServiceUnavailable, code: codeMisconfigured, text: "error.notready", args: []any{reason}}
 	}
 	return c.SendString("ready\n")
 }

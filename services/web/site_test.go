@@ -184,7 +184,7 @@ func (a response) jsonError(t *testing.T) errorBody {
 func (a response) session(t *testing.T) *http.Cookie {
 	t.Helper()
 	for _, c := range a.Cookies() {
-		if strings.HasSuffix(c.Name, "balanza") && c.Value != "" {
+		if !strings.HasSuffix(c.Name, ".device") && c.Value != "" {
 			return c
 		}
 	}
@@ -196,7 +196,7 @@ func (a response) session(t *testing.T) *http.Cookie {
 func (a response) device(t *testing.T) *http.Cookie {
 	t.Helper()
 	for _, c := range a.Cookies() {
-		if strings.HasSuffix(c.Name, "balanza-device") && c.Value != "" {
+		if strings.HasSuffix(c.Name, ".device") && c.Value != "" {
 			return c
 		}
 	}

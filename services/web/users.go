@@ -79,7 +79,7 @@ func (s *Site) verify(c *fiber.Ctx, email, password string) (user store.User, er
 	if err != nil {
 		return store.User{}, err
 	}
-	t, err := s.hashers.enter(loginLane, hashClient(c, user))
+	t, err := s.hashers.enter(loginLane, s.hashClient(c, user))
 	if err != nil {
 		return store.User{}, err
 	}
@@ -118,8 +118,8 @@ func (s *Site) countAttempt(c *fiber.Ctx, email string, user store.User) (*login
 
 // hashClient is the client for whom a hash is computed: a browser that has logged in before does not wait behind others of
 // its address.
-func hashClient(c *fiber.Ctx, user store.User) string {
-	if device := deviceID(c); hasDevice(user, device) {
+func (s *Site) hashClient(c *fiber.Ctx, user store.User) string {
+	if device := s.deviceID(c); hasDevice(user, device) {
 		return device
 	}
 	return network(clientAddress(c))
@@ -253,7 +253,7 @@ func (s *Site) logout(ctx context.Context, c *fiber.Ctx, session store.Session) 
 	if err := s.endSession(ctx, session.ID); err != nil {
 		return err
 	}
-	setCookie(c, "")
+	s.setCookie(c, "")
 	s.audit(c, auditLogout, session.Email)
 	if acceptsJSON(c) {
 		return c.JSON(fiber.Map{"email": session.Email})
