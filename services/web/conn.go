@@ -21,7 +21,8 @@ const (
 )
 
 // writePiece is how many bytes are written at a time. Each piece has ClientTimeout, so that a slow client may take a large
-// answer, and one that takes nothing may not.
+// answer, and one that takes nothing may not. An answer that fits into one is written at once: a process that is killed has
+// sent all of it or nothing, and a proxy that got nothing can ask another server. Almost all answers fit.
 const writePiece = 16 << 10
 
 // clientConn is the connection of a client of HTTP. It ends when the client takes nothing, and it can be closed while the

@@ -44,6 +44,30 @@ func rawAnswer(t *testing.T, v *runningSite, request string) (*http.Response, st
 	return answer, string(body)
 }
 
+// writeCounter is a connection that counts how often the server writes to it.
+type writeCounter struct {
+	sentConn
+	writes int
+}
+
+func (c *writeCounter) Write(p []byte) (int, error) {
+	c.writes++
+	return c.sentConn.Write(p)
+}
+
+// An answer that came in two pieces would be cut off where its process is killed between them, and no proxy could mend it.
+func TestAnswersAreWrittenAtOnce(t *testing.T) {
+	t.Parallel()
+	v := start(t)
+	for _, path := range []string{"/api/randoms?cant=1000000", "/randoms", "/info", "/login", "/productos-test", "/api/productos"} {
+		c := &writeCounter{sentConn: sentConn{input: strings.NewReader("GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n")}}
+		_ = v.app.Server().ServeConn(c) // the end of the input is an error
+		if answer := c.output.String(); c.writes != 1 || !strings.HasPrefix(answer, "HTTP/1.1 200") {
+			t.Errorf("%s: %d writes of %d bytes, %.20q", path, c.writes, len(answer), answer)
+		}
+	}
+}
+
 // victim asks for a page until stop is called, which fails the test if one request failed.
 func (v *runningSite) victim(t *testing.T, path string) (stop func()) {
 	t.Helper()

@@ -188,6 +188,7 @@ func New(config Config) (*Site, error) {
 		DisableStartupMessage:        true,
 		BodyLimit:                    config.Limits.Body,
 		ReadBufferSize:               s.headerBuffer(),
+		WriteBufferSize:              writePiece,                  // see there
 		ReadTimeout:                  config.Limits.ClientTimeout, // of a whole request
 		IdleTimeout:                  idleTimeout,
 		DisablePreParseMultipartForm: true,
