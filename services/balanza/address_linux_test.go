@@ -12,6 +12,7 @@ import (
 
 // An address as that of an interface, in a network namespace of its own.
 func TestUpOnAnInterface(t *testing.T) {
+	t.Parallel()
 	namespace := exec.Command("sleep", "infinity")
 	namespace.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := namespace.Start(); err != nil {

@@ -87,6 +87,7 @@ func (h *home) checkUp(host, url string, prefix ...string) {
 }
 
 func TestUpOnAnyAddress(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for host, url := range map[string]string{
 		"127.0.0.2": "http://127.0.0.2", "::1": "http://[::1]", "0.0.0.0": "http://127.0.0.1", "::": "http://[::1]",
@@ -97,6 +98,7 @@ func TestUpOnAnyAddress(t *testing.T) {
 
 // The servers are online, but the balancer rejects requests: another client has the one connection that an address may have.
 func TestUpIsSaidWhenARequestIsAnswered(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	out, err := os.Create(filepath.Join(h.cwd, "out"))
 	if err != nil {
@@ -140,6 +142,7 @@ func TestUpIsSaidWhenARequestIsAnswered(t *testing.T) {
 }
 
 func TestHealthcheckBypassesAProxy(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	proxy := httptest.NewServer(http.NotFoundHandler())
 	defer proxy.Close()
@@ -163,6 +166,7 @@ func TestHealthcheckBypassesAProxy(t *testing.T) {
 }
 
 func TestAFreePortIsTold(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	out := h.must("start", "--p", "0", "--name", "site")
 	found := regexp.MustCompile(`^site is online: http://localhost:([1-9]\d*)\n$`).FindStringSubmatch(out)
@@ -210,6 +214,7 @@ func TestAFreePortIsTold(t *testing.T) {
 
 // A name that a server is told to listen on is a name that it answers to, and its metrics too.
 func TestAServerOnAHostName(t *testing.T) {
+	t.Parallel()
 	host, err := os.Hostname()
 	if _, lookUpErr := net.LookupHost(host); err != nil || lookUpErr != nil {
 		t.Skip("this machine has no name that leads to it")

@@ -21,6 +21,7 @@ func needProgram(t *testing.T, name string) {
 
 // What start says of a program that crashes is the error of its runtime, in one line. The last line of Node.js is its version.
 func TestStartSaysTheErrorOfACrash(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for _, c := range []struct{ program, file, text, want string }{
 		{"node", "crash.js", "null.z\n", "TypeError: Cannot read properties of null (reading 'z')\n"},
@@ -40,6 +41,7 @@ func TestStartSaysTheErrorOfACrash(t *testing.T) {
 // A crash of a program that served is shown by ps and describe, and is in the log, as its error. A prompt without a line
 // end is in the log while the program goes on.
 func TestCrashIsShownAsItsError(t *testing.T) {
+	t.Parallel()
 	needProgram(t, "node")
 	h := newHome(t)
 	writeFile(t, filepath.Join(h.cwd, "server.js"), `

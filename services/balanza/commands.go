@@ -22,7 +22,7 @@ func (p *program) root() *cobra.Command {
 		{"Every day:", []*cobra.Command{p.up(), p.ps(), p.logs(), p.reload(), p.down()}},
 		{"Servers:", []*cobra.Command{p.start(), p.stop(), p.restart(), p.scale(), p.delete(), p.describe(), p.monit(), p.flush()}},
 		{"After a reboot:", []*cobra.Command{p.save(), p.resurrect(), p.startup()}},
-		{"Other:", []*cobra.Command{p.run(), p.edge(), p.healthcheck(), p.init(), p.completion(), p.version(), help, p.instance(), p.activate()}},
+		{"Other:", []*cobra.Command{p.run(), p.edge(), p.healthcheck(), p.init(), p.certificates(), p.completion(), p.version(), help, p.instance(), p.activate()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: text(group.title)})
 		for _, c := range group.commands {
@@ -44,6 +44,7 @@ func (p *program) root() *cobra.Command {
 		if p.settingsErr != nil {
 			return usageError{p.settingsErr}
 		}
+		p.warnOfUnassigned()
 		closeOnExec()
 		return p.settings.checkHome()
 	}

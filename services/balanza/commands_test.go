@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"balanza/e2e/proctree"
 	"balanza/e2e/testenv"
 	"balanza/services/workers/control"
 )
@@ -57,6 +58,7 @@ func writeFile(t *testing.T, path, content string) {
 }
 
 func TestHelpAndWrongFlagsNeverAct(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	writeFile(t, filepath.Join(h.dir, "saved.json"), `{"launches":[]}`)
 	writeFile(t, filepath.Join(h.dir, "logs", "old.log"), "a line\n")
@@ -91,6 +93,7 @@ func TestHelpAndWrongFlagsNeverAct(t *testing.T) {
 }
 
 func TestHelpNeedsNoValidSettings(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	writeFile(t, filepath.Join(h.cwd, ".env"), "BALANZA_PORT=none\n")
 	for _, args := range [][]string{{"--help"}, {"up", "--help"}, {"help", "up"}, {"version"}, {"--version"}, {"completion", "bash"}} {
@@ -104,6 +107,7 @@ func TestHelpNeedsNoValidSettings(t *testing.T) {
 }
 
 func TestMistypedCommandGetsASuggestion(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for _, args := range [][]string{{"relaod"}, {"relaod", "fork"}, {"help", "relaod"}} {
 		_, errs, status := h.run(args...)
@@ -114,10 +118,11 @@ func TestMistypedCommandGetsASuggestion(t *testing.T) {
 }
 
 func TestMoreMistakesAreOneLineAndStatus2(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for args, names := range map[string]string{
 		"-i 2 --m FORK": "CLUSTER", "start -i 2 -m fork": "CLUSTER", "version extra": "extra", "save extra": "extra",
-		"resurrect x": "x", "init": "folder", "init a b": "folder", "describe": "name", "completion": "shell",
+		"resurrect x": "x", "init": "folder", "init a b": "folders", "init a b:": "folders", "certificates a b": "folder", "describe": "name", "completion": "shell",
 		"completion tcsh": "shell", "--name all": "all", "run --m FORK -- /bin/true": "--m", "ps --watch": "--watch",
 		"run --max-requests 5 -- /bin/true": "--max-requests", "up --p 80": "--p", "--max-requests -5": "-5",
 		"up --shift 60000": "60000", "--p": "value", "activate": "program",
@@ -136,6 +141,7 @@ func TestMoreMistakesAreOneLineAndStatus2(t *testing.T) {
 }
 
 func TestCompletion(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		if script := h.must("completion", shell); !strings.Contains(script, "balanza") {
@@ -154,6 +160,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestPM2sWords(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	h.must("start", "--name=api", "-i", "2", "--", "--p", port) // -i alone means CLUSTER
@@ -209,6 +216,7 @@ func TestFlagsAfterTwoHyphensAreTheServers(t *testing.T) {
 
 // A clock that was set back since a server's start does not make ps show a negative duration.
 func TestDurationsWithoutTheWallClock(t *testing.T) {
+	t.Parallel()
 	start := time.Now().Add(10 * time.Minute)
 	s := serverStatus{
 		Status: control.Status{Name: "one", Status: "online", Since: start, Uptime: 3},
@@ -275,9 +283,7 @@ func stopMaster(t *testing.T) *home {
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	h.must("save")
 	pid := h.masterPid("one")
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	proctree.Stop(t, pid)
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) }) // before it carries out what was asked meanwhile
 	return h
 }
@@ -323,6 +329,7 @@ func awaitConnected(t *testing.T, pid int) {
 }
 
 func TestSignalsEndCommandsOfAServerThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	h := stopMaster(t)
 	before := snapshot(t, filepath.Join(h.dir, "logs"), filepath.Join(h.dir, "saved.json"))
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
@@ -355,6 +362,7 @@ func TestSignalsEndCommandsOfAServerThatDoesNotAnswer(t *testing.T) {
 }
 
 func TestCommandsEndWhenAServerDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	h := stopMaster(t)
 	orders := h.startAll("reload one", "restart one", "scale one=2", "stop one", "delete one", "start one")
 	for args, want := range map[string]string{"ps": "unresponsive", "describe one": "unresponsive", "logs one": "worker ready"} {
@@ -382,6 +390,7 @@ func TestCommandsEndWhenAServerDoesNotAnswer(t *testing.T) {
 }
 
 func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	// An external program is ready when it has lived for a second.
 	cmd := h.command("run", "-d", "--socket", "--name", "slow", "--port", testenv.FreePort(t), "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
@@ -409,6 +418,7 @@ func TestAnInterruptedStartSaysWhatItLeaves(t *testing.T) {
 
 // A server that is stopped while it starts stays on the list as stopped, and the command that started it ends.
 func TestAStopEndsTheWaitForAStart(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	cmd := h.command("run", "-d", "--ready", "notify", "--ready-timeout", "10m", "--name", "slow", "--", "sleep", "1000")
 	var errs bytes.Buffer
@@ -439,6 +449,7 @@ func TestAStopEndsTheWaitForAStart(t *testing.T) {
 }
 
 func TestCrashOfABackgroundServerIsInItsLog(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	log := filepath.Join(h.dir, "logs", "one.log")
@@ -458,6 +469,7 @@ func TestCrashOfABackgroundServerIsInItsLog(t *testing.T) {
 }
 
 func TestTemporaryHomeIsOurs(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	run := func() string {
 		t.Helper()

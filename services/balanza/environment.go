@@ -37,7 +37,7 @@ func maySecret(name, value string) bool {
 	case filepath.IsAbs(value) && (strings.HasSuffix(name, "FILE") || exists(value)):
 		return false
 	case strings.HasPrefix(name, prefix+"_"):
-		return secretName.MatchString(name)
+		return secretName.MatchString(name) && name != cookieVariable
 	}
 	return name != "PATH" && (secretName.MatchString(name) || addressName.MatchString(name) || secretValue.MatchString(value))
 }
@@ -46,6 +46,9 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
+
+// cookieVariable is a setting with a public name, though it looks like a secret's.
+const cookieVariable = prefix + "_COOKIE"
 
 // The settings that say which store the site has.
 const (
@@ -112,7 +115,7 @@ func variables(environment []string) map[string]string {
 // server that reads it.
 func withDotEnv(environment map[string]string, dir string) map[string]string {
 	content, _ := os.ReadFile(filepath.Join(dir, dotEnv))
-	file, _ := parseDotEnv(content)
+	file, _, _ := parseDotEnv(content)
 	for name, value := range file {
 		if _, ok := environment[name]; !ok {
 			environment[name] = value

@@ -4,15 +4,19 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"balanza/services/workers/control"
 )
 
 // healthcheckTimeout is shorter than that of the image's HEALTHCHECK, so that the cause is in its output.
 const healthcheckTimeout = 3 * time.Second
 
-// healthcheck asks the server of the configured host and port whether it is ready: the image needs no curl for that.
+// healthcheck asks the server of the configured host and port whether it is ready: the image needs no curl for that. A master
+// that does not answer fails it, although its workers serve on, since it replaces none of them any more.
 func (p *program) healthcheck() *cobra.Command {
 	c := p.interruptible("healthcheck [--p PORT] [--host ADDRESS]", "exit with status 0 when the server on the port is ready", p.checkHealth)
 	p.settings.portFlag(c.Flags())
@@ -37,6 +41,15 @@ func (p *program) checkHealth(ctx context.Context, _ []string) error {
 	if response.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 200))
 		return errorf("%s answers %s: %s", address, response.Status, body)
+	}
+	all, err := p.list(ctx)
+	if err != nil || slices.ContainsFunc(all, func(st control.Status) bool { return st.Port == int(p.settings.Port) }) {
+		return err
+	}
+	for _, st := range all {
+		if st.Status == "unresponsive" { // its port is not known then
+			return errorf("%s is served, but the master of %s (pid %d) does not answer", address, st.Name, st.Pid)
+		}
 	}
 	return nil
 }

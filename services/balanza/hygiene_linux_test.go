@@ -57,6 +57,7 @@ func answers(port string) bool {
 
 // A deploy script that locks a file, starts servers in the background and ends, has released the lock.
 func TestBackgroundServersDoNotKeepALockOfTheirStarter(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("flock"); err != nil {
 		testenv.SkipOrFail(t, err)
 	}
@@ -82,6 +83,7 @@ func TestBackgroundServersDoNotKeepALockOfTheirStarter(t *testing.T) {
 
 // A master in the foreground has the descriptors that it was started with, as any program, and hands none of them down.
 func TestWorkersAndProgramsGetNoDescriptorOfTheirStarter(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	for _, text := range []string{
@@ -112,6 +114,7 @@ func TestWorkersAndProgramsGetNoDescriptorOfTheirStarter(t *testing.T) {
 // A master goes on when nobody reads its output any more, and so does the program that it runs. SIGPIPE is as ever for the
 // program, and for commands that only print.
 func TestServersOutliveTheReaderOfTheirOutput(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	trap := filepath.Join(h.cwd, "trap")
@@ -165,6 +168,7 @@ func TestServersOutliveTheReaderOfTheirOutput(t *testing.T) {
 // Whatever is done to its log file, a server in the background writes to the one that the path names, its standard output
 // too, and logs -f shows it.
 func TestLogFilesMayBeMovedRemovedAndEmptied(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	master := h.masterPid("one")
@@ -255,6 +259,7 @@ func environ(t *testing.T, pid int) []string {
 // A program that starts a server in the background starts it as a user would: the server has none of what was meant for
 // the program, and it is marked as one in the background.
 func TestAProgramStartsABackgroundServerOfItsOwn(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	outer := strings.Fields("run -d --name outer -- sh -c")
 	script := fmt.Sprintf(`env > outer.env

@@ -35,8 +35,12 @@ func (b *buffer) String() string {
 
 // In a user namespace of its own a process can be left without inotify, as on a machine where others have used it up.
 func TestWatchPollsWhenInotifyRunsOut(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []string{"0 > /proc/sys/user/max_inotify_instances", "1 > /proc/sys/user/max_inotify_watches"} {
-		t.Run(limit, func(t *testing.T) { testPolling(t, limit) })
+		t.Run(limit, func(t *testing.T) {
+			t.Parallel()
+			testPolling(t, limit)
+		})
 	}
 }
 

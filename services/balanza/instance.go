@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/joho/godotenv"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -125,8 +124,8 @@ func (o *instanceOptions) environment() ([]string, error) {
 	variables := map[string]string{}
 	if o.envFile != "" {
 		content, err := readEnvFile(o.envFile)
-		if err == nil { // an editor may have put a byte order mark before it
-			variables, err = godotenv.Unmarshal(strings.TrimPrefix(string(content), "\ufeff"))
+		if err == nil {
+			variables, err = parseEnvFile(o.envFile, content)
 		}
 		if err != nil {
 			return nil, usagef("--env-file: %v", err)

@@ -19,6 +19,7 @@ func logLine(clock, message string) string {
 }
 
 func TestLogsMergeServersByTime(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	writeFile(t, filepath.Join(h.dir, "logs", "fork.log"), logLine("10:00:01", "one")+logLine("10:00:03", "three")+"panic: x\n")
 	writeFile(t, filepath.Join(h.dir, "logs", "edge-2.log"), logLine("10:00:02", "two")+logLine("10:00:04", "four"))
@@ -56,6 +57,7 @@ func TestLogsMergeServersByTime(t *testing.T) {
 
 // logs -f shows what servers write that are started while it runs, until a signal.
 func TestLogsFollowServersThatAreStartedLater(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	cmd := h.command("logs", "-f")
 	path := filepath.Join(h.cwd, "followed")
@@ -111,6 +113,7 @@ func expectJSONLines(t *testing.T, path string, messages ...string) {
 
 // Whatever the format of standard error is, log files have JSON, the lines of workers too.
 func TestLogFilesAreJSONInEveryFormat(t *testing.T) {
+	t.Parallel()
 	for format, text := range map[string]bool{"text": true, "json": false, "auto": false} {
 		t.Run(format, func(t *testing.T) {
 			h := newHome(t)

@@ -15,15 +15,23 @@ import (
 	"testing"
 	"time"
 
+	"go.mongodb.org/mongo-driver/x/mongo/driver/connstring"
+
 	"balanza/e2e/testenv"
 )
 
 // The test binary is also the programs that the tests run: balanza itself, and a server that is not ours.
 const roleVariable = "TEST_ROLE_OF_BALANZA"
 
+// nameServerVariable is the address of the name server that balanza asks.
+const nameServerVariable = "TEST_NAME_SERVER"
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "balanza":
+		if address := os.Getenv(nameServerVariable); address != "" {
+			net.DefaultResolver = testenv.Resolver(func() string { return address })
+		}
 		main()
 	case "server":
 		externalServer()
@@ -119,6 +127,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestBadInputIsOneLineAndStatus2(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for args, names := range map[string]string{
 		"--p abc":               "abc",
@@ -195,6 +204,7 @@ func TestEverySpellingOfTheCoursesCommands(t *testing.T) {
 }
 
 func TestFlagsStandBeforeEnvironmentBeforeDotEnv(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	if err := os.WriteFile(filepath.Join(h.cwd, ".env"), []byte("BALANZA_PORT=1111\nBALANZA_NAME=dotenv\nBALANZA_MODE=quick\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -211,6 +221,7 @@ func TestFlagsStandBeforeEnvironmentBeforeDotEnv(t *testing.T) {
 }
 
 func TestUpPsScaleReloadDown(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	shift := "17000"
 	output := h.must("up", "-d", "--shift", shift)
@@ -267,6 +278,7 @@ func TestUpPsScaleReloadDown(t *testing.T) {
 }
 
 func TestRunClustersAnyProgram(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	cmd := h.command("run", "-d", "--socket", "-i", "2", "--name", "api", "--port", port, "--", "/usr/bin/env", roleVariable+"=server", os.Args[0])
@@ -302,6 +314,7 @@ func TestRunClustersAnyProgram(t *testing.T) {
 }
 
 func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	_, errs, status := h.run("run", "-d", "--name", "none", "--port", testenv.FreePort(t), "--", "/bin/false")
 	if status != exitFailure || !strings.Contains(errs, "none") || strings.Count(errs, "\n") != 1 {
@@ -313,6 +326,7 @@ func TestStartInTheBackgroundSaysWhyItFails(t *testing.T) {
 }
 
 func TestDamagedStateIsAnErrorAndIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	h.must("start", "--p", port, "--name", "one")
@@ -346,6 +360,13 @@ func TestPasswordGoesOnlyWhereOneIsMissing(t *testing.T) {
 	} {
 		if got := withPassword(uri, "p@ss"); got != want {
 			t.Errorf("%s: %s, want %s", uri, got, want)
+		}
+	}
+	// The driver reads any password as it is written in the file.
+	for _, password := range []string{"a b", "a+b", "%41", "a:/?#[]@b", "ñ&=;"} {
+		parsed, err := connstring.Parse(withPassword("mongodb://u@h/x", password))
+		if err != nil || parsed.Password != password {
+			t.Errorf("%q became %+v, %v", password, parsed, err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"balanza/e2e/proctree"
 	"balanza/e2e/testenv"
 )
 
@@ -66,6 +67,7 @@ func sum(all []measured) (bytes int64) {
 
 // Memory is counted once: the master that all servers of up share, and the program's code that all processes share.
 func TestPsCountsSharedMemoryOnce(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("up", "-d", "-i", "2", "--shift", "18300")
 	t.Cleanup(func() { h.run("down") })
@@ -107,9 +109,7 @@ func TestPsCountsSharedMemoryOnce(t *testing.T) {
 
 	// A master that does not answer does not tell its workers, which go on using memory.
 	before := sum(h.measure())
-	if err := syscall.Kill(all[0].Pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	proctree.Stop(t, all[0].Pid)
 	unresponsive := h.measure()
 	table := h.must("ps")
 	if err := syscall.Kill(all[0].Pid, syscall.SIGCONT); err != nil {
@@ -125,6 +125,7 @@ func TestPsCountsSharedMemoryOnce(t *testing.T) {
 
 // A server with a master of its own counts it, alone and stopped too.
 func TestPsCountsAMasterOfOneServer(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "1", "--name", "one")
 	h.must("start", "--p", testenv.FreePort(t), "--name", "two") // FORK: its master serves

@@ -68,6 +68,7 @@ func TestMonitCountsRequestsASecond(t *testing.T) {
 }
 
 func TestMonitNeedsATerminal(t *testing.T) {
+	t.Parallel()
 	if _, errs, status := newHome(t).run("monit"); status != exitFailure || !strings.Contains(errs, "terminal") {
 		t.Errorf("status %d, %q", status, errs)
 	}

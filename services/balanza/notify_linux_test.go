@@ -58,6 +58,7 @@ func (m *manager) all() string {
 }
 
 func TestAServerTellsItsServiceManager(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	environment := filepath.Join(h.cwd, "environment")
 	for i, args := range [][]string{
@@ -110,6 +111,7 @@ func TestAServerTellsItsServiceManager(t *testing.T) {
 
 // A reload that fails ends too: the old processes serve.
 func TestAFailedReloadIsReadyAgain(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	m := newManager(t, filepath.Join(h.dir, "notify"))
 	program := filepath.Join(h.cwd, "program")
@@ -134,6 +136,7 @@ func TestAFailedReloadIsReadyAgain(t *testing.T) {
 
 // All servers of a topology, and the background: who starts a server there is the service, the server is not.
 func TestUpTellsItsServiceManager(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	m := newManager(t, filepath.Join(h.dir, "notify"))
 	cmd := h.command("up", "--shift", "19200", "-i", "1")

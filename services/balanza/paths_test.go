@@ -21,6 +21,7 @@ func patternHome(t *testing.T) *home {
 }
 
 func TestEveryCommandWorksInAnyHome(t *testing.T) {
+	t.Parallel()
 	h := patternHome(t)
 	port := testenv.FreePort(t)
 	h.must("start", "--p", port, "--m", "CLUSTER", "-i", "1", "--name", "one")
@@ -66,6 +67,7 @@ func TestEveryCommandWorksInAnyHome(t *testing.T) {
 
 // A home whose sockets would have too long a path is one clear line, and nothing is left running.
 func TestAHomeThatIsTooLongIsOneClearLine(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.dir = filepath.Join(h.dir, strings.Repeat("x", 100))
 	for _, args := range []string{"start --name one --p ", "--name one --p ", "up -d --shift 22700 --host 127.0.0.1"} {
@@ -85,6 +87,7 @@ func TestAHomeThatIsTooLongIsOneClearLine(t *testing.T) {
 
 // What can be no name is exit status 2 and one line, wherever a name is expected, and makes no file.
 func TestBadNamesAreOneLineAndStatus2(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	port := testenv.FreePort(t)
 	h.must("start", "--p", testenv.FreePort(t), "--name", "one")
@@ -130,6 +133,7 @@ func filesBelow(t *testing.T, dir string) string {
 
 // Commands take names and ports, so that no server has the port of another one as its name, whichever starts first.
 func TestNoNameIsThePortOfAnother(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	first, second, third := testenv.FreePort(t), testenv.FreePort(t), testenv.FreePort(t)
 	h.must("start", "--p", first, "--name", second)

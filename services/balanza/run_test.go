@@ -24,6 +24,7 @@ func TestServersAreNamedAsTheirPrograms(t *testing.T) {
 
 // A program without a port is not said to listen.
 func TestProgramsWithoutAPortAreNotSaidToListen(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	if _, errs, _ := h.run("run", "--", "true"); strings.Contains(errs, "listening") || !strings.Contains(errs, "exited with status 0") {
 		t.Error(errs)

@@ -71,6 +71,7 @@ func reports(t *testing.T, path string, count int) (all []string) {
 }
 
 func TestSavedServersComeBackAsTheyWere(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	root := t.TempDir()
 	for _, release := range []string{"1", "2"} {
@@ -176,6 +177,7 @@ func TestSavedServersComeBackAsTheyWere(t *testing.T) {
 }
 
 func TestAFleetComesBackAsItWas(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	if out, status := h.runIn(h.cwd, []string{"BALANZA_KEEP_MESSAGES=48h"}, "up", "-d", "--shift", "19300", "-i", "1"); status != 0 {
 		t.Fatalf("status %d: %s", status, out)
@@ -220,6 +222,7 @@ func environmentOf(t *testing.T, pid int) []string {
 }
 
 func TestNothingOverwritesAListUnasked(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	list := filepath.Join(h.dir, "saved.json")
 	if out, status := h.runIn(h.cwd, nil, "save"); status != exitFailure || !strings.Contains(out, "nothing runs") {
@@ -253,6 +256,7 @@ func TestNothingOverwritesAListUnasked(t *testing.T) {
 }
 
 func TestResurrectRejectsAnotherStore(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	data := filepath.Join(h.cwd, "data")
 	for _, name := range []string{"one", "two"} { // one with a folder of its own, two with the home's
@@ -301,6 +305,7 @@ func TestResurrectRejectsAnotherStore(t *testing.T) {
 
 // A server that had MongoDB, which does not need to answer for this.
 func TestResurrectRejectsSQLiteInPlaceOfMongoDB(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	cmd := h.command("--m", "CLUSTER", "-i", "1", "--name", "site", "--p", testenv.FreePort(t))
 	cmd.Env = append(cmd.Env, "MONGODB_URI=mongodb://user:hidden@127.0.0.1:9,127.0.0.1:10/shop?appName=hidden@x")
@@ -335,6 +340,7 @@ func TestSecretsAreNamedAndNotKept(t *testing.T) {
 	}{
 		{"NODE_ENV", "production", false}, {"PATH", "/usr/local/bin:/usr/bin:/opt/a-very-long-path/bin", false}, {"TZ", "Europe/Madrid", false},
 		{"TLS_KEY_FILE", "/etc/tls/key.pem", false}, {"MONGODB_PASSWORD_FILE", "/run/secrets/mongo", false}, {"BALANZA_LIMIT_URL", "4096", false},
+		{"BALANZA_COOKIE", "shop", false},
 		{"BALANZA_TRUSTED_PROXIES", "10.0.0.0/8,nginx", false}, {"CONFIG", "/etc/shop/config.json", false}, {"DEBUG", "express:*", false},
 		{"API_TOKEN", "a", true}, {"STRIPE_KEY", "a", true}, {"MYSQL_PWD", "a", true}, {"db_password", "a", true}, {"BALANZA_EDGE_TOKEN", "a", true},
 		{"MONGODB_URI", "mongodb://a", true}, {"SLACK_WEBHOOK_URL", "https://a/b", true}, {"UPSTREAM", "http://me:word@a", true},
@@ -362,6 +368,7 @@ func TestSecretsAreNamedAndNotKept(t *testing.T) {
 }
 
 func TestResurrectInTheForeground(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("start", "--p", testenv.FreePort(t), "--m", "CLUSTER", "-i", "2", "--name", "one")
 	h.must("up", "-d", "--shift", "19400", "-i", "1")
@@ -420,6 +427,7 @@ func TestResurrectInTheForeground(t *testing.T) {
 }
 
 func TestResurrectInTheForegroundWithNothingToKeep(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	if out, status := h.runIn(h.cwd, nil, "resurrect", "--foreground"); status != exitFailure || !strings.Contains(out, "nothing is saved") {
 		t.Errorf("status %d: %s", status, out)
@@ -467,6 +475,7 @@ func TestStartupPrintsAUnitThatSystemdAccepts(t *testing.T) {
 
 // The servers of a balanza.yaml are separate processes. An update changes how they run, and not where they came from.
 func TestServersOfAFileComeBack(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.write("hidden1", "a", "x", 2)
 	if out, status := s.runIn(s.cwd, []string{"API_TOKEN=hidden2", "NODE_ENV=production"}, "up", "-d", "-f", "balanza.yaml"); status != 0 {

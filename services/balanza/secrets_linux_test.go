@@ -14,6 +14,7 @@ import (
 
 // A program of run gets its socket and the environment of whoever starts it, and none of Balanza's settings and secrets.
 func TestProgramsGetNoSecrets(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	file := filepath.Join(h.cwd, "environment")
 	if err := os.WriteFile(filepath.Join(h.cwd, ".env"), []byte("MONGODB_PASSWORD_FILE=/hidden/file\nBALANZA_NAME=hidden\n"), 0o600); err != nil {
@@ -46,6 +47,7 @@ func TestProgramsGetNoSecrets(t *testing.T) {
 // With up, the servers believe the balancer, which has the secret of this start, and no other process of the machine. The
 // secret stays while the processes change, and no command shows it.
 func TestUpTrustsItsBalancer(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.must("up", "-d", "--shift", "18000", "-i", "1")
 	token := func(name string) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -38,12 +39,16 @@ func (p *program) serve() *cobra.Command {
 	return c
 }
 
-// serveSite serves as the settings say. A FORK server works in the master's own process, so it is one process; a limit of
-// memory or requests gives it a master, because a process can't replace itself.
+// serveSite serves as the settings say. A FORK server works in the master's own process, so it is one process, except where
+// that process would have to replace itself: with a limit of memory or requests, and as process 1 of a container, since
+// Docker restarts a container whose process ends, but not one whose process hangs.
 func (p *program) serveSite(watching *watching) error {
+	if err := p.settings.checkStore(); err != nil {
+		return usageError{err}
+	}
 	program := func(log *slog.Logger) workers.Program { return (&site{p.settings, log}).run }
 	return p.serveOne(p.settings, p.args, program, func(c *workers.Config) (w *watch.Watcher, err error) {
-		if p.settings.Mode == forkMode && c.MaxMemory == 0 && c.MaxRequests == 0 {
+		if p.settings.Mode == forkMode && c.MaxMemory == 0 && c.MaxRequests == 0 && os.Getpid() != 1 {
 			c.InProcess = program(c.Logger)
 		}
 		if watching.on {

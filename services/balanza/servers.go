@@ -163,6 +163,8 @@ func (p *program) awaitOnline(ctx context.Context, names []string, ended <-chan 
 		for _, st := range all {
 			switch {
 			case !slices.Contains(names, st.Name):
+			case st.Status == "online" && st.Degraded != "":
+				return errorf("%s can't serve the whole site: %s", st.Name, st.Degraded)
 			case st.Status == "online" && !slices.ContainsFunc(st.Workers, isStarting):
 				online++
 			case st.Status == "errored":

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -61,6 +62,7 @@ type settings struct {
 	ServerNames      string        `split_words:"true"`
 	EdgeToken        string        `split_words:"true"`
 	KeepMessages     time.Duration `split_words:"true"`
+	Cookie           cookieName    `default:"balanza"`
 
 	// What one client or one account can take.
 	Limits limits.Limits `envconfig:"LIMIT"`
@@ -70,6 +72,8 @@ type settings struct {
 
 	MongoURI          string `envconfig:"MONGODB_URI"`
 	MongoPasswordFile string `envconfig:"MONGODB_PASSWORD_FILE"`
+
+	unassigned []int // the numbers of the lines of .env that assign nothing
 }
 
 // minKeepMessages is how long the log keeps other entries, so that what is deleted is always the oldest part.
@@ -81,7 +85,7 @@ const prefix = "BALANZA"
 // loadSettings reads .env of the working directory, where there is one, and the environment, which wins. Paths are made
 // absolute, since a server in the background must not depend on the folder that it was started in.
 func loadSettings() (s settings, err error) {
-	if err := loadDotEnv(); err != nil {
+	if s.unassigned, err = loadDotEnv(); err != nil {
 		return s, err
 	}
 	s.Limits = limits.Default()
@@ -154,10 +158,14 @@ func unprefixed() (names []string) {
 	return names
 }
 
-// fromEnvironment fills a struct by envconfig, with errors of one line that name the variable.
+// fromEnvironment fills a struct by envconfig, with errors of one line that name the variable, and its value unless that may be
+// a secret.
 func fromEnvironment(prefix string, into any) error {
 	err := envconfig.Process(prefix, into)
 	if e, ok := errors.AsType[*envconfig.ParseError](err); ok {
+		if maySecret(e.KeyName, e.Value) {
+			return errorf("%s: the value can't be used", e.KeyName)
+		}
 		return fmt.Errorf("%s: %q: %w", e.KeyName, e.Value, e.Err)
 	}
 	return err
@@ -345,6 +353,22 @@ func (s *shortText) UnmarshalText(text []byte) error {
 		return errorf("a text of up to 64 printable characters")
 	}
 	*s = shortText(text)
+	return nil
+}
+
+// cookieName is the name of a session cookie.
+type cookieName string
+
+// cookieNamePattern matches part of what a cookie may be called (RFC 6265, 4.1.1): every project name of Compose. Names
+// that begin with __Host- or __Secure- have a meaning for browsers, and the device cookie's name has a dot.
+var cookieNamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,254}$`)
+
+// Set takes a name that cookieNamePattern matches.
+func (n *cookieName) Set(v string) error {
+	if !cookieNamePattern.MatchString(v) {
+		return errorf("the name of a cookie has up to 255 letters, digits, hyphens and underscores, and begins with a letter or digit")
+	}
+	*n = cookieName(v)
 	return nil
 }
 

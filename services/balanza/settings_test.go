@@ -66,6 +66,25 @@ func TestLimitsAreChecked(t *testing.T) {
 	}
 }
 
+// TestCookieName checks that a session cookie can have the name of each Compose project, and none that breaks the header or
+// is another site's cookie.
+func TestCookieName(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if s, err := loadSettings(); err != nil || s.Cookie != "balanza" {
+		t.Errorf("by default: %q, %v", s.Cookie, err)
+	}
+	for name, valid := range map[string]bool{
+		"balanza": true, "001": true, "balanza-2_b": true, "Shop": true, strings.Repeat("a", 255): true,
+		"": false, "a b": false, "a=b": false, "a;b": false, "shop.device": false, "__Host-balanza": false, "-a": false, "ñ": false, "a\n": false,
+	} {
+		t.Setenv("BALANZA_COOKIE", name)
+		s, err := loadSettings()
+		if (err == nil) != valid || valid && string(s.Cookie) != name || !valid && !strings.HasPrefix(err.Error(), "BALANZA_COOKIE: ") {
+			t.Errorf("%q: cookie %q, error %v", name, s.Cookie, err)
+		}
+	}
+}
+
 // TestProgramEnv checks that a program has the user's variables, and none that is meant for Balanza.
 func TestProgramEnv(t *testing.T) {
 	for _, name := range append([]string{

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
@@ -31,8 +33,9 @@ type site struct {
 	log      *slog.Logger
 }
 
-// run opens the store and serves until ctx ends. The worker is ready when the store is open and the pages are parsed, so
-// a reload with a wrong password or a broken template leaves the old process serving.
+// run opens the store and serves until ctx ends. The worker is ready when the store has been checked and the pages are parsed,
+// so a reload with a wrong password or a broken template leaves the old process serving. Where no process serves, one that
+// the store refuses does: random numbers and the pages about the process need no store.
 func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	st, err := s.openStore(ctx)
 	if err != nil {
@@ -50,12 +53,19 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	if err != nil {
 		return err
 	}
+	access := store.NewAccess(st, s.log, w.Degraded)
+	if err := access.Check(ctx); w.ForOrder {
+		if refused, ok := errors.AsType[*store.RefusedError](err); ok {
+			w.Fail(refused.Reason, true)
+			return err
+		}
+	}
 	clock := store.NewClock(st, s.log)
 	registry := processes.New(st, clock, s.record(process, w))
 	log := eventlog.New(st, clock, registry.Live)
 	pages, err := web.New(web.Config{
-		Store: st, Clock: clock, Log: log, Processes: registry, Process: process, Logger: s.log,
-		Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
+		Store: st, Access: access, Clock: clock, Log: log, Processes: registry, Process: process, Logger: s.log,
+		Cookie: string(s.settings.Cookie), Limits: s.settings.Limits, KeepMessages: s.settings.KeepMessages,
 		TrustedProxies: s.settings.TrustedProxies, EdgeToken: s.settings.EdgeToken, Hosts: names,
 		DrainDelay: s.settings.DrainDelay, DrainTimeout: s.settings.DrainTimeout,
 		Replaced: w.Replaced, Scrape: w.Scrape, Acquire: w.Acquire, Answered: w.Answered, Drawing: w.Drawing,
@@ -81,6 +91,7 @@ func (s *site) run(ctx context.Context, w *workers.Worker) error {
 	var g errgroup.Group
 	following, end := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return log.Run(following) })
+	g.Go(func() error { access.Run(following); return nil })
 	g.Go(func() error { return registry.Run(following, pages.Source()) })
 	drain := func() { registry.Drain(w.DrainCause()) }
 	defer context.AfterFunc(ctx, drain)()
@@ -119,6 +130,17 @@ const databaseFile = "balanza.db"
 // openTimeout is how long opening the store may take.
 const openTimeout = 5 * time.Second
 
+// checkStore fails when MONGODB_URI can't be used, without asking the database.
+func (s *settings) checkStore() error {
+	if s.MongoURI == "" {
+		return nil
+	}
+	if err := mongostore.Check(s.MongoURI); err != nil {
+		return fmt.Errorf("%s: %w", mongoVariable, err)
+	}
+	return nil
+}
+
 // openStore opens the store that the settings name: MongoDB, or else SQLite.
 func (s *site) openStore(ctx context.Context) (store.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
@@ -141,5 +163,5 @@ func withPassword(uri, password string) string {
 	if !found || strings.ContainsAny(user, ":/?") {
 		return uri
 	}
-	return scheme + "://" + user + ":" + url.QueryEscape(password) + "@" + hosts
+	return scheme + "://" + user + url.UserPassword("", password).String() + "@" + hosts
 }

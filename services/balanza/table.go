@@ -70,7 +70,12 @@ func table(to io.Writer, all []serverStatus, rates map[int]float64, width int) e
 	for _, s := range all {
 		if s.Status.Status == "unresponsive" {
 			fmt.Fprintf(&b, "%s: %s\n", s.Name, text("the master does not answer; is its process stopped?"))
-		} else if s.Cause != "" {
+			continue
+		}
+		if s.Degraded != "" {
+			fmt.Fprintf(&b, "%s: %s %s\n", s.Name, text("serves in part:"), s.Degraded)
+		}
+		if s.Cause != "" {
 			fmt.Fprintf(&b, "%s: %s %s\n", s.Name, text("last death:"), s.Cause)
 		}
 	}

@@ -91,6 +91,7 @@ var ours = regexp.MustCompile(`\x1b\[(\?1049[hl]|\?25[hl]|H|K|J)`)
 
 // Commands print nothing on a terminal that it interprets, whatever servers have written; into a pipe they print it as it is.
 func TestTerminalInterpretsNothing(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	script := filepath.Join(h.cwd, "hostile")
 	writeFile(t, script, hostile+"\n")
@@ -144,6 +145,7 @@ var textLine = regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d INFO  worker ready server
 
 // Log files have JSON whether a terminal starts the server or not, in the background too; people see text, and programs JSON.
 func TestFormatOfLogsOnATerminal(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	printed := h.onTerminal(func(printed string) bool {
 		if !strings.Contains(printed, "worker ready") {

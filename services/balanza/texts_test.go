@@ -128,6 +128,7 @@ func TestEveryTextHasATranslation(t *testing.T) {
 }
 
 func TestHelpIsInTheLanguageOfTheUser(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for locale, want := range map[string]string{
 		"LANG=es_AR.UTF-8": "los servidores y sus procesos", "LC_MESSAGES=es": "los servidores y sus procesos",

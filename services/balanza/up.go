@@ -81,6 +81,9 @@ func (p *program) up() *cobra.Command {
 		if *file != "" {
 			return p.upFile(*file, *detach, f)
 		}
+		if err := p.settings.checkStore(); err != nil {
+			return usageError{err}
+		}
 		parts, err := topology(*profile, *shift)
 		if err != nil {
 			return err

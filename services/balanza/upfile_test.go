@@ -152,6 +152,7 @@ func lines(output string) []string { return slices.Sorted(strings.Lines(output))
 
 // The servers of a file are started, changed under load without losing a request, and ended with all that they started.
 func TestUpFile(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.write("1", "a", "x", 2)
 	onlineWeb, onlineStore := "web: online on port "+s.front+"\n", "store: online on port "+s.store+"\n"
@@ -304,6 +305,7 @@ func TestUpFileInTheForeground(t *testing.T) {
 
 // A file with a mistake, or one that would change servers of another origin, changes nothing.
 func TestUpFileRefused(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	for content, want := range map[string]string{
 		"servers:\n  a:\n    command: x\n    prot: 1":                                                    "balanza.yaml:4:5: servers.a.prot",
@@ -346,6 +348,7 @@ func TestUpFileRefused(t *testing.T) {
 
 // A dependent of a server that does not start is not started.
 func TestUpFileStartsNoDependentOfAFailure(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.put("balanza.yaml", `servers:
   a: {command: "false"}

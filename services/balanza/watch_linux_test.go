@@ -120,6 +120,7 @@ func symlink(t *testing.T, target, path string) {
 func value(v string) string { return fmt.Sprintf("module.exports = %q", v) }
 
 func TestWatchSeesEveryFolder(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		make func(dir string) (start, edited string) // where the program starts, and the value's file
 	}{
@@ -168,6 +169,7 @@ func TestWatchSeesEveryFolder(t *testing.T) {
 }
 
 func TestWatchFollowsACurrentRelease(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, release := range []string{"1", "2"} {
 		tree(t, filepath.Join(dir, release), map[string]string{"server.js": nodeServer, "value.js": value(release), "sub/a.js": ""})
@@ -190,6 +192,7 @@ func TestWatchFollowsACurrentRelease(t *testing.T) {
 }
 
 func TestWatchWaitsForAFolderThatIsAway(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	app := filepath.Join(dir, "app")
 	tree(t, app, map[string]string{"server.js": nodeServer, "value.js": value("1")})
@@ -207,6 +210,7 @@ func TestWatchWaitsForAFolderThatIsAway(t *testing.T) {
 }
 
 func TestWatchIgnores(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tree(t, dir, map[string]string{
 		"server.js": nodeServer, "value.js": value("1"), ".gitignore": "*.out\n/dist/\n", "sub/.gitignore": "made/\n!keep.out\n",
@@ -240,6 +244,7 @@ func TestWatchIgnores(t *testing.T) {
 
 // Each program writes into its own folder in its way, and would be restarted every second or two.
 func TestAProgramThatWritesIntoItsFolderIsNotRestartedForEver(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		code string
 		most int    // starts
@@ -290,6 +295,7 @@ func TestAProgramThatWritesIntoItsFolderIsNotRestartedForEver(t *testing.T) {
 
 // Two programs that keep their data in a file beside their code, as beginners' do.
 func TestADatabaseInTheWatchedFolder(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tree(t, dir, map[string]string{"server.py": `
 import http.server, os, signal, socket, sqlite3, sys
@@ -330,6 +336,7 @@ server.serve_forever()
 
 // The source is a copy, which the test can break.
 func TestStartWatchesInTheBackground(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.CopyFS(filepath.Join(dir, "services"), os.DirFS("..")); err != nil {
 		t.Fatal(err)
@@ -386,6 +393,7 @@ func TestStartWatchesInTheBackground(t *testing.T) {
 
 // In the background a stopped server stays stopped, and one that ended with an error starts when its program is repaired.
 func TestWatchStartsARepairedServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tree(t, dir, map[string]string{"server.js": nodeServer, "value.js": value("1")})
 	h := newHome(t)
@@ -416,6 +424,7 @@ func TestWatchStartsARepairedServer(t *testing.T) {
 }
 
 func TestBadPatternsAreOneLineAndStatus2(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for _, args := range [][]string{
 		{"run", "--watch-ignore", "*.csv", "--", "/bin/true"}, {"start", "--p", "1", "--watch-ignore", "*.csv"}, {"--watch-ignore", "*.csv"},

@@ -5,27 +5,17 @@ package provision
 import (
 	"bytes"
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"balanza/services/hosts"
 	"balanza/services/limits"
@@ -38,27 +28,25 @@ const (
 	nginxUser = 101   // the official nginx image
 )
 
-// What is known of the certificates made here.
-const (
-	certificateIssuer = "Balanza"            // marks the certificates made here, the only ones ever made again
-	certificateLife   = 825 * 24 * time.Hour // the longest that Apple's systems trust
-	certificateSpare  = 30 * 24 * time.Hour  // made again when less than this is left
-)
-
 // Settings are what the stack's environment says; the tags are for envconfig.
 type Settings struct {
 	ServerNames  string `envconfig:"SERVER_NAMES"`             // host names besides localhost, by spaces or commas
 	ForceHTTPS   bool   `envconfig:"FORCE_HTTPS"`              // plain HTTP is redirected
 	HTTPSPort    int    `envconfig:"HTTPS_PORT" default:"443"` // as browsers reach it
-	Certificates string `envconfig:"CERTIFICATES"`             // folder that may hold certificate.pem and key.pem
+	MongoData    string `envconfig:"MONGO_DATA"`               // folder of MongoDB's data; empty: no database is looked for
+	NewPasswords bool   `envconfig:"NEW_PASSWORDS"`            // passwords that are there are replaced (services/new-passwords.sh)
+	Supplied
 
-	Limits limits.Limits `ignored:"true"` // of nginx; zero: the defaults
+	Nginx  string        `envconfig:"NGINX"` // folder of nginx's configuration, a part of its version
+	Limits limits.Limits `ignored:"true"`    // of nginx; zero: the defaults
 }
 
-// Run makes in dir what is missing: two MongoDB passwords, nginx's certificate and key, site.conf and limits.conf. Passwords
-// are made once and never again; a certificate that the user supplies replaces the one there, and one made here is made again when
-// it lacks a name or is about to expire. Each file belongs to the containers' user that reads it, if root runs this.
-func Run(dir string, settings Settings) error {
+// Run makes in dir what is missing: two MongoDB passwords, nginx's certificate and key, site.conf, limits.conf and
+// version.conf; and it copies folders. Passwords are made once and never again; a certificate that the user supplies replaces
+// the one there, and one made here is made again when it lacks a name or is about to expire. Each file belongs to the
+// containers' user that reads it, if root runs this. A supplied pair that no server could use is an error; one that is not
+// valid at this time is in the log.
+func Run(dir string, copies []Copy, settings Settings) error {
 	known, err := hosts.Parse(settings.ServerNames)
 	if err != nil {
 		return fmt.Errorf("SERVER_NAMES: %w", err)
@@ -74,19 +62,46 @@ func Run(dir string, settings Settings) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := keepPassword(filepath.Join(dir, "mongo-root-password"), 0o400, mongoUser, mongoUser); err != nil {
+	unlock, err := lock(dir)
+	if err != nil {
 		return err
 	}
-	if err := keepPassword(filepath.Join(dir, "mongo-password"), 0o440, appUser, mongoUser); err != nil {
+	defer unlock()
+	for _, c := range copies {
+		if err := c.run(); err != nil {
+			return err
+		}
+	}
+	if err := keepPasswords(dir, settings); err != nil {
 		return err
 	}
-	if err := keepCertificate(dir, settings.Certificates, names); err != nil {
+	now := time.Now()
+	certificate, err := keepCertificate(dir, settings.Supplied, names, now)
+	if err != nil {
 		return err
+	}
+	if found := certificate.report(now); found != (report{}) {
+		found.log()
 	}
 	if err := writeFile(filepath.Join(dir, "limits.conf"), limitsConf(settings.Limits), 0o444, nginxUser, nginxUser); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, "site.conf"), siteConf(names, settings), 0o444, nginxUser, nginxUser)
+	if err := writeFile(filepath.Join(dir, "site.conf"), siteConf(names, settings), 0o444, nginxUser, nginxUser); err != nil {
+		return err
+	}
+	return writeVersion(dir, settings.Nginx)
+}
+
+// lock waits until no other process writes in dir: init and the service certificates may run at the same time.
+func lock(dir string) (unlock func(), err error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(err, folder.Close())
+	}
+	return func() { _ = folder.Close() }, nil
 }
 
 // siteConf is what nginx.conf includes in its server block: the names that nginx answers to, and with ForceHTTPS the
@@ -107,10 +122,13 @@ func siteConf(names []string, settings Settings) []byte {
 	return b.Bytes()
 }
 
-// firstBuffer is what nginx reads the start of a header into, in bytes. Half-sent headers, of which there may be thousands,
-// take no more. A longer header moves to one buffer of the whole size, so that no header within the limit is rejected; one
-// that is over it by less than firstBuffer can fit, and is rejected by its size.
-const firstBuffer = 1 << 10
+// firstBuffer is what nginx reads the start of a header into, in bytes. A longer header moves to one buffer of the limit and
+// rejectedHeader, the bytes over the limit that nginx reads in order to answer 431: it ends an HTTP/2 connection without an
+// answer when a header does not fit. The kernel gives the buffer memory as it is filled.
+const (
+	firstBuffer    = 1 << 10
+	rejectedHeader = 24 << 10
+)
 
 // headerTimeout is the longest time for a whole header, as in the edge.
 const headerTimeout = 10 * time.Second
@@ -142,7 +160,7 @@ limit_conn clients %[8]d;
 limit_conn drawing %[9]d;
 limit_req_zone $attempting_client zone=attempts:1m rate=%[10]dr/m;
 limit_req zone=attempts burst=%[11]d nodelay;
-`, l.Body, min(firstBuffer, l.Header), l.Header, above(l.Header), l.URL+1,
+`, l.Body, min(firstBuffer, l.Header), l.Header+rejectedHeader, above(l.Header), l.URL+1,
 		min(headerTimeout, l.ClientTimeout).Milliseconds(), l.ClientTimeout.Milliseconds(),
 		l.Connections, l.Draws, l.AccountForms, limits.AccountFormsBurst)
 }
@@ -160,118 +178,14 @@ func above(n int) string {
 	return "~^(" + strings.Join(alternatives, "|") + ")$"
 }
 
-// keepPassword makes a password of 130 random bits unless the file is there: the database, which is made with the first,
-// would not know a second one.
-func keepPassword(path string, mode fs.FileMode, uid, gid int) error {
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	slog.Info("init: made a password", "file", path)
-	return writeFile(path, []byte(rand.Text()), mode, uid, gid)
-}
-
-// keepCertificate puts certificate.pem and key.pem into dir: the user's if supplied has them, else the ones there while
-// they serve, else a self-signed pair for names.
-func keepCertificate(dir, supplied string, names []string) error {
-	certificate, key, err := suppliedPair(supplied)
-	if err != nil {
-		return fmt.Errorf("CERTIFICATES: %w", err)
-	}
-	certificatePath, keyPath := filepath.Join(dir, "certificate.pem"), filepath.Join(dir, "key.pem")
-	if certificate == nil {
-		if pairServes(certificatePath, keyPath, names) {
+// writeFile replaces path in one step, so that no reader meets half a file and a start cut short leaves no half-written
+// secret. A file that has this content already stays. Owners are given only by root: anyone else runs this for themselves.
+func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) error {
+	if info, err := os.Stat(path); err == nil && info.Mode() == mode {
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
 			return nil
 		}
-		if certificate, key, err = selfSigned(names); err != nil {
-			return err
-		}
-		slog.Info("init: made a self-signed certificate", "file", certificatePath, "names", names)
 	}
-	if err := writeFile(keyPath, key, 0o400, nginxUser, nginxUser); err != nil {
-		return err
-	}
-	return writeFile(certificatePath, certificate, 0o444, nginxUser, nginxUser)
-}
-
-// suppliedPair reads the user's own pair. None at all is no error; half of one, or halves that don't match, is.
-func suppliedPair(folder string) (certificate, key []byte, err error) {
-	if folder == "" {
-		return nil, nil, nil
-	}
-	certificate, certificateErr := os.ReadFile(filepath.Join(folder, "certificate.pem"))
-	key, keyErr := os.ReadFile(filepath.Join(folder, "key.pem"))
-	if errors.Is(certificateErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
-	if err := errors.Join(certificateErr, keyErr); err != nil {
-		return nil, nil, err
-	}
-	_, err = tls.X509KeyPair(certificate, key)
-	return certificate, key, err
-}
-
-// pairServes tells whether the pair there can stay. A certificate that was not made here always can: it was supplied once,
-// and its folder may be empty now because the volume has it.
-func pairServes(certificatePath, keyPath string, names []string) bool {
-	pair, err := tls.LoadX509KeyPair(certificatePath, keyPath)
-	if err != nil {
-		return false
-	}
-	if !slices.Contains(pair.Leaf.Issuer.Organization, certificateIssuer) {
-		return true
-	}
-	for _, name := range names {
-		if pair.Leaf.VerifyHostname(strings.Replace(name, "*", "any", 1)) != nil {
-			return false
-		}
-	}
-	return time.Until(pair.Leaf.NotAfter) > certificateSpare
-}
-
-// selfSigned makes a certificate for names and its key, both as PEM. ECDSA P-256 is what every browser takes and the
-// cheapest for the server.
-func selfSigned(names []string) (certificate, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, nil, err
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{certificateIssuer}, CommonName: names[0]},
-		NotBefore:             now.Add(-time.Hour), // clocks of a phone and its host differ
-		NotAfter:              now.Add(certificateLife),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(strings.Trim(name, "[]")); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, nil, err
-	}
-	encoded, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})
-	return certificate, key, nil
-}
-
-// writeFile replaces path in one step, so that a start cut short leaves no half-written secret. Owners are given only
-// by root: anyone else runs this for themselves.
-func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) error {
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(mode))
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func read(t *testing.T, parts ...string) string {
 
 func mustRun(t *testing.T, dir string, settings Settings) {
 	t.Helper()
-	if err := Run(dir, settings); err != nil {
+	if err := Run(dir, nil, settings); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -86,6 +86,7 @@ func TestEachFileBelongsToItsReaders(t *testing.T) {
 		{"certificate.pem", 0o444, nginxUser, nginxUser},
 		{"site.conf", 0o444, nginxUser, nginxUser},
 		{"limits.conf", 0o444, nginxUser, nginxUser},
+		{"version.conf", 0o444, nginxUser, nginxUser},
 	} {
 		info, err := os.Stat(filepath.Join(dir, c.name))
 		if err != nil {
@@ -126,32 +127,6 @@ func TestRunRenewsItsOwnCertificateForANewName(t *testing.T) {
 	}
 }
 
-func TestRunInstallsASuppliedCertificate(t *testing.T) {
-	dir, supplied := t.TempDir(), t.TempDir()
-	certificate, key, err := selfSigned([]string{"shop.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, dir, Settings{Certificates: supplied})
-	if err := os.WriteFile(filepath.Join(supplied, "certificate.pem"), certificate, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	before := read(t, dir, "certificate.pem")
-	if err := Run(dir, Settings{Certificates: supplied}); err == nil {
-		t.Error("a certificate without its key was accepted")
-	}
-	if read(t, dir, "certificate.pem") != before {
-		t.Error("half a pair replaced the certificate")
-	}
-	if err := os.WriteFile(filepath.Join(supplied, "key.pem"), key, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, dir, Settings{Certificates: supplied})
-	if read(t, dir, "certificate.pem") != string(certificate) || read(t, dir, "key.pem") != string(key) {
-		t.Error("the supplied pair was not taken")
-	}
-}
-
 func TestRunWritesTheSettingsAtEveryStart(t *testing.T) {
 	dir := t.TempDir()
 	mustRun(t, dir, Settings{ForceHTTPS: true, HTTPSPort: 8443, ServerNames: "a.example"})
@@ -183,12 +158,12 @@ func TestLimits(t *testing.T) {
 	changed := read(t, dir, "limits.conf")
 	for conf, want := range map[string][]string{
 		defaults: {
-			"client_max_body_size 65536;", "large_client_header_buffers 1 8192;", `"~^.{4097}" 1;`,
+			"client_max_body_size 65536;", "large_client_header_buffers 1 32768;", `"~^.{4097}" 1;`,
 			"client_header_timeout 10000ms;", "client_body_timeout 30000ms;", "send_timeout 30000ms;",
 			"limit_conn clients 256;", "limit_conn drawing 16;", "rate=30r/m;", "burst=20 nodelay;",
 		},
 		changed: {
-			"client_max_body_size 2001;", "large_client_header_buffers 1 3002;", `"~^.{1004}" 1;`,
+			"client_max_body_size 2001;", "large_client_header_buffers 1 27578;", `"~^.{1004}" 1;`,
 			"client_header_timeout 5500ms;", "client_body_timeout 5500ms;", "send_timeout 5500ms;",
 			"limit_conn clients 104;", "limit_conn drawing 105;", "rate=106r/m;", "burst=20 nodelay;",
 		},
@@ -200,7 +175,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	l.URL = maxRepeat
-	if err := Run(dir, Settings{Limits: l}); err == nil || !strings.Contains(err.Error(), "BALANZA_LIMIT_URL") {
+	if err := Run(dir, nil, Settings{Limits: l}); err == nil || !strings.Contains(err.Error(), "BALANZA_LIMIT_URL") {
 		t.Errorf("an URL that nginx can't count: error %v", err)
 	}
 }
@@ -219,7 +194,7 @@ func TestAbove(t *testing.T) {
 func TestRunRejectsInvalidNames(t *testing.T) {
 	for _, names := range []string{"a;b", "x} server {", "-a", "http://a", "a/b", "a:80", "$host", "~.*"} {
 		dir := t.TempDir()
-		if err := Run(dir, Settings{ServerNames: names}); err == nil {
+		if err := Run(dir, nil, Settings{ServerNames: names}); err == nil {
 			t.Errorf("%q was accepted:\n%s", names, read(t, dir, "site.conf"))
 		}
 	}
