@@ -46,7 +46,7 @@ func (s *server) signUp(ctx context.Context, name string) (cookie string, err er
 	}
 	defer func() { _ = res.Body.Close() }()
 	for _, c := range res.Cookies() {
-		if !strings.HasSuffix(c.Name, "-device") {
+		if !strings.HasSuffix(c.Name, ".device") {
 			return c.Name + "=" + c.Value, nil
 		}
 	}

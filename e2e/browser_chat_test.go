@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"balanza/e2e/proctree"
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
 )
@@ -130,21 +130,16 @@ func TestPageReconnectsAfterKill(t *testing.T) {
 
 // When the process hangs without closing the connection, the page drops it, reconnects, and loses no message.
 func TestPageReconnectsAfterHang(t *testing.T) {
-	t.Parallel()
+	parallelPage(t)
 	s := serve(t, t.TempDir())
 	p := newTab(t)
 	p.signUp(s.url, "ana@example.com")
-	signal := func(signal os.Signal) {
-		if err := s.cmd.Process.Signal(signal); err != nil {
-			t.Fatal(err)
-		}
-	}
-	signal(syscall.SIGSTOP)
+	proctree.Stop(t, s.cmd.Process.Pid)
 	t.Cleanup(func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }) // a stopped process ignores SIGTERM
 	p.send("hola")
 	p.await("document.querySelector('#state').dataset.state === 'waiting'")
 	p.checkLeavePrompt()
-	signal(syscall.SIGCONT)
+	sendSignal(t, s.cmd.Process.Pid, syscall.SIGCONT)
 	p.awaitOnline()
 	p.awaitMessages("hola")
 	p.await("document.querySelector('#pending').children.length === 0")

@@ -16,6 +16,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"balanza/e2e/axe"
+	"balanza/e2e/proctree"
 	"balanza/services/store"
 	"balanza/services/store/sqlitestore"
 )
@@ -176,7 +177,7 @@ func TestPanelReconnects(t *testing.T) {
 	p.openPanel(s.url)
 	first := s.cmd.Process.Pid
 	p.awaitPids([]int{first})
-	sendSignal(t, first, syscall.SIGSTOP)
+	proctree.Stop(t, first)
 	p.awaitText("#state", "The server is slow")
 	sendSignal(t, first, syscall.SIGCONT)
 	p.awaitOnline()

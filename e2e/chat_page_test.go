@@ -67,18 +67,34 @@ func newUser(t *testing.T, site, name string) *user {
 		},
 	}
 	t.Cleanup(u.http.CloseIdleConnections)
-	answer, err := u.post(site+"/signup", map[string]any{
-		"email": u.author.ID, "password": password, "nombre": name, "apellido": u.author.Apellido, "edad": u.author.Edad,
+	u.signUp(t, site)
+	return u
+}
+
+// signUp makes the user's account at a site, which logs in.
+func (u *user) signUp(t *testing.T, site string) {
+	t.Helper()
+	if err := u.create(site+"/signup", map[string]any{
+		"email": u.author.ID, "password": password, "nombre": u.author.Nombre, "apellido": u.author.Apellido, "edad": u.author.Edad,
 		"alias": u.author.Alias, "avatar": u.author.Avatar,
-	})
+	}); err != nil {
+		t.Fatalf("sign-up of %s: %v", u.author.ID, err)
+	}
+}
+
+// createProduct makes a product at a site.
+func (u *user) createProduct(site, name string) error {
+	return u.create(site+"/api/productos", map[string]any{"nombre": name, "precio": 12.5, "foto": "https://example.com/p.png"})
+}
+
+// create posts an object, and returns an error unless the answer is that it was created.
+func (u *user) create(url string, v any) error {
+	answer, err := u.post(url, v)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusCreated {
-		t.Fatalf("sign-up of %s: %s", u.author.ID, answer.Status)
-	}
-	return u
+	return expect(nil, answer.StatusCode == http.StatusCreated, "%s", answer.Status)
 }
 
 // cookies is the header Cookie of the user's requests to a site.

@@ -99,7 +99,7 @@ func sessionCookies(t *testing.T, u *user, site string) []*http.Cookie {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookies := slices.DeleteFunc(u.http.Jar.Cookies(siteURL), func(c *http.Cookie) bool { return strings.HasSuffix(c.Name, "-device") })
+	cookies := slices.DeleteFunc(u.http.Jar.Cookies(siteURL), func(c *http.Cookie) bool { return strings.HasSuffix(c.Name, ".device") })
 	if len(cookies) != 1 {
 		t.Fatalf("cookies %v, want one", cookies)
 	}

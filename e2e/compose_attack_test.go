@@ -29,6 +29,7 @@ func allAttacksTime(t *testing.T) time.Duration {
 // started again, and nginx takes no server for failed.
 func testAttackers(t *testing.T, s *stack) {
 	s.compose(t, "up", "--detach", "--wait")
+	s.awaitNginx(t)
 	began := time.Now()
 	program := buildAttacker(t, s)
 	session := "Cookie: " + newUser(t, composeHTTP, "victim").cookies(composeHTTP)

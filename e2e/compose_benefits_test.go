@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -106,7 +105,7 @@ func testBenefits(t *testing.T, s *stack) {
 	for _, b := range benefits {
 		t.Run(b.name, func(t *testing.T) {
 			eventually(t, "with its lines", b.check)
-			restore := s.edit(t, b)
+			restore := s.edit(t, "nginx/"+b.file, b.lines, b.replacement)
 			defer func() {
 				restore()
 				s.reload(t)
@@ -123,31 +122,39 @@ func testBenefits(t *testing.T, s *stack) {
 	}
 }
 
-// edit replaces a benefit's lines in the stack's copy of the configuration.
-func (s *stack) edit(t *testing.T, b benefit) (restore func()) {
+// edit replaces what matches a pattern in a file of the clone, which must change by it.
+func (s *stack) edit(t *testing.T, name, pattern, replacement string) (restore func()) {
 	t.Helper()
-	path := filepath.Join(s.dir, "nginx", b.file)
-	before, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	after := regexp.MustCompile(b.lines).ReplaceAll(before, []byte(b.replacement))
+	before := readFile(t, filepath.Join(s.dir, name))
+	after := regexp.MustCompile(pattern).ReplaceAll(before, []byte(replacement))
 	if string(after) == string(before) {
-		t.Fatalf("%s has no lines %s", b.file, b.lines)
+		t.Fatalf("%s has no %s", name, pattern)
 	}
-	write := func(content []byte) {
-		if err := os.WriteFile(path, content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(after)
-	return func() { write(before) }
+	s.write(t, name, after)
+	return func() { s.write(t, name, before) }
 }
 
-// reload makes nginx read its configuration.
+// reload makes nginx read its configuration at once: init copies it.
 func (s *stack) reload(t *testing.T) {
 	t.Helper()
+	s.docker(t, "start", "--attach", composeProject+"-init-1")
 	s.docker(t, "kill", "--signal", "HUP", composeProject+"-nginx-1")
+}
+
+// awaitNginx waits until nginx has loaded what init wrote.
+func (s *stack) awaitNginx(t *testing.T) {
+	t.Helper()
+	eventually(t, "nginx with the new configuration", func() error {
+		written, loaded, err := s.versions()
+		return expect(err, written == loaded, "nginx runs version %q, not %q", loaded, written)
+	})
+}
+
+// versions returns the version of the configuration that was written, and of the one that nginx has loaded.
+func (s *stack) versions() (written, loaded string, err error) {
+	out, err := s.try("exec", "--no-TTY", "nginx", "sh", "-c", "cat /secrets/version.conf; curl -fsS http://127.0.0.1:8080/version")
+	written, loaded, _ = strings.Cut(out, "\n")
+	return strings.TrimSuffix(strings.TrimPrefix(written, "return 200 "), ";"), loaded, err
 }
 
 // expect returns the error of a request, or else one in this format unless ok.
@@ -234,9 +241,9 @@ func checkLimited(n int, send func() (reply, error)) error {
 	return expect(nil, counts["rejected by nginx"] > 0 && counts["failed"] == 0, "of %d at once: %v", n, counts)
 }
 
-// rejectedByNginx returns nil for a status and a text of nginx's own.
+// rejectedByNginx returns nil for a status and a text of nginx's that says what to do, in place of its stock page.
 func rejectedByNginx(answer reply, err error, status int) error {
-	return expect(err, answer.StatusCode == status && answer.Header.Get("X-Balanza-Server") == "" && strings.Contains(answer.body, " / "),
+	return expect(err, answer.StatusCode == status && answer.Header.Get("X-Balanza-Server") == "" && !strings.Contains(answer.body, "<center>"),
 		"%d of %q: %s", answer.StatusCode, answer.Header.Get("X-Balanza-Server"), tail(answer.body, 200))
 }
 

@@ -33,26 +33,37 @@ func testScale(t *testing.T, s *stack) {
 	}, randomsPath)
 }
 
-// testKills kills each server by SIGKILL and starts it again. No request for random numbers may fail.
+// testKills kills each container by SIGKILL and starts it again. No request for random numbers may fail while nginx lives, and
+// a session outlasts every kill.
 func testKills(t *testing.T, s *stack) {
+	u := newUser(t, composeHTTP, "kills")
 	replicas := s.containers(t, "replica")
 	for _, victim := range []struct {
 		name       string
 		containers []string
+		paths      []string
 	}{
-		{"one replica", replicas[:1]},
-		{"all replicas", replicas},
-		{"fork", s.containers(t, "fork")},
-		{"cluster", s.containers(t, "cluster")},
-		{"mongo", s.containers(t, "mongo")},
+		{"one replica", replicas[:1], []string{randomsPath}},
+		{"all replicas", replicas, []string{randomsPath}},
+		{"fork", s.containers(t, "fork"), []string{randomsPath, "/info", "/login"}},
+		{"cluster", s.containers(t, "cluster"), []string{randomsPath, "/info", "/login"}},
+		{"mongo", s.containers(t, "mongo"), []string{randomsPath, "/info"}},
+		{"certificates", s.containers(t, "certificates"), []string{randomsPath, "/info", "/login"}},
+		{"nginx", s.containers(t, "nginx"), nil},
 	} {
-		underLoad(t, "killing "+victim.name, func() {
+		kill := func() {
 			s.docker(t, append([]string{"kill"}, victim.containers...)...)
 			time.Sleep(2 * time.Second) // requests arrive while it is down
 			s.docker(t, append([]string{"start"}, victim.containers...)...)
-			s.waitHealthy(t)
-			s.awaitEven(t, time.Now(), 4)
-		}, randomsPath)
+			began := time.Now()
+			s.waitHealthy(t) // the next victim's backup must live
+			s.back(t, u, "killing "+victim.name, began)
+		}
+		if victim.paths == nil {
+			kill()
+		} else {
+			underLoad(t, "killing "+victim.name, kill, victim.paths...)
+		}
 	}
 	eventually(t, "the site after its database came back", func() error { return status(http.StatusOK, "/api/productos") })
 }
@@ -71,7 +82,7 @@ func testSentOnce(t *testing.T, s *stack) {
 		{http.MethodPost, "/login", false},
 	}
 	fork := s.containers(t, "fork")[0]
-	s.docker(t, "kill", "--signal", "STOP", fork)
+	s.stopWorker(t, fork, composeFork)
 	answers := make([]reply, len(requests))
 	failures := make([]error, len(requests))
 	var pending sync.WaitGroup
@@ -80,7 +91,7 @@ func testSentOnce(t *testing.T, s *stack) {
 			answers[i], failures[i] = ask(r.method, composeHTTP+r.path, "{}", "Content-Type: application/json")
 		})
 	}
-	time.Sleep(2 * time.Second) // until fork has them
+	time.Sleep(2 * time.Second) // until fork has them; its master replaces the worker later
 	s.docker(t, "kill", fork)
 	pending.Wait()
 	s.docker(t, "start", fork)
@@ -98,10 +109,62 @@ func testSentOnce(t *testing.T, s *stack) {
 	s.waitHealthy(t)
 }
 
-// waitHealthy waits until all containers are healthy.
+// stopWorker stops the process that answers at a container's own address, and returns its pid there. The image has no shell:
+// another container, in the same namespace of processes, sends the signal.
+func (s *stack) stopWorker(t *testing.T, container, url string) (pid string) {
+	t.Helper()
+	answer, err := ask(http.MethodGet, url+"/info", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid = answer.Header.Get("X-Balanza-Pid")
+	s.docker(t, "run", "--rm", "--network", "none", "--pid", "container:"+container, "--entrypoint", "sh",
+		"nginx:1.30", "-c", "kill -STOP "+pid)
+	return pid
+}
+
+// testHangs lets fork hang in three ways: its worker, whom its master replaces; the whole container and a replica, in whose
+// place nginx asks others; its master, without which the worker serves on. No GET fails.
+func testHangs(t *testing.T, s *stack) {
+	paths := []string{randomsPath, "/info", "/login"}
+	fork, replica := s.containers(t, "fork")[0], s.containers(t, "replica")[0]
+	underLoad(t, "a worker that hangs", func() {
+		began, pid := time.Now(), s.stopWorker(t, fork, composeFork)
+		eventually(t, "another worker", func() error {
+			answer, err := ask(http.MethodGet, composeFork+"/info?format=json", "")
+			return expect(err, answer.Header.Get("X-Balanza-Pid") != pid && strings.Contains(answer.body, `"mode":"FORK"`), "%s", answer.body)
+		})
+		t.Logf("it was replaced after %v", time.Since(began).Round(100*time.Millisecond))
+	}, paths...)
+	if processes := s.docker(t, "exec", fork, "balanza", "ps", "--json"); !strings.Contains(processes, `"restarts": 1`) {
+		t.Errorf("fork was not restarted by its master: %s", processes)
+	}
+
+	underLoad(t, "containers that hang", func() {
+		s.docker(t, "pause", fork, replica)
+		time.Sleep(15 * time.Second)
+		s.docker(t, "unpause", fork, replica)
+	}, paths...)
+
+	underLoad(t, "a master that hangs", func() {
+		s.docker(t, "kill", "--signal", "STOP", fork)
+		defer s.docker(t, "kill", "--signal", "CONT", fork)
+		if answer, err := ask(http.MethodGet, composeFork+"/info", ""); err != nil || answer.StatusCode != http.StatusOK {
+			t.Errorf("its worker answers %s, %v", answer.Status, err)
+		}
+		out, err := s.command("docker", "exec", fork, "balanza", "healthcheck").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "does not answer") {
+			t.Errorf("the health check: %v: %s", err, out)
+		}
+	}, paths...)
+	s.waitHealthy(t)
+}
+
+// waitHealthy waits until all containers are healthy. MongoDB is checked once a minute, and unhealthy until the next check when a
+// fault meets one.
 func (s *stack) waitHealthy(t *testing.T) {
 	t.Helper()
-	eventually(t, "all healthy", func() error {
+	eventuallyFor(t, 90*time.Second, "all healthy", func() error {
 		for line := range strings.Lines(s.compose(t, "ps", "--format", "{{.Service}} {{.Health}}")) {
 			if !strings.HasSuffix(strings.TrimSpace(line), " healthy") {
 				return fmt.Errorf("%s", line)
@@ -185,15 +248,17 @@ func testSlowClients(t *testing.T, _ *stack) {
 	}
 }
 
-// testForceHTTPS restarts nginx with FORCE_HTTPS, and without it at the end.
+// testForceHTTPS gives nginx FORCE_HTTPS, and takes it away at the end.
 func testForceHTTPS(t *testing.T, s *stack) {
 	before := s.env
 	s.env = append(slices.Clone(before), "FORCE_HTTPS=true", "SERVER_NAMES=balanza.test")
 	defer func() {
 		s.env = before
 		s.compose(t, "up", "--detach", "--wait", "nginx")
+		s.awaitNginx(t)
 	}()
 	s.compose(t, "up", "--detach", "--wait", "nginx")
+	s.awaitNginx(t)
 	answer, err := ask(http.MethodGet, composeHTTP+"/info?x=1", "", "Host: balanza.test:21080")
 	if err != nil {
 		t.Fatal(err)
@@ -211,47 +276,6 @@ func testForceHTTPS(t *testing.T, s *stack) {
 	if err := answer.TLS.PeerCertificates[0].VerifyHostname("balanza.test"); err != nil {
 		t.Error(err)
 	}
-}
-
-// testUpdate updates the running stack with the documented command, while nginx is reloaded every two seconds.
-func testUpdate(t *testing.T, s *stack) {
-	before := s.services(t)
-	s.env = append(s.env, "VERSION=second")
-	underLoad(t, "updating", func() {
-		var out []byte
-		ended := make(chan error, 1)
-		go func() {
-			var err error
-			out, err = s.command("sh", "services/update.sh").CombinedOutput()
-			ended <- err
-		}()
-		for {
-			select {
-			case err := <-ended:
-				if err != nil {
-					t.Fatalf("update: %v\n%s", err, tail(string(out), 3000))
-				}
-				return
-			case <-time.After(2 * time.Second):
-				s.reloadNginx(t)
-			}
-		}
-	}, randomsPath, "/info", "/login")
-	after := s.services(t)
-	for id, service := range after {
-		if _, old := before[id]; old && (service == "fork" || service == "cluster" || service == "replica") {
-			t.Errorf("%s %s was not replaced", service, id)
-		}
-	}
-	for _, service := range []string{"fork", "cluster"} {
-		if out := s.compose(t, "exec", "--no-TTY", service, "balanza", "version"); !strings.Contains(out, "second") {
-			t.Errorf("%s runs %s", service, out)
-		}
-	}
-	if len(after) != len(before) {
-		t.Errorf("containers before %v, after %v", before, after)
-	}
-	eventually(t, "an exactly even split", func() error { return s.checkEven(t, 40, 4, 0) })
 }
 
 // testFourTimesTwo makes each replica a CLUSTER with two workers.

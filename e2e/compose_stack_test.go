@@ -23,6 +23,8 @@ const (
 	composeProject = "balanza-e2e"
 	composeHTTP    = "http://127.0.0.1:21080"
 	composeHTTPS   = "https://127.0.0.1:21443"
+	composeFork    = "http://127.0.0.1:28080"
+	composeCluster = "http://127.0.0.1:28081"
 )
 
 var composeEnvironment = []string{
@@ -38,7 +40,7 @@ type stack struct {
 }
 
 // newStack copies the files that git tracks or would add. A file that a clone lacks is missing here, too, and tests may edit
-// the copy.
+// the copy. As in a clone made with umask 077, only their owner may read them, who is not the root of a container.
 func newStack(t *testing.T) *stack {
 	t.Helper()
 	needDocker(t)
@@ -46,29 +48,37 @@ func newStack(t *testing.T) *stack {
 	if err != nil {
 		testenv.SkipOrFail(t, fmt.Errorf("git ls-files: %w", err))
 	}
-	dir := t.TempDir()
+	s := &stack{dir: t.TempDir(), env: append(os.Environ(), composeEnvironment...)}
 	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
 		content, err := os.ReadFile(filepath.Join("..", name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted, and not yet committed
 		}
-		if err == nil {
-			err = os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), content, 0o644)
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.write(t, name, content)
 	}
-	// The user of nginx reads its configuration from there, and only the owner can read a test's temporary folder.
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	return s
+}
+
+// cloneUser owns the clone's files where the tests run as root.
+const cloneUser = 1000
+
+// write writes a file of the clone, and makes its folders.
+func (s *stack) write(t *testing.T, name string, content []byte) {
+	t.Helper()
+	path := filepath.Join(s.dir, name)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = os.WriteFile(path, content, 0o600)
 	}
-	return &stack{dir: dir, env: append(os.Environ(), composeEnvironment...)}
+	for ; err == nil && os.Geteuid() == 0 && len(path) >= len(s.dir); path = filepath.Dir(path) {
+		err = os.Lchown(path, cloneUser, cloneUser)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func needDocker(t *testing.T) {
@@ -104,6 +114,61 @@ func (s *stack) try(args ...string) (string, error) {
 		return "", fmt.Errorf("docker compose %s: %w\n%s", strings.Join(args, " "), err, tail(out.String()+errs.String(), 2000))
 	}
 	return out.String(), nil
+}
+
+// networkTurns keeps two kinds of parallel tests apart: a container that starts or ends changes this machine's network, and
+// Chromium gives up what it is loading then (ERR_NETWORK_CHANGED).
+var networkTurns = turns{ended: sync.NewCond(&sync.Mutex{})}
+
+// turns lets tests of one kind run beside each other, and not beside those of another kind.
+type turns struct {
+	ended   *sync.Cond // its lock guards what follows
+	kind    string
+	running int
+}
+
+// parallel is t.Parallel for a test of a kind.
+func (s *turns) parallel(t *testing.T, kind string) {
+	t.Parallel()
+	s.ended.L.Lock()
+	defer s.ended.L.Unlock()
+	for s.running > 0 && s.kind != kind {
+		s.ended.Wait()
+	}
+	s.kind = kind
+	s.running++
+	t.Cleanup(func() {
+		s.ended.L.Lock()
+		defer s.ended.L.Unlock()
+		s.running--
+		s.ended.Broadcast()
+	})
+}
+
+// parallelStack is t.Parallel for a test that starts and ends containers.
+func parallelStack(t *testing.T) { networkTurns.parallel(t, "stack") }
+
+// parallelPage is t.Parallel for a test with a page in Chromium.
+func parallelPage(t *testing.T) { networkTurns.parallel(t, "page") }
+
+// remove removes the stack's containers, volumes and images.
+func (s *stack) remove(t *testing.T) {
+	t.Helper()
+	s.compose(t, "--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5")
+}
+
+// removeAtEnd removes the stack when the test ends, and now what an interrupted run has left. The log of a test that fails has
+// the stack's.
+func (s *stack) removeAtEnd(t *testing.T) {
+	t.Helper()
+	s.remove(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs, _ := s.try("logs", "--no-color")
+			t.Logf("log of %s, without successful requests:\n%s", s.dir, tail(failureLines(logs), 8000))
+		}
+		s.remove(t)
+	})
 }
 
 // docker runs a docker command.

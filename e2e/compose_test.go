@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,7 +41,7 @@ func TestComposeConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	published := map[string]string{
-		"nginx": "80 443", "fork": "8080", "cluster": "8081", "replica": "8082-8085", "mongo": "", "init": "",
+		"nginx": "80 443", "fork": "8080", "cluster": "8081", "replica": "8082-8085", "mongo": "", "init": "", "certificates": "",
 		"prometheus": "9090", "grafana": "3000",
 	}
 	if len(config.Services) != len(published) {
@@ -59,7 +58,7 @@ func TestComposeConfig(t *testing.T) {
 		switch {
 		case !service.ReadOnly:
 			t.Errorf("%s: the root is writable", name)
-		case !slices.Equal(service.CapDrop, []string{"ALL"}) || len(service.CapAdd) > 0 && name != "init":
+		case !slices.Equal(service.CapDrop, []string{"ALL"}) || len(service.CapAdd) > 0 && name != "init" && name != "certificates":
 			t.Errorf("%s: capabilities %v of %v", name, service.CapAdd, service.CapDrop)
 		case !slices.Contains(service.SecurityOpt, "no-new-privileges:true"):
 			t.Errorf("%s: may gain privileges", name)
@@ -96,16 +95,7 @@ func TestCompose(t *testing.T) {
 		t.Skip("many minutes with Docker: set BALANZA_TEST_ALL=1")
 	}
 	s := newStack(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			logs, _ := s.try("logs", "--no-color")
-			t.Logf("log of the stack, without successful requests:\n%s", tail(failureLines(logs), 8000))
-		}
-		if _, err := s.try("--profile", "monitoring", "down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "5"); err != nil {
-			t.Error(err)
-		}
-	})
-	s.compose(t, "--profile", "monitoring", "down", "--volumes", "--remove-orphans", "--timeout", "5") // containers of a run that was interrupted
+	s.removeAtEnd(t)
 
 	if out, err := s.command("docker", "compose", "up", "--detach", "--build", "--wait").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, tail(string(out), 4000))
@@ -115,7 +105,7 @@ func TestCompose(t *testing.T) {
 		run  func(*testing.T, *stack)
 	}{
 		{"image", testImage},
-		{"healthy without the profile", func(t *testing.T, s *stack) { testHealthy(t, s, "nginx", "mongo", "fork", "cluster") }},
+		{"healthy without the profile", func(t *testing.T, s *stack) { testHealthy(t, s, "nginx", "certificates", "mongo", "fork", "cluster") }},
 		{"routes without the profile", testRoutesWithoutProfile},
 		{"shares", testShares},
 		{"secrets", testSecrets},
@@ -132,12 +122,13 @@ func TestCompose(t *testing.T) {
 	usual := s.env
 	s.env = append(slices.Clone(usual), strings.Split(chatLimits, "\n")...)
 	s.compose(t, "up", "--detach", "--build", "--wait") // docker compose --profile cluster up
+	s.awaitNginx(t)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *stack)
 	}{
 		{"healthy with the profile", func(t *testing.T, s *stack) {
-			testHealthy(t, s, "nginx", "mongo", "fork", "cluster", "replica", "replica", "replica", "replica")
+			testHealthy(t, s, "nginx", "certificates", "mongo", "fork", "cluster", "replica", "replica", "replica", "replica")
 		}},
 		{"balance", testBalance},
 		{"panel with the profile", testPanelReplicas},
@@ -147,10 +138,15 @@ func TestCompose(t *testing.T) {
 			stopMonitoring(t, s)
 		}},
 		{"sent once", testSentOnce},
+		{"hangs", testHangs},
 		{"chat", testChat},
 		{"benefits", testBenefits},
 		{"scale", testScale},
+		{"nginx's files", testNginxFiles},
+		{"certificates", testCertificates},
 		{"kills", testKills},
+		{"pauses", testPauses},
+		{"reboot", testReboot},
 		{"reload", testReload},
 		{"slow clients", testSlowClients},
 		{"sizes", testSizes},
@@ -244,8 +240,7 @@ func testSecrets(t *testing.T, s *stack) {
 	}
 	passwords := read()
 	application, root := passwords[:26], passwords[26:]
-	everywhere := s.compose(t, "config") + s.compose(t, "top") + s.compose(t, "logs", "--no-color") +
-		s.docker(t, append([]string{"inspect", composeProject + "-fork"}, slices.Collect(maps.Keys(s.services(t)))...)...)
+	everywhere := s.everywhere(t) + s.docker(t, "image", "inspect", composeProject+"-fork")
 	if strings.Contains(everywhere, application) || strings.Contains(everywhere, root) {
 		t.Error("a password is in the configuration, a process list, a log, an image or an environment")
 	}

@@ -142,7 +142,9 @@ func testAttacks(t *testing.T, s *stack) {
 	for name := range attack.Kinds {
 		t.Run(name, func(t *testing.T) { s.attack(t, attacker, name, "nginx:80") })
 	}
-	t.Run("half-sent headers in TLS", func(t *testing.T) { s.attack(t, attacker, "half-sent headers", "nginx:443", "TLS") })
+	for protocol := range attack.TLSKinds {
+		t.Run("half-sent headers in TLS, "+protocol, func(t *testing.T) { s.attack(t, attacker, "TLS", "nginx:443", protocol) })
+	}
 	s.checkNoServerFailed(t, began)
 	for _, id := range s.containers(t, "nginx") {
 		if state := s.docker(t, "inspect", "--format", "{{.RestartCount}} {{.State.OOMKilled}}", id); strings.TrimSpace(state) != "0 false" {

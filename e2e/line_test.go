@@ -103,7 +103,7 @@ func fillChat(t *testing.T, s *server) (texts map[string]bool) {
 
 // On a slow line a page gets all that it missed in the time that the bytes need, and is heard meanwhile.
 func TestSlowLine(t *testing.T) {
-	t.Parallel()
+	parallelPage(t)
 	// Neither needs a processor for itself, as a parallel subtest has.
 	var both sync.WaitGroup
 	defer both.Wait()
@@ -346,7 +346,7 @@ func checkSlowPage(t *testing.T) {
 // that was on its way, or whose acknowledgement was, arrives once.
 func TestSilentHost(t *testing.T) {
 	const limit = 30 * time.Second
-	t.Parallel()
+	parallelPage(t)
 	l := line.New(t, line.Config{})
 	firefox := startFirefox(t)
 	s := serveBehind(t, l, "--m", "CLUSTER", "-i", "2")

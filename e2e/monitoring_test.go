@@ -47,7 +47,7 @@ func promtool(t *testing.T, input string, args ...string) {
 
 // The configuration and the rules are valid, and each alert has a case in which it fires and one in which it does not.
 func TestMonitoringRules(t *testing.T) {
-	t.Parallel()
+	parallelStack(t)
 	promtool(t, "", "check", "config", "prometheus.yml")
 	promtool(t, "", "check", "rules", "--lint=all", "--lint-fatal", "rules.yml", "alerts.yml")
 	promtool(t, "", "test", "rules", "alerts_test.yml")
@@ -324,7 +324,7 @@ func serverTotals(t *testing.T, text string) map[string]float64 {
 // One scrape of `up --metrics` has all servers with all workers, and its totals never fall, whatever is killed and
 // reloaded. Prometheus itself evaluates every rule and every query of the dashboard on it.
 func TestMetricsOfUp(t *testing.T) {
-	t.Parallel()
+	parallelStack(t)
 	needDocker(t)
 	address := "127.0.0.1:" + testenv.FreePort(t)
 	f := up(t, "BALANZA_METRICS_ADDRESS="+address)

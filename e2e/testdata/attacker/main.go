@@ -1,7 +1,8 @@
 // attacker makes one attack of package attack, all anonymous ones at once, or all of an account, from a container of the
 // stack's network, until it is told to end. Then it prints how many connections it opened.
 //
-//	attacker KIND HOST:PORT [TLS]
+//	attacker KIND HOST:PORT
+//	attacker TLS HOST:PORT PROTOCOL
 //	attacker anonymous HOST:PORT
 //	attacker account HOST:PORT EMAIL PASSWORD
 package main
@@ -49,10 +50,10 @@ func main() {
 		for _, run := range account.Kinds() {
 			running.Go(func() { run(ctx) })
 		}
+	case "TLS":
+		dial = dial.TLS(os.Args[3])
+		attack.TLSKinds[os.Args[3]](ctx, counted)
 	default:
-		if len(os.Args) > 3 {
-			dial = dial.TLS()
-		}
 		attack.Kinds[kind](ctx, counted)
 	}
 	running.Wait()
