@@ -472,24 +472,28 @@ func TestManyWebsocketsShareCalls(t *testing.T) {
 	t.Logf("all numbers are renewed in %v", time.Since(began))
 }
 
+// fill appends n messages of an author, so few at a time that a slow disk stores them within CallTimeout.
+func fill(t *testing.T, st store.Store, author string, n int, text func(i int) string) {
+	t.Helper()
+	var entries []store.Entry
+	for i := range n {
+		entries = append(entries, store.Entry{Kind: store.MessagePosted, Author: author, ClientID: fmt.Sprint(i),
+			Message: &store.Message{Author: store.Author{ID: author}, Text: text(i), Time: time.Now()}})
+	}
+	for batch := range slices.Chunk(entries, 100) {
+		if _, err := st.Append(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Pages that join again and again from an old entry get the recent messages when the account's budget is used up; at last
 // they must wait. Another account's requests are answered as before, and its page joins with all that it missed.
 func TestLoopingJoins(t *testing.T) {
 	const entries, attackers, email = 19_000, 30, "ana@example.org"
 	folder := t.TempDir()
 	filler := startProcess(t, folder, Config{})
-	var batch []store.Entry
-	for i := range entries {
-		batch = append(batch, store.Entry{Kind: store.MessagePosted, Author: "old@example.org", ClientID: fmt.Sprint(i),
-			Message: &store.Message{Author: store.Author{ID: "old@example.org"}, Text: strings.Repeat("hola ", 20),
-				Time: time.Now().Add(-time.Hour)}})
-		if len(batch) == 1000 {
-			if _, err := filler.store.Append(t.Context(), batch); err != nil {
-				t.Fatal(err)
-			}
-			batch = nil
-		}
-	}
+	fill(t, filler.store, "old@example.org", entries, func(int) string { return strings.Repeat("hola ", 20) })
 	p := startProcess(t, folder, Config{})
 	victim := newVictim(t, p)
 	quiet := victim.rounds(15)
@@ -546,14 +550,7 @@ func TestJoinsBudget(t *testing.T) {
 	}
 	spend(1000)
 	cookie := addSession(t, p.store, email)
-	var batch []store.Entry
-	for i := range 500 {
-		batch = append(batch, store.Entry{Kind: store.MessagePosted, Author: "b", ClientID: fmt.Sprint(i),
-			Message: &store.Message{Author: store.Author{ID: "b"}, Text: "hola", Time: time.Now()}})
-	}
-	if _, err := p.store.Append(t.Context(), batch); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, p.store, "b", 500, func(int) string { return "hola" })
 	eventually(t, "the hub is behind", func() bool { n, err := p.hub.Behind(t.Context(), 1); return err == nil && n == 499 })
 	spend(300)
 	eventually(t, "no budget", func() bool { // for the recent messages
@@ -601,14 +598,7 @@ func TestHistoryPages(t *testing.T) {
 	p := start(t)
 	addUser(t, p.store, email)
 	cookie := addSession(t, p.store, email)
-	var batch []store.Entry
-	for i := range count {
-		batch = append(batch, store.Entry{Kind: store.MessagePosted, Author: email, ClientID: fmt.Sprint(i),
-			Message: &store.Message{Author: store.Author{ID: email}, Text: fmt.Sprint(i + 1), Time: time.Now()}})
-	}
-	if _, err := p.store.Append(t.Context(), batch); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, p.store, email, count, func(i int) string { return fmt.Sprint(i + 1) })
 	eventually(t, "the hub is behind", func() bool { n, err := p.hub.Behind(t.Context(), 1); return err == nil && n == count-1 })
 
 	var sizes []int
