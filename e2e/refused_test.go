@@ -237,7 +237,7 @@ func TestKilledForMemory(t *testing.T) {
 	m := &mongod{t: t, name: fmt.Sprintf("balanza-e2e-%016x", rand.Uint64())}
 	t.Cleanup(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() })
 	m.docker("run", "--detach", "--name", m.name, "--memory", "100m", "--memory-swap", "100m", "--volume", binary+":/balanza:ro",
-		"--entrypoint", "/balanza", mongoImage, "run", "--name", "eater", "--", "bash", "-c", "sleep 1.5; a=xxxxxxxx; while :; do a=$a$a; done")
+		"--entrypoint", "/balanza", mongoImage, "run", "--name", "eater", "--", "bash", "-c", "sleep 5; a=xxxxxxxx; while :; do a=$a$a; done")
 	const cause = "killed by the kernel: the memory limit of 100 MiB is reached"
 	for _, command := range [][]string{{"exec", m.name, "/balanza", "ps"}, {"exec", m.name, "/balanza", "describe", "eater"}, {"logs", m.name}} {
 		eventually(t, strings.Join(command, " "), func() error {

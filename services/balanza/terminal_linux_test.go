@@ -96,7 +96,7 @@ func TestTerminalInterpretsNothing(t *testing.T) {
 	script := filepath.Join(h.cwd, "hostile")
 	writeFile(t, script, hostile+"\n")
 	cmd := h.command("run", "-d", "-i", "1", "--name", "evil", "--",
-		"/bin/sh", "-c", `cat "$1"; sleep 1.5; exit 3`, hostile, script)
+		"/bin/sh", "-c", `cat "$1"; sleep 5; exit 3`, hostile, script)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
