@@ -28,17 +28,25 @@ type mongod struct {
 	uri  string
 }
 
-// runMongod starts a mongod and waits until it answers. The container is removed when the test ends.
-func runMongod(t *testing.T) *mongod {
+// newMongod names a container of mongoImage, which is removed when the test ends. Without the image the test is skipped or fails.
+func newMongod(t *testing.T) *mongod {
 	t.Helper()
 	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
 		testenv.SkipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
 	}
-	address := "127.0.0.1:" + testenv.FreePort(t) // a restart keeps a port that is chosen here
-	m := &mongod{t, "balanza-e2e-" + fmt.Sprintf("%016x", rand.Uint64()), "mongodb://" + address + "/balanza"}
+	m := &mongod{t: t, name: fmt.Sprintf("balanza-e2e-%016x", rand.Uint64())}
 	t.Cleanup(func() {
 		_ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() // it may not exist
 	})
+	return m
+}
+
+// runMongod starts a mongod and waits until it answers. The container is removed when the test ends.
+func runMongod(t *testing.T) *mongod {
+	t.Helper()
+	m := newMongod(t)
+	address := "127.0.0.1:" + testenv.FreePort(t) // a restart keeps a port that is chosen here
+	m.uri = "mongodb://" + address + "/balanza"
 	m.docker("run", "--detach", "--name", m.name, "--publish", address+":27017", mongoImage)
 	m.awaitAnswer()
 	return m

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,12 +28,8 @@ const (
 // runSecuredMongod runs a mongod whose user root has firstPassword, and returns its address.
 func runSecuredMongod(t *testing.T) (m *mongod, address string) {
 	t.Helper()
-	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil {
-		testenv.SkipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
-	}
+	m = newMongod(t)
 	address = "127.0.0.1:" + testenv.FreePort(t)
-	m = &mongod{t: t, name: fmt.Sprintf("balanza-e2e-%016x", rand.Uint64())}
-	t.Cleanup(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() })
 	m.docker("run", "--detach", "--name", m.name, "--publish", address+":27017",
 		"--env", "MONGO_INITDB_ROOT_USERNAME=root", "--env", "MONGO_INITDB_ROOT_PASSWORD="+firstPassword, mongoImage)
 	eventually(t, "mongod", func() error { return m.admin(firstPassword, "db.runCommand({connectionStatus: 1})") })
@@ -225,17 +220,13 @@ func TestRefusedByDatabase(t *testing.T) {
 // A process that the kernel kills at its container's limit of memory says so.
 func TestKilledForMemory(t *testing.T) {
 	parallelStack(t)
-	if out, err := exec.Command("docker", "image", "inspect", mongoImage).CombinedOutput(); err != nil { // any image with a shell
-		testenv.SkipOrFail(t, fmt.Errorf("image %s: %w: %s", mongoImage, err, tail(string(out), 200)))
-	}
+	m := newMongod(t) // any image with a shell
 	binary := filepath.Join(t.TempDir(), "balanza")
 	build := exec.Command("go", "build", "-o", binary, "balanza/services/balanza")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	m := &mongod{t: t, name: fmt.Sprintf("balanza-e2e-%016x", rand.Uint64())}
-	t.Cleanup(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", m.name).Run() })
 	m.docker("run", "--detach", "--name", m.name, "--memory", "100m", "--memory-swap", "100m", "--volume", binary+":/balanza:ro",
 		"--entrypoint", "/balanza", mongoImage, "run", "--name", "eater", "--", "bash", "-c", "sleep 5; a=xxxxxxxx; while :; do a=$a$a; done")
 	const cause = "killed by the kernel: the memory limit of 100 MiB is reached"
