@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -59,13 +60,7 @@ func (s Supplied) read() (*pair, error) {
 		return nil, nil
 	}
 	named := s.Certificate != "" || s.Key != ""
-	certificateName, keyName := s.Certificate, s.Key
-	if certificateName == "" {
-		certificateName = certificateFile
-	}
-	if keyName == "" {
-		keyName = keyFile
-	}
+	certificateName, keyName := cmp.Or(s.Certificate, certificateFile), cmp.Or(s.Key, keyFile)
 	if !named && missing(s.Folder, certificateName) && missing(s.Folder, keyName) {
 		return nil, nil
 	}
