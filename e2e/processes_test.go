@@ -50,7 +50,8 @@ func (u *user) processes(site string) (l processList, err error) {
 	return l, json.NewDecoder(answer.Body).Decode(&l)
 }
 
-// awaitProcess waits until the list has a process that matches, and returns it.
+// awaitProcess waits until the list has a process that matches, and returns it. Each process answers with a list that may be
+// half a second old: one that was read before the call does not count.
 func (u *user) awaitProcess(t *testing.T, site, what string, matches func(listedProcess) bool) (found listedProcess) {
 	t.Helper()
 	began := time.Now()
@@ -58,6 +59,9 @@ func (u *user) awaitProcess(t *testing.T, site, what string, matches func(listed
 		l, err := u.processes(site)
 		if err != nil {
 			return err
+		}
+		if l.Now.Before(began) {
+			return fmt.Errorf("a list of %v before", began.Sub(l.Now))
 		}
 		i := slices.IndexFunc(l.Processes, matches)
 		if i < 0 {
